@@ -1,0 +1,1 @@
+"""Actor-critic agents: tensors in, tensors out."""

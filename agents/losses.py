@@ -1,0 +1,67 @@
+"""Actor-critic losses: pure functions, one equation each. Tensors are [T, B] unless said otherwise.
+
+See "Asynchronous Methods for Deep Reinforcement Learning", Mnih et al. 2016
+(https://arxiv.org/abs/1602.01783), algorithm S3 and section 4.
+"""
+
+import torch
+
+
+def n_step_returns(
+    reward: torch.Tensor,
+    discount: torch.Tensor,
+    truncated: torch.Tensor,
+    truncation_value: torch.Tensor,
+    bootstrap_value: torch.Tensor,
+    gamma: float,
+) -> torch.Tensor:
+    """The longest n-step return each step of the unroll allows (Mnih et al. 2016, algorithm S3).
+
+    R[t] = reward[t] + discount[t] * R[t + 1], with R[T] = bootstrap_value. Where step t was
+    truncated the future belongs to another episode: R[t] = reward[t] + gamma * truncation_value[t].
+
+    Args:
+        reward: Reward that followed the action of step t, [T, B].
+        discount: gamma, or 0 where step t terminated the episode or lost a life, [T, B].
+        truncated: Whether step t cut its episode short, bool [T, B].
+        truncation_value: V(final observation of the cut episode) [T, B]; used only where truncated.
+        bootstrap_value: V(inputs after the last step), [B].
+        gamma: The discount of a step that did not end its episode.
+
+    Returns:
+        Returns [T, B], without graph.
+    """
+    if not reward.shape == discount.shape == truncated.shape == truncation_value.shape:
+        raise ValueError(
+            f"reward {tuple(reward.shape)}, discount {tuple(discount.shape)}, truncated "
+            f"{tuple(truncated.shape)} and truncation_value {tuple(truncation_value.shape)} "
+            "must all be [T, B]"
+        )
+    if bootstrap_value.shape != reward.shape[1:]:
+        raise ValueError(
+            f"bootstrap_value {tuple(bootstrap_value.shape)} must be [B] = {tuple(reward.shape[1:])}"
+        )
+    with torch.no_grad():
+        # A truncated step ends the recursion, whatever discount says.
+        reward = torch.where(truncated, reward + gamma * truncation_value, reward)
+        discount = torch.where(truncated, torch.zeros_like(discount), discount)
+        returns = torch.empty_like(reward)
+        following = bootstrap_value
+        for t in reversed(range(reward.shape[0])):
+            following = reward[t] + discount[t] * following
+            returns[t] = following
+    return returns
+
+
+def policy_gradient_loss(log_prob: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor:
+    """-log pi(a|s) * advantage, elementwise; no gradient flows through the advantage."""
+    return -log_prob * advantage.detach()
+
+
+def value_loss(value: torch.Tensor, returns: torch.Tensor) -> torch.Tensor:
+    """(R - V(s))^2 / 2, elementwise; no gradient flows through the returns.
+
+    The half is ours: with a value cost of 1 its gradient is the advantage, so that A3C's "value
+    loss coefficient 0.5" on the plain square is a value cost of 1 here.
+    """
+    return 0.5 * (returns.detach() - value) ** 2

@@ -1,0 +1,92 @@
+"""RMSProp as the papers use it, and the two named packages of optimiser, loss scale and clipping."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class Package:
+    """Settings that only make sense together: never mix the fields of two packages.
+
+    The scale of the loss decides the scale of the gradient, which decides what RMSProp's epsilon
+    and the clipping norm mean. With a mean over T and B the gradient's norm is 0.1 to 0.5 on Atari
+    and epsilon 0.1 would turn RMSProp into slow SGD; with a sum over T, the unroll length changes
+    the step size.
+    """
+
+    time_reduction: Literal["sum", "mean"]
+    """How the loss is reduced over the steps of an unroll; over the batch it is always a mean."""
+    decay: float
+    """Of RMSProp's running mean of squared gradients."""
+    epsilon: float
+    """Added *inside* RMSProp's square root."""
+    max_gradient_norm: float
+    """The global norm to which gradients are clipped."""
+    initialisation: Literal["fan-in", "orthogonal"]
+    """"fan-in": uniform in +-1/sqrt(fan_in), torch's (and the original code's) default;
+    "orthogonal": gain sqrt(2), policy head 0.01, value head 1, biases 0."""
+
+
+PAPER = Package(
+    time_reduction="sum",
+    decay=0.99,
+    epsilon=0.1,
+    max_gradient_norm=40.0,
+    initialisation="fan-in",
+)
+"""Mnih et al. 2016 (A3C), section 8 of the supplement, and Jaderberg et al. 2016 (UNREAL)."""
+
+BATCHED = Package(
+    time_reduction="mean",
+    decay=0.99,
+    epsilon=1e-5,
+    max_gradient_norm=0.5,
+    initialisation="orthogonal",
+)
+"""The synchronous form (A2C) of OpenAI Baselines (https://github.com/openai/baselines)."""
+
+PACKAGES: dict[str, Package] = {"paper": PAPER, "batched": BATCHED}
+
+
+class RMSProp(torch.optim.Optimizer):
+    """RMSProp with epsilon inside the square root, without momentum.
+
+    Mnih et al. 2016, equation S2:  g <- decay * g + (1 - decay) * dtheta^2;
+    theta <- theta - lr * dtheta / sqrt(g + epsilon). `torch.optim.RMSprop` adds epsilon outside
+    the root, where 0.1 would act like 0.01 does here.
+
+    Args:
+        params: Parameters to optimise.
+        lr: Learning rate; change it in `param_groups`, as with any torch optimiser.
+        decay: Of the running mean of squared gradients.
+        epsilon: Inside the root.
+    """
+
+    def __init__(
+        self, params: Iterable[torch.nn.Parameter], lr: float, decay: float, epsilon: float
+    ) -> None:
+        super().__init__(params, {"lr": lr, "decay": decay, "epsilon": epsilon})
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                # Made here, not at the first step, so that a checkpoint has them from the start.
+                self.state[parameter]["mean_square"] = torch.zeros_like(parameter)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Apply one update from the gradients in place."""
+        if closure is not None:
+            raise ValueError("this RMSProp takes no closure: call backward() first, then step()")
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            gradients: list[Any] = [p.grad for p in parameters]
+            mean_squares: list[Any] = [self.state[p]["mean_square"] for p in parameters]
+            torch._foreach_mul_(mean_squares, group["decay"])
+            torch._foreach_addcmul_(mean_squares, gradients, gradients, 1 - group["decay"])
+            denominators = torch._foreach_add(mean_squares, group["epsilon"])
+            torch._foreach_sqrt_(denominators)
+            torch._foreach_addcdiv_(parameters, gradients, denominators, -group["lr"])

@@ -1,0 +1,1 @@
+"""Commands: the only place where agents, worlds and the PBT engine meet."""
