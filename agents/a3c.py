@@ -23,13 +23,13 @@ class A3CConfig:
     torso: Literal["a3c", "nature", "mlp", "auto"] = "auto"
     """"auto": "a3c" for images, "mlp" for vectors."""
     width: int | None = None
-    """Units of the LSTM and of the MLP torso; default 256 for images (the paper's), 64 for vectors."""
+    """Units of the LSTM and the MLP torso; default 256 for images (the paper's), 64 for vectors."""
     package: Literal["paper", "batched"] = "batched"
     """Optimiser, loss scale, clipping and initialisation: see `agents.optimiser.PACKAGES`."""
     gamma: float = 0.99
     """Discount per agent step."""
     value_cost: float = 0.5
-    """Weight of (R - V)^2 / 2 in the loss."""
+    """Weight of (R - V)^2 in the loss."""
     graph_steps: int = 2_000
     """Up to this many agent steps per update (unroll length x worlds) the autograd graph of the
     acting pass is kept and differentiated, which saves the second forward pass and costs about
@@ -140,7 +140,7 @@ class A3C:
     def update(self, batch: rollout.Rollout, entropy_cost: float) -> dict[str, float]:
         """One step of the optimiser on one unroll.
 
-        loss = -log pi * A + value_cost * (R - V)^2 / 2 - entropy_cost * H, with A = R - V.
+        loss = -log pi * A + value_cost * (R - V)^2 - entropy_cost * H, with A = R - V.
 
         Args:
             batch: T steps of B worlds, made with this agent's current weights.
@@ -204,7 +204,7 @@ class A3C:
         entropy_cost: float,
         share: float,
     ) -> torch.Tensor:
-        """Add `share` of the loss's gradient; tensors are [T, b]. Returns (policy, value, entropy)."""
+        """Add `share` of the loss's gradient, from [T, b]. Returns (policy, value, entropy)."""
         length = log_prob.shape[0]
         policy_loss = losses.policy_gradient_loss(log_prob, advantage).mean()
         value_loss = losses.value_loss(value, returns).mean()

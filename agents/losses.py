@@ -1,4 +1,4 @@
-"""Actor-critic losses: pure functions, one equation each. Tensors are [T, B] unless said otherwise.
+"""Actor-critic losses: pure functions, one equation each. Tensors are [T, B] unless stated.
 
 See "Asynchronous Methods for Deep Reinforcement Learning", Mnih et al. 2016
 (https://arxiv.org/abs/1602.01783), algorithm S3 and section 4.
@@ -39,7 +39,8 @@ def n_step_returns(
         )
     if bootstrap_value.shape != reward.shape[1:]:
         raise ValueError(
-            f"bootstrap_value {tuple(bootstrap_value.shape)} must be [B] = {tuple(reward.shape[1:])}"
+            f"bootstrap_value {tuple(bootstrap_value.shape)} must be [B] = "
+            f"{tuple(reward.shape[1:])}"
         )
     with torch.no_grad():
         # A truncated step ends the recursion, whatever discount says.
@@ -59,9 +60,5 @@ def policy_gradient_loss(log_prob: torch.Tensor, advantage: torch.Tensor) -> tor
 
 
 def value_loss(value: torch.Tensor, returns: torch.Tensor) -> torch.Tensor:
-    """(R - V(s))^2 / 2, elementwise; no gradient flows through the returns.
-
-    The half is ours: with a value cost of 1 its gradient is the advantage, so that A3C's "value
-    loss coefficient 0.5" on the plain square is a value cost of 1 here.
-    """
-    return 0.5 * (returns.detach() - value) ** 2
+    """(R - V(s))^2, elementwise; no gradient flows through the returns. A3C weighs it 0.5."""
+    return (returns.detach() - value) ** 2

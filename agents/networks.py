@@ -83,7 +83,7 @@ class MLPTorso(nn.Module):
 
     @torch.no_grad()
     def observe(self, obs: torch.Tensor) -> None:
-        """Fold observations [N, D] into the running statistics (Chan et al. 1979, parallel form)."""
+        """Fold observations [N, D] into the running statistics (Chan et al. 1979)."""
         obs = obs.double()
         n = obs.shape[0]
         delta = obs.mean(0) - self.mean
@@ -203,7 +203,8 @@ class ActorCritic(nn.Module):
         else:
             if len(obs_shape) != 3:
                 raise ValueError(
-                    f"the {torso!r} torso takes images (C, H, W), not observations of shape {obs_shape}"
+                    f"the {torso!r} torso takes images (C, H, W), not observations of shape "
+                    f"{obs_shape}"
                 )
             self.torso = ConvTorso(torso, (obs_shape[0], obs_shape[1], obs_shape[2]))
         self.core = (
@@ -281,8 +282,8 @@ def initialise(
                         -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=generator
                     )
             elif isinstance(module, nn.LSTMCell):
-                for parameter in (module.weight_ih, module.weight_hh):
-                    for gate in parameter.chunk(4):
+                for weight in (module.weight_ih, module.weight_hh):
+                    for gate in weight.chunk(4):
                         nn.init.orthogonal_(gate, generator=generator)
                 module.bias_ih.zero_()
                 module.bias_hh.zero_()

@@ -1,4 +1,4 @@
-"""RMSProp as the papers use it, and the two named packages of optimiser, loss scale and clipping."""
+"""RMSProp as the papers use it, and the two packages of optimiser, loss scale and clipping."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -58,7 +58,7 @@ class Rollout(NamedTuple):
     """T steps of B parallel worlds, ready for one update."""
 
     inputs: tuple[Inputs, ...]
-    """T steps, each [B, ...]: a tuple, since stacking observations is only needed for a second pass."""
+    """T steps, each [B, ...]: a tuple, since only a second pass needs them stacked."""
     initial_state: CoreState
     """Core state before step 0, without graph."""
     steps: tuple[Step, ...]

@@ -1,5 +1,6 @@
-"""`AgentTask`: an agent and its worlds behind `pbt.task.Task`. The only glue between the packages."""
+"""`AgentTask`: an agent and its worlds behind `pbt.task.Task`: where the packages meet."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -15,6 +16,7 @@ import torch
 
 from agents import a3c, rollout
 from envs import make
+from experiments import actor
 from pbt import task
 
 _LOG = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ class LearnerConfig:
     device: str = "cpu"
     """Where the network lives."""
     max_rebuilds: int = 3
-    """So many failures of the worlds in a row are repaired by building them anew; then we give up."""
+    """So many failures of the worlds in a row are met by building them anew; then we give up."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON mapping that `from_json` takes back."""
@@ -57,6 +59,23 @@ class LearnerConfig:
 def make_task(config: Mapping[str, Any], member: int, seed: int) -> "AgentTask":
     """Build a member's learner: the factory that runs name as "experiments.learner:make_task"."""
     return AgentTask(LearnerConfig.from_json(config), member, seed)
+
+
+def make_agent(
+    config: LearnerConfig, envs: gymnasium.vector.VectorEnv[Any, Any, Any], seed: int
+) -> a3c.A3C:
+    """An untrained agent that fits `envs`. Its learning rate is still to be set."""
+    obs_shape = envs.single_observation_space.shape
+    assert obs_shape is not None  # make_vec refuses such worlds
+    return a3c.A3C(
+        obs_shape,
+        actor.action_size(envs),
+        isinstance(envs.single_action_space, gymnasium.spaces.Box),
+        config.settings,
+        learning_rate=1e-4,
+        seed=seed,
+        device=config.device,
+    )
 
 
 class AgentTask:
@@ -77,95 +96,29 @@ class AgentTask:
         self._config = config
         self._member = member
         self._seeds = np.random.SeedSequence(seed)
-        self._rebuilds_in_a_row = 0
-        self._build_worlds()
-        action_space = self._envs.single_action_space
-        self._continuous = isinstance(action_space, gymnasium.spaces.Box)
-        if isinstance(action_space, gymnasium.spaces.Box):
-            self._action_size = int(action_space.shape[0])
-            self._action_low = action_space.low
-            self._action_high = action_space.high
-        else:
-            assert isinstance(action_space, gymnasium.spaces.Discrete)
-            self._action_size = int(action_space.n)
-            self._action_start = int(action_space.start)
-        obs_shape = self._envs.single_observation_space.shape
-        assert obs_shape is not None
-        self._learning_rate_unset = 1e-3
-        self._agent = a3c.A3C(
-            obs_shape,
-            self._action_size,
-            self._continuous,
-            config.settings,
-            learning_rate=self._learning_rate_unset,
-            seed=int(self._seeds.spawn(1)[0].generate_state(1)[0]),
-            device=config.device,
-        )
-        self._one_hot = torch.eye(self._action_size, device=self._agent.device)
+        envs = make.make_vec(config.env_id, config.num_envs, preset=config.preset)
+        self._agent = make_agent(config, envs, self._next_seeds(1)[0])
         self._entropy_cost = 0.01
         self._unroll_length = 20.0
-        self._reset_worlds()
+        self._failures_in_a_row = 0
+        self._enter(envs)
 
-    # Worlds
+    def _next_seeds(self, count: int) -> list[int]:
+        """Seeds that no earlier call gave; 31 bits, as ALE takes them."""
+        return [int(seed) for seed in self._seeds.spawn(1)[0].generate_state(count) & 0x7FFFFFFF]
 
-    def _build_worlds(self) -> None:
-        self._envs = make.make_vec(
-            self._config.env_id, self._config.num_envs, preset=self._config.preset
-        )
-
-    def _reset_worlds(self) -> None:
-        """Fresh episodes in all worlds: all of them count."""
-        num_envs = self._config.num_envs
-        seeds = self._seeds.spawn(1)[0].generate_state(num_envs) & 0x7FFFFFFF
-        obs, _ = self._envs.reset(seed=[int(seed) for seed in seeds])
-        self._check(obs, np.zeros(num_envs))
-        self._episode_return = np.zeros(num_envs)
-        self._episode_length = np.zeros(num_envs, dtype=np.int64)
-        self._counted = np.ones(num_envs, dtype=bool)
-        self._begin(obs)
-
-    def _begin(self, obs: Any) -> None:
-        """Next inputs as at an episode's start: no past action, no past reward, a reset core."""
-        num_envs = self._config.num_envs
-        device = self._agent.device
-        self._inputs = rollout.Inputs(
-            self._obs_tensor(obs),
-            torch.zeros(num_envs, self._action_size, device=device),
-            torch.zeros(num_envs, device=device),
-            torch.ones(num_envs, dtype=torch.bool, device=device),
-        )
-        self._state = self._agent.initial_state(num_envs)
-
-    def _obs_tensor(self, obs: Any) -> torch.Tensor:
-        tensor = torch.from_numpy(obs).to(self._agent.device)
-        return tensor if tensor.dtype == torch.uint8 else tensor.float()
-
-    def _check(self, obs: Any, reward: Any) -> None:
-        """Refuse what no world may return: the wrong shape, the wrong type, or a non-finite number."""
-        space = self._envs.observation_space
-        if obs.shape != space.shape or obs.dtype != space.dtype:
-            raise ValueError(
-                f"the world returned observations {obs.dtype}{obs.shape}, "
-                f"its space promises {space.dtype}{space.shape}"
-            )
-        if obs.dtype != np.uint8 and not np.isfinite(obs).all():
-            raise ValueError("the world returned a non-finite observation")
-        if not np.isfinite(reward).all():
-            raise ValueError(f"the world returned a non-finite reward: {reward}")
-
-    def _world_action(self, action: torch.Tensor) -> Any:
-        if self._continuous:
-            return np.clip(action.cpu().numpy(), self._action_low, self._action_high)
-        return action.cpu().numpy() + self._action_start
-
-    # Training
+    def _enter(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> None:
+        """Begin fresh episodes in `envs`: all of them count."""
+        self._actor = actor.Actor(self._agent, envs, self._config.clip_rewards)
+        self._actor.reset(self._next_seeds(envs.num_envs))
+        self._counted = np.ones(envs.num_envs, dtype=bool)
 
     def train(self, agent_steps: int, limit: int) -> Iterator[task.Progress]:
         """See `pbt.task.Task.train`. Counts of steps are over all worlds.
 
         Raises:
             pbt.task.Diverged: loss or gradient is not finite.
-            RuntimeError: the worlds failed `max_rebuilds` times in a row.
+            RuntimeError: the worlds failed more than `max_rebuilds` times in a row.
         """
         num_envs = self._config.num_envs
         taken = 0
@@ -181,122 +134,68 @@ class AgentTask:
             except Exception as error:
                 self._rebuild_worlds(error)
                 continue
-            self._rebuilds_in_a_row = 0
+            self._failures_in_a_row = 0
             try:
                 metrics = self._agent.update(batch, self._entropy_cost)
             except FloatingPointError as error:
                 raise task.Diverged(str(error)) from error
-            del batch  # the graph: free it before the next unroll builds its own
+            del batch  # frees the graph before the next unroll builds its own
             taken += length * num_envs
             yield task.Progress(length * num_envs, tuple(episodes), metrics)
 
     def _unroll(self, length: int, taken: int) -> tuple[rollout.Rollout, list[task.Episode]]:
         """Act for `length` steps in all worlds, [T, B]."""
-        config, device, num_envs = self._config, self._agent.device, self._config.num_envs
-        gamma = config.settings.gamma
+        num_envs = self._config.num_envs
         keep_graph = self._agent.keeps_graph(length, num_envs)
-        initial_state = self._state
-        inputs, steps, rewards, discounts, truncations, truncation_values = (
-            [],
-            [],
-            [],
-            [],
-            [],
-            [],
-        )
-        episodes: list[task.Episode] = []
+        initial_state = self._actor.state
+        transitions, episodes = [], []
         for t in range(length):
-            step = self._agent.act(self._inputs, self._state, keep_graph)
-            obs, reward, terminated, truncated, info = self._envs.step(
-                self._world_action(step.action)
-            )
-            self._check(obs, reward)
-            done = terminated | truncated
-            # A lost life ends the future worth learning for, but neither the episode nor its state.
-            stop = terminated | info["life_lost"] if "life_lost" in info else terminated
-            learned = torch.as_tensor(reward, dtype=torch.float32, device=device)
-            if config.clip_rewards:
-                learned = learned.clamp(-1, 1)
-            last_action = step.action if self._continuous else self._one_hot[step.action]
-            truncation_value = torch.zeros(num_envs, device=device)
-            if truncated.any():
-                cut = np.flatnonzero(truncated)
-                final = rollout.Inputs(
-                    self._obs_tensor(np.ascontiguousarray(info["final_obs"][cut])),
-                    last_action[cut],
-                    learned[cut],
-                    torch.zeros(len(cut), dtype=torch.bool, device=device),
-                )
-                # Under the state before the reset: step.state has not seen the new episode.
-                truncation_value[cut] = self._agent.value(final, tuple(s[cut] for s in step.state))
-            inputs.append(self._inputs)
-            steps.append(step)
-            rewards.append(learned)
-            discounts.append(torch.as_tensor(gamma * ~stop, dtype=torch.float32, device=device))
-            truncations.append(torch.as_tensor(truncated, device=device))
-            truncation_values.append(truncation_value)
-
-            self._episode_return += reward
-            self._episode_length += 1
-            for slot in np.flatnonzero(done):
-                episodes.append(
-                    task.Episode(
-                        taken + (t + 1) * num_envs,
-                        float(self._episode_return[slot]),
-                        int(self._episode_length[slot]),
-                        bool(self._counted[slot]),
-                    )
-                )
-            self._episode_return[done] = 0.0
-            self._episode_length[done] = 0
-            self._counted[done] = True
-            first = torch.as_tensor(done, device=device)
-            goes_on = (~first).float()
-            self._inputs = rollout.Inputs(
-                self._obs_tensor(obs),
-                last_action * goes_on.unsqueeze(-1),
-                learned * goes_on,
-                first,
-            )
-            self._state = step.state
-        self._state = tuple(tensor.detach() for tensor in self._state)
+            transition = self._actor.step(keep_graph)
+            transitions.append(transition)
+            for slot, episode_return, episode_length in transition.finished:
+                finished_at = taken + (t + 1) * num_envs
+                counted = bool(self._counted[slot])
+                episodes.append(task.Episode(finished_at, episode_return, episode_length, counted))
+                self._counted[slot] = True
         batch = rollout.Rollout(
-            tuple(inputs),
-            initial_state,
-            tuple(steps),
-            torch.stack(rewards),
-            torch.stack(discounts),
-            torch.stack(truncations),
-            torch.stack(truncation_values),
-            self._agent.value(self._inputs, self._state),
+            inputs=tuple(transition.inputs for transition in transitions),
+            initial_state=initial_state,
+            steps=tuple(transition.step for transition in transitions),
+            reward=torch.stack([transition.reward for transition in transitions]),
+            discount=torch.stack([transition.discount for transition in transitions]),
+            truncated=torch.stack([transition.truncated for transition in transitions]),
+            truncation_value=torch.stack([t.truncation_value for t in transitions]),
+            bootstrap_value=self._actor.bootstrap_value(),
         )
         return batch, episodes
 
     def _rebuild_worlds(self, error: Exception) -> None:
         """Drop the running unroll and start all worlds anew, with new seeds."""
-        self._rebuilds_in_a_row += 1
-        if self._rebuilds_in_a_row > self._config.max_rebuilds:
-            raise RuntimeError(
-                f"the worlds of {self._config.env_id} failed {self._rebuilds_in_a_row} times in a "
-                f"row; the last failure: {type(error).__name__}: {error}"
-            ) from error
-        _LOG.warning(
-            "member %d: a world of %s failed (%s: %s); dropped the unroll, building all anew (%d of %d)",
-            self._member,
-            self._config.env_id,
-            type(error).__name__,
-            error,
-            self._rebuilds_in_a_row,
-            self._config.max_rebuilds,
-        )
-        try:
-            self._envs.close()
-        except Exception as close_error:  # a broken world may not even close
-            _LOG.warning("closing the failed worlds failed too: %s", close_error)
-        self._build_worlds()
-        self._reset_worlds()
-
-    # Hyperparameters
+        while True:
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row > self._config.max_rebuilds:
+                raise RuntimeError(
+                    f"the worlds of {self._config.env_id} failed {self._failures_in_a_row} times "
+                    f"in a row; the last failure: {type(error).__name__}: {error}"
+                ) from error
+            _LOG.warning(
+                "member %d: a world of %s failed (%s: %s); dropped the unroll, all worlds begin "
+                "anew (%d of at most %d times in a row)",
+                self._member,
+                self._config.env_id,
+                type(error).__name__,
+                error,
+                self._failures_in_a_row,
+                self._config.max_rebuilds,
+            )
+            try:
+                with contextlib.suppress(Exception):  # a broken world may not even close
+                    self._actor.envs.close()
+                config = self._config
+                self._enter(make.make_vec(config.env_id, config.num_envs, preset=config.preset))
+                return
+            except Exception as again:
+                error = again
 
     def set_hyperparameters(self, values: Mapping[str, float]) -> None:
         """Apply from the next update on. `unroll_length` is rounded where it is used."""
@@ -319,8 +218,6 @@ class AgentTask:
             "unroll_length": self._unroll_length,
         }
 
-    # State
-
     def save(self, directory: Path) -> None:
         """Write `agent.safetensors` and `learner.json`.
 
@@ -337,7 +234,7 @@ class AgentTask:
         )
 
     def load(self, directory: Path) -> None:
-        """See `pbt.task.Task.load`. A donor's generator is not taken: the child plays its own games.
+        """See `pbt.task.Task.load`. A donor's generator is not taken: the child rolls its own dice.
 
         Raises:
             ValueError: not a checkpoint of this agent; lists what differs.
@@ -356,9 +253,9 @@ class AgentTask:
             state["generator"] = self._agent.generator.get_state()
         self._agent.load_state_dict(state)
         # An episode with no step yet is wholly the new policy's.
-        self._counted &= self._episode_length == 0
-        self._begin(self._inputs.obs.cpu().numpy())
+        self._counted &= self._actor.episode_length == 0
+        self._actor.forget()
 
     def close(self) -> None:
         """Close the worlds."""
-        self._envs.close()
+        self._actor.envs.close()

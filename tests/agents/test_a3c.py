@@ -88,7 +88,7 @@ def test_update_is_the_written_loss(package, time_scale):
     advantage = (returns - value).detach()
     loss = time_scale * (
         -(log_prob * advantage).mean()
-        + 0.3 * 0.5 * ((returns - value) ** 2).mean()
+        + 0.3 * ((returns - value) ** 2).mean()
         - 0.01 * entropy.mean()
     )
     expected = torch.autograd.grad(loss, agent.parameters, retain_graph=True)

@@ -73,4 +73,4 @@ def test_gradients_stop_at_advantage_and_returns():
     returns = torch.full((3, 2), 4.0, requires_grad=True)
     losses.value_loss(value, returns).sum().backward()
     assert returns.grad is None
-    assert (value.grad == -3.0).all()  # -(R - V)
+    assert (value.grad == -6.0).all()  # -2 (R - V)

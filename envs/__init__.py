@@ -1,0 +1,1 @@
+"""Worlds behind one door: `envs.make.make_vec`."""

@@ -1,0 +1,275 @@
+"""Atari games through ALE's own C++ vector environment, with named presets.
+
+Observations are `[num_envs, 4, 84, 84]` uint8: the last four agent steps, oldest first, each the
+pixel-wise maximum of the last two of four emulator frames, in luminance, area-resized. One agent
+step is four emulator frames. They are bit-equal to Gymnasium's `AtariPreprocessing` followed by
+`FrameStackObservation(4, padding_type="zero")`.
+
+What ale-py 0.12.1 does, each point measured, and what we make of it:
+
+- `episodic_life=True` really resets the game, so that a "score" is a single life's: never passed.
+- `life_loss_info=True` reports a lost life as `terminated`, although the game goes on; a life lost
+  on the step that meets the frame cap then hides the truncation. We leave it off, so that
+  `terminated` and `truncated` mean the game's end and nothing else, and read `life_lost` off the
+  lives counter (the same steps in 16 games of random play).
+- Rewards are clipped unless told otherwise: switched off, scores are raw.
+- An action outside the set raises in ALE's worker thread, and `recv` waits for ever: refused here.
+- Returned arrays are fresh memory at every call: they may be kept without a copy.
+- `noop_max=n` draws from 0 to n - 1 no-ops, so "up to 30" is 31.
+- The frame cap counts from the end of the no-ops.
+- Seeds are C++ ints: larger ones are folded. Seeding an environment loads its ROM again, as long as
+  building it, about 65 ms of CPU time each (2 x 2 s for 32): seed once, at the start.
+- After its first episode an environment goes on with its own generator: the no-ops (and sticky
+  actions) of later episodes follow from the slot's seed and from what was played in it.
+"""
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from ale_py import roms, vector_env
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+FRAMES_PER_STEP = 4
+"""Emulator frames per agent step. Human-level control ..., Mnih et al. 2015, methods."""
+
+_TWO_PLAYER_ONLY = frozenset({"combat", "joust", "maze_craze", "warlords"})
+"""ROMs without a single-player mode. ALE ends the whole process on loading one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A published protocol: how episodes start and end, and what the agent may do."""
+
+    name: str
+    repeat_action_probability: float
+    """Sticky actions: the chance, at each frame, that the previous action is played instead."""
+    max_noops: int
+    """An episode starts with 0 to this many no-op frames, drawn uniformly. 0: none."""
+    full_action_space: bool
+    """All 18 joystick actions, or only those that do something in the game."""
+    fire_reset: bool
+    """Press FIRE once after a reset, in games that wait for it."""
+    max_frames: int
+    """Emulator frames after which an episode is truncated."""
+
+    def __post_init__(self) -> None:
+        """Refuse what the emulator would misread without a word."""
+        if not 0.0 <= self.repeat_action_probability < 1.0:
+            raise ValueError(
+                f"repeat_action_probability is {self.repeat_action_probability}: give at least 0 "
+                "and less than 1 (at 1 no action is ever played)"
+            )
+        if self.max_noops < 0:
+            raise ValueError(f"max_noops is {self.max_noops}: give 0 or more frames")
+        if self.max_frames < FRAMES_PER_STEP:
+            raise ValueError(
+                f"max_frames is {self.max_frames}: an agent step is {FRAMES_PER_STEP} frames, "
+                "give at least that many"
+            )
+
+
+A3C2016 = Preset(
+    name="a3c2016",
+    repeat_action_probability=0.0,
+    max_noops=30,
+    full_action_space=False,
+    fire_reset=False,
+    max_frames=108_000,
+)
+"""Asynchronous Methods for Deep Reinforcement Learning, Mnih et al. 2016 (arXiv 1602.01783).
+
+Deterministic emulator, up to 30 no-ops, minimal actions, 30 minutes of play at 60 Hz. No FIRE
+reset: the paper describes none, the agent finds the button itself.
+"""
+
+MACHADO2018 = Preset(
+    name="machado2018",
+    repeat_action_probability=0.25,
+    max_noops=0,
+    full_action_space=True,
+    fire_reset=False,
+    max_frames=18_000,
+)
+"""Revisiting the Arcade Learning Environment, Machado et al. 2018 (arXiv 1709.06009).
+
+Sticky actions in place of no-op starts, all 18 actions, 5 minutes of play at 60 Hz, a life lost
+ends nothing. No FIRE reset: the agent is told nothing about a game. (ale-py's `ALE/...-v5` ids and
+Dopamine keep its sticky actions, but cap at 108,000 frames.)
+"""
+
+PRESETS = {preset.name: preset for preset in (A3C2016, MACHADO2018)}
+
+
+@functools.cache
+def games() -> dict[str, str]:
+    """Every single-player game: its plain name, such as `MsPacman`, to its ROM, `ms_pacman`."""
+    single_player = (rom for rom in roms.get_all_rom_ids() if rom not in _TWO_PLAYER_ONLY)
+    return {rom.title().replace("_", ""): rom for rom in sorted(single_player)}
+
+
+def find_game(env_id: str) -> str | None:
+    """The plain name of a game given as `MsPacman` or `ALE/MsPacman-v5`; None if it is no game's.
+
+    Raises:
+        ValueError: it can only mean a game (`ALE/...`, an old-style id, other capitals), but is not
+            one we can play as asked.
+    """
+    if env_id in games():
+        return env_id
+    if env_id.startswith("ALE/"):
+        name = env_id.removeprefix("ALE/").removesuffix("-v5")
+        if env_id == f"ALE/{name}-v5" and name in games():
+            return name
+        stem = name.partition("-")[0]
+        _refuse_two_players(env_id, stem)
+        close = difflib.get_close_matches(stem, games(), n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(close)}?" if close else "."
+        raise ValueError(
+            f"unknown Atari game {env_id!r}{hint} Give a plain name (Pong) or ALE/Pong-v5"
+        )
+    _refuse_two_players(env_id, env_id)
+    registered = gymnasium.registry.get(env_id)
+    by_folded_name = {_fold(game): game for game in games()}
+    meant = by_folded_name.get(_fold(env_id))
+    if registered is not None:
+        if not str(registered.entry_point).startswith("ale_py"):
+            return None  # Blackjack-v1 is a card game of Gymnasium's own
+        meant = by_folded_name[_fold(registered.kwargs["game"])]
+    if meant is not None:
+        raise ValueError(
+            f"unknown environment {env_id!r}; did you mean {meant}? Its frame skip and sticky "
+            "actions come from the preset, not from the id"
+        )
+    return None
+
+
+def _refuse_two_players(env_id: str, name: str) -> None:
+    if _fold(name) in {_fold(rom) for rom in _TWO_PLAYER_ONLY}:
+        raise ValueError(f"{env_id} has no single-player mode in ALE: choose another game")
+
+
+def _fold(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def find_preset(preset: "str | Preset") -> Preset:
+    """A preset by name; one of the caller's own is passed through."""
+    if isinstance(preset, Preset):
+        return preset
+    if preset not in PRESETS:
+        raise ValueError(f"unknown Atari preset {preset!r}: choose from {', '.join(PRESETS)}")
+    return PRESETS[preset]
+
+
+class AtariWorlds(gymnasium.vector.VectorEnv[Any, Any, Any]):
+    """`num_envs` copies of one game. See `envs.make.make_vec` for the contract of `step`."""
+
+    def __init__(self, game: str, num_envs: int, preset: Preset, num_threads: int) -> None:
+        self._ale: vector_env.AtariVectorEnv | None = vector_env.AtariVectorEnv(
+            games()[game],
+            num_envs,
+            num_threads=num_threads,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            max_num_frames_per_episode=preset.max_frames,
+            repeat_action_probability=preset.repeat_action_probability,
+            full_action_space=preset.full_action_space,
+            noop_max=preset.max_noops + 1 if preset.max_noops else 0,
+            use_fire_reset=preset.fire_reset,
+            frameskip=FRAMES_PER_STEP,
+            reward_clipping=False,
+            life_loss_info=False,
+        )
+        self.num_envs = num_envs
+        self.preset = preset
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_observation_space = self._ale.single_observation_space
+        self.single_action_space = self._ale.single_action_space
+        self.observation_space = self._ale.observation_space
+        self.action_space = self._ale.action_space
+        assert isinstance(self.single_action_space, spaces.Discrete)
+        self._num_actions = int(self.single_action_space.n)
+        self._lives: NDArray[np.int32] | None = None  # [B], None before the first reset
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int] | NDArray[np.integer[Any]] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Start a new episode in every slot; see `envs.make.make_vec`."""
+        if options:
+            raise ValueError(f"Atari takes no reset options, got {sorted(options)}")
+        seeds = slot_seeds(seed, self.num_envs)
+        folded = None if seeds is None else np.array([s % 2**31 for s in seeds], dtype=np.int64)
+        obs, info = self._open().reset(seed=folded)
+        self._lives = info["lives"]
+        return obs, info
+
+    def step(
+        self, actions: NDArray[np.integer[Any]]
+    ) -> tuple[
+        NDArray[np.uint8],
+        NDArray[np.float64],
+        NDArray[np.bool_],
+        NDArray[np.bool_],
+        dict[str, Any],
+    ]:
+        """Play one agent step in every slot; see `envs.make.make_vec`."""
+        ale = self._open()
+        if self._lives is None:
+            raise RuntimeError("step before reset: call reset first")
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
+            raise ValueError(
+                f"actions are {actions.dtype} of shape {actions.shape}: give integers of shape "
+                f"({self.num_envs},)"
+            )
+        if actions.min() < 0 or actions.max() >= self._num_actions:
+            raise ValueError(
+                f"action {actions.max() if actions.min() >= 0 else actions.min()} is outside "
+                f"0..{self._num_actions - 1}"
+            )
+        obs, reward, terminated, truncated, ale_info = ale.step(actions.astype(np.int64))
+        info: dict[str, Any] = {"final_obs": None, **ale_info}
+        done = terminated | truncated  # [B]
+        # Where the episode is over `lives` is already the next one's, and its fall means nothing.
+        info["life_lost"] = (info["lives"] < self._lives) & ~done
+        self._lives = info["lives"]
+        return obs, reward.astype(np.float64), terminated, truncated, info
+
+    def _open(self) -> vector_env.AtariVectorEnv:
+        if self._ale is None:
+            raise RuntimeError("the environment is closed")
+        return self._ale
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Free the emulators and their threads (ale-py's own `close` does nothing)."""
+        self._ale = None
+
+
+def slot_seeds(
+    seed: int | Sequence[int] | NDArray[np.integer[Any]] | None, num_envs: int
+) -> list[int] | None:
+    """One seed per slot: an int counts up from slot 0, as in Gymnasium; a sequence is taken as is.
+
+    Raises:
+        ValueError: a negative seed, or not one per slot.
+    """
+    if seed is None:
+        return None
+    if isinstance(seed, (int, np.integer)):
+        seeds = [int(seed) + slot for slot in range(num_envs)]
+    else:
+        seeds = [int(one) for one in seed]
+    if len(seeds) != num_envs:
+        raise ValueError(f"got {len(seeds)} seeds for {num_envs} environments: give one per slot")
+    if min(seeds) < 0:
+        raise ValueError(f"seed {min(seeds)} is negative: give 0 or more")
+    return seeds

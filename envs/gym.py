@@ -1,0 +1,244 @@
+"""Gymnasium environments, scalar by scalar, behind one convention for spaces and episode ends.
+
+The scalar environment is always vectorised in step (`vectorization_mode="sync"`, SAME_STEP): some
+built-in vector worlds are NEXT_STEP, where the step after an episode's end is no transition at all
+and would enter the learner as one.
+
+What a world may look like inside, and what the learner sees:
+
+| inside | outside |
+|---|---|
+| observation `Box` of one dimension, any number type | unchanged |
+| observation `Discrete(n)`, with any `start` | one-hot float32 vector `[n]` |
+| observation `Box` uint8 image `[H, W, C]`, `[C, H, W]` or `[H, W]` | `[C, H, W]`, contiguous |
+| action `Discrete(n, start=s)` | `Discrete(n)`: 0 is played as `s` |
+| action `Box` of one dimension, float | the same bounds; actions outside are clipped to them |
+
+The smaller one of an image's first and last axis is its channels, the last if both are equal.
+Everything else is refused by name.
+"""
+
+import difflib
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from envs import atari, toy
+
+SUPPORTED_OBSERVATIONS = (
+    "a Box of one dimension (a vector), a uint8 Box of two or three (an image), or Discrete "
+    "(seen one-hot)"
+)
+SUPPORTED_ACTIONS = "Discrete, or a float Box of one dimension"
+
+
+def unsupported(
+    env_id: str, observation: spaces.Space[Any], action: spaces.Space[Any]
+) -> str | None:
+    """Why the learner cannot use these spaces, with the way out; None if it can."""
+    if not isinstance(action, spaces.Discrete) and not (
+        isinstance(action, spaces.Box)
+        and len(action.shape) == 1
+        and np.issubdtype(action.dtype, np.floating)
+    ):
+        return f"{env_id} has action space {action}: supported is {SUPPORTED_ACTIONS}"
+    if isinstance(observation, spaces.Discrete) or (
+        isinstance(observation, spaces.Box)
+        and (
+            len(observation.shape) == 1
+            or (len(observation.shape) in (2, 3) and observation.dtype == np.uint8)
+        )
+    ):
+        return None
+    return (
+        f"{env_id} has observation space {observation}: supported is {SUPPORTED_OBSERVATIONS}. "
+        "Register it wrapped in gymnasium.wrappers.FlattenObservation to get a vector"
+    )
+
+
+class Normalised(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """One scalar environment with the module's outer spaces.
+
+    Every observation is a copy: an environment that returns its own buffer would otherwise
+    overwrite the episode's last observation while it resets, before anyone has read it.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        inner, action = env.observation_space, env.action_space
+        self._convert_obs: Callable[[Any], NDArray[Any]] = np.array  # a copy
+        if isinstance(inner, spaces.Discrete):
+            first, count = int(inner.start), int(inner.n)
+            self.observation_space = spaces.Box(0.0, 1.0, (count,), np.float32)
+            one_hot = np.eye(count, dtype=np.float32)
+            self._convert_obs = lambda obs: one_hot[int(obs) - first].copy()
+        elif isinstance(inner, spaces.Box) and len(inner.shape) > 1:
+            channels_first = _channels_first(inner.shape)
+            self.observation_space = spaces.Box(
+                channels_first(inner.low).copy(), channels_first(inner.high).copy(), dtype=np.uint8
+            )
+            self._convert_obs = lambda obs: channels_first(np.asarray(obs)).copy(order="C")
+        self._convert_action: Callable[[Any], Any] = lambda action: action
+        if isinstance(action, spaces.Discrete):
+            start = action.start
+            self.action_space = spaces.Discrete(int(action.n))
+            if start != 0:
+                self._convert_action = lambda chosen: chosen + start
+        elif isinstance(action, spaces.Box):
+            low, high, dtype = action.low, action.high, action.dtype
+            self._convert_action = lambda chosen: np.clip(chosen, low, high).astype(dtype)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Start an episode."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._convert_obs(obs), info
+
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        """Play one step."""
+        obs, reward, terminated, truncated, info = self.env.step(self._convert_action(action))
+        return self._convert_obs(obs), float(reward), bool(terminated), bool(truncated), info
+
+
+def _channels_first(shape: tuple[int, ...]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    if len(shape) == 2:
+        return lambda image: image[None]  # [1, H, W]
+    if shape[2] <= shape[0]:
+        return lambda image: image.transpose(2, 0, 1)  # [H, W, C] -> [C, H, W]
+    return lambda image: image
+
+
+class GymWorlds(gymnasium.vector.VectorWrapper):
+    """Copies of one Gymnasium environment. See `envs.make.make_vec` for the contract of `step`."""
+
+    def __init__(self, env_id: str, num_envs: int, keywords: dict[str, Any]) -> None:
+        super().__init__(
+            gymnasium.make_vec(
+                env_id,
+                num_envs,
+                vectorization_mode="sync",
+                vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+                wrappers=[Normalised],
+                **keywords,
+            )
+        )
+        self._started = False
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int] | NDArray[np.integer[Any]] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start a new episode in every slot; see `envs.make.make_vec`."""
+        # SyncVectorEnv takes a list of seeds, which VectorEnv's own signature does not say.
+        seeds: Any = atari.slot_seeds(seed, self.num_envs)
+        obs, info = self.env.reset(seed=seeds, options=options)
+        self._started = True
+        return obs, info
+
+    def step(
+        self, actions: Any
+    ) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Play one step in every slot; see `envs.make.make_vec`."""
+        if self.env.closed:
+            raise RuntimeError("the environment is closed")
+        if not self._started:
+            raise RuntimeError("step before reset: call reset first")
+        actions = self._checked(np.asarray(actions))
+        obs, reward, terminated, truncated, info = self.env.step(actions)
+        last = info.get("final_obs")  # an object array with None where no episode ended
+        info["final_obs"] = None
+        if last is not None:
+            info["final_obs"] = np.zeros_like(obs)
+            for slot in np.flatnonzero(terminated | truncated):
+                info["final_obs"][slot] = last[slot]
+        info["life_lost"] = np.zeros(self.num_envs, dtype=np.bool_)
+        return obs, reward, terminated, truncated, info
+
+    def _checked(self, actions: NDArray[Any]) -> NDArray[Any]:
+        if actions.shape != self.action_space.shape:
+            raise ValueError(f"actions have shape {actions.shape}: give {self.action_space.shape}")
+        action = self.single_action_space
+        if isinstance(action, spaces.Discrete) and not (
+            np.issubdtype(actions.dtype, np.integer)
+            and actions.min() >= 0
+            and actions.max() < action.n
+        ):
+            raise ValueError(f"actions {actions} are not integers in 0..{action.n - 1}")
+        return actions
+
+
+def inspect(env_id: str, keywords: dict[str, Any]) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+    """Build one environment, read its outer spaces, close it.
+
+    Raises:
+        ValueError: unknown id, missing package, wrong keyword or unsupported space, in one line.
+    """
+    _import_module_of(env_id)
+    name = env_id.rpartition(":")[2]
+    if name not in gymnasium.registry:
+        raise ValueError(_unknown(env_id, name))
+    if gymnasium.registry[name].entry_point is None:
+        raise ValueError(
+            f"{env_id} is registered as a vector environment only: register its scalar form too "
+            "(entry_point), which is vectorised here with episode ends kept apart"
+        )
+    try:
+        env = gymnasium.make(name, **keywords)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise ValueError(f"{env_id} needs another package: {error}") from error
+    except ImportError as error:
+        raise ValueError(f"{env_id} cannot be imported: {error}") from error
+    except TypeError as error:
+        if not keywords:
+            raise
+        raise ValueError(f"{env_id} does not take {sorted(keywords)}: {error}") from error
+    try:
+        problem = unsupported(env_id, env.observation_space, env.action_space)
+        if problem is not None:
+            raise ValueError(problem)
+        outer = Normalised(env)
+        return outer.observation_space, outer.action_space
+    finally:
+        env.close()
+
+
+def _import_module_of(env_id: str) -> None:
+    """Import `module` of `module:EnvId`, which registers the environment."""
+    module, colon, _ = env_id.rpartition(":")
+    if not colon:
+        return
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+            raise ValueError(
+                f"{env_id}: no module named {error.name!r}; install it, or start the command "
+                "where it can be imported"
+            ) from error
+        raise ValueError(f"{env_id}: {module} cannot be imported: {error}") from error
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{env_id}: {module!r} cannot be imported: {error}") from error
+
+
+def _unknown(env_id: str, name: str) -> str:
+    known = [*gymnasium.registry, *atari.games(), *toy.WORLDS]
+    stem = name.partition("-v")[0]
+    close = sorted(other for other in known if other.partition("-v")[0] == stem)
+    if not close:
+        folded = {other.lower(): other for other in known}
+        matches = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.6)
+        close = [folded[match] for match in matches]
+    hint = f"; did you mean {' or '.join(close)}?" if close else "."
+    return (
+        f"unknown environment {env_id!r}{hint} Give an Atari game (Pong), a Gymnasium id "
+        f"(CartPole-v1), module:EnvId, or a toy world ({', '.join(toy.WORLDS)})"
+    )

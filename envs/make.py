@@ -1,0 +1,152 @@
+"""`make_vec`: one door to every world; and `describe`, which looks in without leaving it open.
+
+    worlds = make.make_vec("Pong", num_envs=16)
+    obs, _ = worlds.reset(seed=0)
+    while training:
+        obs, reward, terminated, truncated, info = worlds.step(actions)
+
+Ids: an Atari game by plain name (`Pong`, `MsPacman`) or as `ALE/Pong-v5`; a toy world (`Catch`,
+`MemoryChain`, `Counter`); a Gymnasium id (`CartPole-v1`); `module:EnvId`, where importing `module`
+registers `EnvId`.
+"""
+
+import dataclasses
+import functools
+import inspect
+from typing import Any
+
+import ale_py
+import gymnasium
+import numpy as np
+from ale_py import roms
+from gymnasium import spaces
+
+from envs import atari, gym, toy
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldSpec:
+    """What a learner must know of a world before it builds any."""
+
+    name: str
+    """The id in its shortest form: `Pong` for `ALE/Pong-v5`."""
+    single_observation_space: spaces.Box
+    """A vector (one dimension, any number type) or a uint8 image `[C, H, W]`."""
+    single_action_space: spaces.Discrete | spaces.Box
+    """`Discrete(n)` from 0, or a float `Box` of one dimension."""
+    frames_per_step: int
+    """Emulator frames per agent step; 1 where there is no emulator."""
+    is_atari: bool
+    """Rewards are raw game scores, to be clipped for learning; `life_lost` may be true."""
+
+
+def describe(env_id: str, *, preset: str | atari.Preset = "a3c2016", **keywords: Any) -> WorldSpec:
+    """Check an id, its settings and its spaces; leaves no environment open.
+
+    Takes what `make_vec` takes, but for counts.
+
+    Raises:
+        ValueError: one line that says what was given, what is possible, and close matches.
+    """
+    chosen = atari.find_preset(preset)
+    if env_id in toy.WORLDS:
+        worlds = _make_toy(env_id, 1, keywords)
+        return _spec(env_id, worlds.single_observation_space, worlds.single_action_space)
+    game = atari.find_game(env_id)
+    if game is None:
+        return _spec(env_id, *gym.inspect(env_id, keywords))
+    if keywords:
+        raise ValueError(f"{game} takes no {sorted(keywords)}: its settings are the preset's")
+    return WorldSpec(
+        name=game,
+        single_observation_space=spaces.Box(0, 255, (4, 84, 84), np.uint8),
+        single_action_space=spaces.Discrete(18 if chosen.full_action_space else _actions(game)),
+        frames_per_step=atari.FRAMES_PER_STEP,
+        is_atari=True,
+    )
+
+
+def make_vec(
+    env_id: str,
+    num_envs: int,
+    *,
+    preset: str | atari.Preset = "a3c2016",
+    num_threads: int = 1,
+    **keywords: Any,
+) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+    """Build `num_envs` copies of a world.
+
+    Every world keeps this contract:
+
+    - `reset(seed=...)`: an int (slot `i` gets `seed + i`), a sequence of one int per slot, or
+      None. Episodes after a slot's first go on with that slot's own generator.
+    - Autoreset is SAME_STEP: where `terminated | truncated`, the returned observation is already
+      the next episode's first.
+    - `step` returns observations `[B, ...]`, raw rewards float64 `[B]`, `terminated` and
+      `truncated` bool `[B]`, and `info`. Both flags mean the end of the whole game, never of a
+      life.
+    - `info["final_obs"]`: None if no episode ended, else an array like the observations, whose row
+      `i` is the last observation of the episode that ended in slot `i`. Other rows mean nothing.
+    - `info["life_lost"]`: bool `[B]`, a life was lost and the game goes on; false outside Atari.
+    - All arrays are the caller's to keep: none is written again.
+    - Actions outside the action space raise ValueError (a `Box`'s are clipped to its bounds).
+
+    Args:
+        env_id: See the module's docstring.
+        num_envs: How many copies, stepped together.
+        preset: Atari's protocol, by name (`atari.PRESETS`) or one of your own. Ignored elsewhere.
+        num_threads: Emulator threads, Atari only. 1 where workers fill the cores.
+        **keywords: For the world's constructor, as `length=10` for MemoryChain. Atari takes none.
+
+    Raises:
+        ValueError: one line that says what was given, what is possible, and close matches.
+    """
+    if num_envs < 1:
+        raise ValueError(f"num_envs is {num_envs}: give at least 1")
+    if num_threads < 1:
+        raise ValueError(f"num_threads is {num_threads}: give at least 1")
+    spec = describe(env_id, preset=preset, **keywords)
+    if spec.is_atari:
+        return atari.AtariWorlds(spec.name, num_envs, atari.find_preset(preset), num_threads)
+    if env_id in toy.WORLDS:
+        return _make_toy(env_id, num_envs, keywords)
+    return gym.GymWorlds(spec.name, num_envs, keywords)
+
+
+def protocol(env_id: str, *, preset: str | atari.Preset = "a3c2016") -> str:
+    """What a score must be read with: the world and, for Atari, how it is played, in one line."""
+    spec = describe(env_id, preset=preset)
+    if not spec.is_atari:
+        return f"{spec.name}, as Gymnasium registers it" if env_id not in toy.WORLDS else spec.name
+    chosen = atari.find_preset(preset)
+    return (
+        f"{spec.name}, {chosen.name}: sticky actions {chosen.repeat_action_probability:g}, "
+        f"0 to {chosen.max_noops} no-ops at the start, "
+        f"{'all 18 actions' if chosen.full_action_space else 'minimal action set'}, "
+        f"{'FIRE after reset' if chosen.fire_reset else 'no FIRE after reset'}, "
+        f"{spec.frames_per_step} frames per agent step, at most {chosen.max_frames:,} frames"
+    )
+
+
+def _spec(name: str, observation: spaces.Space[Any], action: spaces.Space[Any]) -> WorldSpec:
+    assert isinstance(observation, spaces.Box)
+    assert isinstance(action, (spaces.Discrete, spaces.Box))
+    return WorldSpec(name, observation, action, frames_per_step=1, is_atari=False)
+
+
+def _make_toy(name: str, num_envs: int, keywords: dict[str, Any]) -> toy.ToyWorlds:
+    world = toy.WORLDS[name]
+    known = set(inspect.signature(world).parameters) - {"num_envs"}
+    unknown = sorted(set(keywords) - known)
+    if unknown:
+        raise ValueError(f"{name} does not take {unknown}: give {sorted(known) or 'nothing'}")
+    return world(num_envs, **keywords)
+
+
+@functools.cache
+def _actions(game: str) -> int:
+    """How many actions do something in a game; loads its ROM once, about 0.1 s."""
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    ale = ale_py.ALEInterface()
+    ale.loadROM(str(roms.get_rom_path(atari.games()[game])))
+    return len(ale.getMinimalActionSet())

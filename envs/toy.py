@@ -1,0 +1,245 @@
+"""Three fast worlds, vectorised in numpy: Catch, a memory chain, and a counter.
+
+All are SAME_STEP: where an episode ends, the returned observation is the next one's first, and
+`info["final_obs"]` holds the last. `t` counts the steps of an episode from 0.
+
+**Catch** (after bsuite's, Osband et al. 2020, arXiv 1908.03568): a ball falls down a board of 10
+rows and 5 columns from a random column of row 0; a paddle moves along row 9. Observation: the
+board, float32 `[50]`, 1 at the ball and at the paddle. Actions: 0 left, 1 stay, 2 right. After 9
+steps the ball is in row 9: reward +1 if the paddle is there, else -1, and the episode terminates.
+The best return is 1, a random player's mean -0.6.
+
+**MemoryChain** (after bsuite's memory length): a cue `c`, 0 or 1 with equal chance, is shown at
+`t = 0` only; the answer is asked for at `t = length`. Observation, float32 `[3]`: at `t = 0`
+`(1, 0, 0)` or `(0, 1, 0)` for the two cues, at `t = length` `(0, 0, 1)`, else zeros. The reward is
+0 but for the answer: +1 if that action equals `c`, else -1, and the episode terminates after
+`length + 1` steps. What is seen at the answer does not depend on the cue, so the expected return of
+every memoryless player is exactly 0; one with a memory reaches 1. (Who is shown its own last action
+has a memory.)
+
+**Counter**: nothing is random, and every number says where it comes from. For slot `i`, episode `e`
+and step `t`, with the action `a` in 0..3 taken at that observation:
+
+    observation   (i, e, t)                                  int32 [3]
+    reward        1000 t + 100 (i mod 10) + 10 (e mod 10) + a
+    length        3 + (i + 2 e) mod 5                        agent steps
+    end           truncation if i + e is odd, else termination
+
+The final observation is `(i, e, length)`, the next episode's first `(i, e + 1, 0)`. Seeds change
+nothing; `reset` goes back to `e = 0`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from envs import atari
+
+Step = tuple[
+    NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
+]
+
+
+class ToyWorlds(gymnasium.vector.VectorEnv[Any, Any, Any]):
+    """What the three share: spaces, generators, episode ends. Contract: `envs.make.make_vec`.
+
+    A world defines `_begin` (new episodes in some slots), `_observe` and `_advance`.
+    """
+
+    def __init__(self, num_envs: int, observation: spaces.Box, num_actions: int) -> None:
+        self.num_envs = num_envs
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_observation_space = observation
+        self.single_action_space = spaces.Discrete(num_actions)
+        self.observation_space = gymnasium.vector.utils.batch_space(observation, num_envs)
+        self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
+        self._num_actions = num_actions
+        self._generators: list[np.random.Generator] = []  # one per slot; empty before a reset
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int] | NDArray[np.integer[Any]] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Start a new episode in every slot. Without a seed the slots' generators run on."""
+        if self.closed:
+            raise RuntimeError("the environment is closed")
+        seeds = atari.slot_seeds(seed, self.num_envs)
+        if seeds is not None or not self._generators:
+            from_entropy: list[int | None] = [None] * self.num_envs
+            self._generators = [np.random.default_rng(one) for one in seeds or from_entropy]
+        self._restart()
+        self._begin(np.arange(self.num_envs))
+        return self._observe(), {}
+
+    def step(self, actions: NDArray[np.integer[Any]]) -> Step:
+        """Play one step in every slot."""
+        if self.closed:
+            raise RuntimeError("the environment is closed")
+        if not self._generators:
+            raise RuntimeError("step before reset: call reset first")
+        actions = np.asarray(actions)
+        if (
+            actions.shape != (self.num_envs,)
+            or not np.issubdtype(actions.dtype, np.integer)
+            or actions.min() < 0
+            or actions.max() >= self._num_actions
+        ):
+            raise ValueError(
+                f"actions {actions} are not {self.num_envs} integers in 0..{self._num_actions - 1}"
+            )
+        reward, terminated, truncated = self._advance(actions)
+        info: dict[str, Any] = {
+            "final_obs": None,
+            "life_lost": np.zeros(self.num_envs, dtype=np.bool_),
+        }
+        over = np.flatnonzero(terminated | truncated)
+        if over.size:
+            info["final_obs"] = self._observe()
+            self._begin(over)
+        return self._observe(), reward, terminated, truncated, info
+
+    def _restart(self) -> None:
+        """Forget what outlives an episode."""
+
+    def _begin(self, slots: NDArray[np.intp]) -> None:
+        """Begin a new episode in these slots."""
+        raise NotImplementedError
+
+    def _observe(self) -> NDArray[Any]:
+        """The current observation of every slot, in fresh memory."""
+        raise NotImplementedError
+
+    def _advance(
+        self, actions: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Move one step; return reward, terminated, truncated."""
+        raise NotImplementedError
+
+
+class Catch(ToyWorlds):
+    """Catch a falling ball with a paddle. See the module's docstring."""
+
+    def __init__(self, num_envs: int, rows: int = 10, columns: int = 5) -> None:
+        if rows < 2 or columns < 1:
+            raise ValueError(f"a board of {rows} x {columns}: give at least 2 rows and 1 column")
+        super().__init__(num_envs, spaces.Box(0.0, 1.0, (rows * columns,), np.float32), 3)
+        self._rows, self._columns = rows, columns
+        self._ball_row = np.zeros(num_envs, dtype=np.int64)  # [B]
+        self._ball_column = np.zeros(num_envs, dtype=np.int64)  # [B]
+        self._paddle = np.zeros(num_envs, dtype=np.int64)  # [B]
+
+    def _begin(self, slots: NDArray[np.intp]) -> None:
+        self._ball_row[slots] = 0
+        self._ball_column[slots] = [
+            self._generators[slot].integers(self._columns) for slot in slots
+        ]
+        self._paddle[slots] = self._columns // 2
+
+    def _observe(self) -> NDArray[Any]:
+        board = np.zeros((self.num_envs, self._rows, self._columns), dtype=np.float32)
+        slots = np.arange(self.num_envs)
+        board[slots, self._ball_row, self._ball_column] = 1.0
+        board[slots, self._rows - 1, self._paddle] = 1.0
+        return board.reshape(self.num_envs, -1)
+
+    def _advance(
+        self, actions: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        self._paddle = np.clip(self._paddle + actions - 1, 0, self._columns - 1)
+        self._ball_row += 1
+        landed = self._ball_row == self._rows - 1
+        caught = self._ball_column == self._paddle
+        reward = np.where(landed, np.where(caught, 1.0, -1.0), 0.0)
+        return reward, landed, np.zeros(self.num_envs, dtype=np.bool_)
+
+
+class MemoryChain(ToyWorlds):
+    """Say after `length` steps what was shown at the first. See the module's docstring."""
+
+    def __init__(self, num_envs: int, length: int = 5) -> None:
+        if length < 1:
+            raise ValueError(
+                f"length is {length}: give at least 1 step between the cue and the answer"
+            )
+        super().__init__(num_envs, spaces.Box(0.0, 1.0, (3,), np.float32), 2)
+        self._length = length
+        self._cue = np.zeros(num_envs, dtype=np.int64)  # [B]
+        self._t = np.zeros(num_envs, dtype=np.int64)  # [B]
+
+    def _begin(self, slots: NDArray[np.intp]) -> None:
+        self._cue[slots] = [self._generators[slot].integers(2) for slot in slots]
+        self._t[slots] = 0
+
+    def _observe(self) -> NDArray[Any]:
+        obs = np.zeros((self.num_envs, 3), dtype=np.float32)
+        obs[:, 0] = (self._t == 0) & (self._cue == 0)
+        obs[:, 1] = (self._t == 0) & (self._cue == 1)
+        obs[:, 2] = self._t == self._length
+        return obs
+
+    def _advance(
+        self, actions: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        answered = self._t == self._length
+        reward = np.where(answered, np.where(actions == self._cue, 1.0, -1.0), 0.0)
+        self._t += 1
+        return reward, answered, np.zeros(self.num_envs, dtype=np.bool_)
+
+
+class Counter(ToyWorlds):
+    """A world that counts, for tests of alignment. See the module's docstring."""
+
+    def __init__(self, num_envs: int) -> None:
+        limit = int(np.iinfo(np.int32).max)
+        super().__init__(num_envs, spaces.Box(0, limit, (3,), np.int32), 4)
+        self._episode = np.zeros(num_envs, dtype=np.int64)  # [B]
+        self._t = np.zeros(num_envs, dtype=np.int64)  # [B]
+        self._slot = np.arange(num_envs)  # [B]
+
+    @staticmethod
+    def episode_length(slot: Any, episode: Any) -> Any:
+        """Steps in this episode; slots and episodes are ints or arrays of them."""
+        return 3 + (slot + 2 * episode) % 5
+
+    @staticmethod
+    def reward(slot: Any, episode: Any, step: Any, action: Any) -> Any:
+        """The reward for `action` taken at the observation `(slot, episode, step)`."""
+        return 1000 * step + 100 * (slot % 10) + 10 * (episode % 10) + action
+
+    @staticmethod
+    def truncates(slot: Any, episode: Any) -> Any:
+        """Whether this episode ends by truncation, not by termination."""
+        return (slot + episode) % 2 == 1
+
+    def _restart(self) -> None:
+        self._episode[:] = -1
+
+    def _begin(self, slots: NDArray[np.intp]) -> None:
+        self._episode[slots] += 1
+        self._t[slots] = 0
+
+    def _observe(self) -> NDArray[Any]:
+        return np.stack([self._slot, self._episode, self._t], axis=1).astype(np.int32)
+
+    def _advance(
+        self, actions: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        reward = self.reward(self._slot, self._episode, self._t, actions).astype(np.float64)
+        self._t += 1
+        over = self._t == self.episode_length(self._slot, self._episode)
+        truncates = self.truncates(self._slot, self._episode)
+        return reward, over & ~truncates, over & truncates
+
+
+WORLDS: dict[str, type[Catch] | type[MemoryChain] | type[Counter]] = {
+    "Catch": Catch,
+    "MemoryChain": MemoryChain,
+    "Counter": Counter,
+}

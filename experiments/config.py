@@ -1,0 +1,198 @@
+"""Settings of the population experiments: one frozen dataclass, presets as instances of it.
+
+Parsed from the command line by tyro: every field is a flag, every docstring its help.
+"""
+
+import argparse
+import dataclasses
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NoReturn, TypeVar
+
+import tyro
+
+from agents import a3c
+from experiments import learner
+from pbt import run, space
+
+Hyperparameter = Literal["learning_rate", "entropy_cost", "unroll_length"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Where a hyperparameter is drawn, and how far perturbing may take it."""
+
+    prior: tuple[float, float]
+    """Log-uniform between these."""
+    bounds: tuple[float, float]
+    """Perturbing stays between these; must contain the prior."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PopulationConfig:
+    """A population of actor-critic agents. Counts are agent steps *per member*.
+
+    Raises:
+        ValueError: at construction, if a setting or a combination makes no sense.
+    """
+
+    preset: Literal["default", "quick", "paper"] = "default"
+    """Where all other flags start from; see the module's docstring."""
+    agent: Literal["a3c"] = "a3c"
+    """Which agent."""
+    core: Literal["lstm", "feedforward"] = "lstm"
+    """Whether the agent remembers."""
+    package: Literal["batched", "paper"] = "batched"
+    """Optimiser, loss scale, clipping, initialisation: go together; see agents/optimiser.py."""
+    population: int = 8
+    """Members."""
+    workers: int | None = None
+    """Worker processes; default: one per core, at most one per member. May differ on resume."""
+    total_steps: int = 2_000_000
+    """Agent steps of each member, exact; a multiple of num_envs."""
+    report_interval: int = 20_000
+    """Agent steps between two commits to the store; a multiple of num_envs."""
+    ready_interval: int = 100_000
+    """Agent steps between two looks at the rest of the population; a multiple of num_envs."""
+    num_envs: int = 16
+    """Worlds that each member steps together."""
+    exploit: run.Exploit = "t-test"
+    """Whom to copy; "none" is random search with equal budget."""
+    explore: Literal["perturb", "resample", "none"] = "perturb"
+    """How hyperparameters change after a copy: times 0.8 or 1.2 each; "resample" also draws each
+    anew from its prior with probability 0.25."""
+    copy: run.Copy = "both"
+    """What is copied from the better member."""
+    significance: float = 0.05
+    """Two-sided level of the t-test."""
+    learning_rate: Range = Range((1e-3, 1e-2), (1e-5, 1e-1))
+    """Of RMSProp."""
+    entropy_cost: Range = Range((1e-3, 3e-2), (1e-5, 1.0))
+    """Weight of the policy's entropy in the loss."""
+    unroll_length: Range = Range((5, 20), (1, 50))
+    """Steps of all worlds per update. Real-valued inside, rounded where it is used."""
+    adapt: tuple[Hyperparameter, ...] = ("learning_rate", "entropy_cost", "unroll_length")
+    """Hyperparameters that exploring changes; others keep their first draw, or their donor's."""
+    fixed: tuple[str, ...] = ()
+    """Hyperparameters that are the same for all members: learning_rate=7e-4 ..."""
+    seed: int = 0
+    """Every draw and every world derives its own from it."""
+    device: str = "cpu"
+    """Torch device of the networks."""
+    run_dir: Path | None = None
+    """Where everything is written; default results/runs/<experiment>-<world>. If a run is there
+    already, it goes on."""
+    fork: Path | None = None
+    """Start a new run from the last weights and hyperparameters of another run directory."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(
+                f"--workers {self.workers}: use 1 or more, or leave it out for all cores"
+            )
+        if self.num_envs < 1:
+            raise ValueError(f"--num-envs {self.num_envs}: use 1 or more")
+        self.search_space()
+
+    def num_workers(self) -> int:
+        """Worker processes to start on this machine."""
+        return self.workers or min(available_cores(), self.population)
+
+    def search_space(self) -> space.Space:
+        """Priors, bounds and adapted names as the engine takes them."""
+        unroll = self.unroll_length
+        for name, value in (("prior", unroll.prior), ("bounds", unroll.bounds)):
+            if any(not math.isfinite(end) or end != round(end) for end in value):
+                raise ValueError(f"--unroll-length.{name} {value}: use two whole numbers")
+        with space.named("unroll_length"):
+            unroll_length = space.IntUniform(
+                int(unroll.prior[0]),
+                int(unroll.prior[1]),
+                (int(unroll.bounds[0]), int(unroll.bounds[1])),
+                log=True,
+            )
+        dimensions: dict[str, space.Dimension] = {}
+        for name, range_ in (
+            ("learning_rate", self.learning_rate),
+            ("entropy_cost", self.entropy_cost),
+        ):
+            with space.named(name):
+                dimensions[name] = space.LogUniform(*range_.prior, range_.bounds)
+        dimensions["unroll_length"] = unroll_length
+        fixed = parse_fixed(self.fixed)
+        adapt = tuple(name for name in self.adapt if name not in fixed)
+        return space.Space(dimensions, adapt).fix(fixed)
+
+    def run_config(self, learner_config: learner.LearnerConfig) -> run.RunConfig:
+        """What the engine stores: these settings without those that may differ on resume."""
+        return run.RunConfig(
+            task="experiments.learner:make_task",
+            task_config=learner_config.to_json(),
+            space=self.search_space(),
+            population=self.population,
+            total_steps=self.total_steps,
+            report_interval=self.report_interval,
+            ready_interval=self.ready_interval,
+            exploit=self.exploit,
+            explore=self.explore,
+            copy=self.copy,
+            significance=self.significance,
+            seed=self.seed,
+            # The first episodes to finish of n parallel ones are the shortest.
+            min_episodes=max(10, 2 * self.num_envs),
+            step_multiple=self.num_envs,
+        )
+
+    def agent_config(self) -> a3c.A3CConfig:
+        """The agent's fixed settings."""
+        return a3c.A3CConfig(core=self.core, package=self.package)
+
+
+Config = TypeVar("Config", bound=PopulationConfig)
+
+
+def parse(
+    presets: Mapping[str, Config], description: str, args: Sequence[str] | None = None
+) -> Config:
+    """Parse the command line over the preset it names; exits with code 2 on bad input."""
+    args = list(sys.argv[1:] if args is None else args)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--preset", default="default")
+    name = finder.parse_known_args(args)[0].preset
+    if name not in presets:
+        fail(f"--preset {name}: choose from {', '.join(presets)}")
+    default = presets[name]
+    try:
+        return tyro.cli(type(default), default=default, args=args, description=description)
+    except ValueError as error:
+        fail(str(error))
+
+
+def parse_fixed(fixed: Sequence[str]) -> dict[str, float]:
+    """{"learning_rate": 7e-4} from ["learning_rate=7e-4"]."""
+    values = {}
+    for item in fixed:
+        name, _, text = item.partition("=")
+        try:
+            values[name] = float(text)
+        except ValueError:
+            raise ValueError(
+                f"--fixed {item}: write name=number, for example learning_rate=7e-4"
+            ) from None
+    return values
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong in one line and exit with code 2, the code of a usage error."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)

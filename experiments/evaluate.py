@@ -1,0 +1,212 @@
+"""Score a member of a run by fresh episodes, which nothing was chosen by.
+
+    python -m experiments.evaluate RUN_DIR
+    python -m experiments.evaluate RUN_DIR --member 3 --episodes 100 --video pong.mp4
+
+The mean of a member's last ten training episodes chose that member, so it is biased upward: what
+a run reports is this score. Actions are sampled from the policy, as in training.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import scipy.stats
+import torch
+import tyro
+
+from agents import a3c
+from envs import make
+from experiments import actor, config, learner, video
+from pbt import checkpoint, lineage, store
+from pbt.member import Member
+
+MAX_PARALLEL = 32
+"""Worlds stepped together. Each plays the same number of episodes: taking the first to finish
+would favour short ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Fresh episodes of one version of one member."""
+
+    member: int
+    version: int
+    agent_steps: int
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    protocol: str
+
+    @property
+    def mean(self) -> float:
+        """Mean raw return."""
+        return float(np.mean(self.returns))
+
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the mean (percentile, 10,000 resamples)."""
+        if min(self.returns) == max(self.returns):
+            return (self.returns[0], self.returns[0])
+        result = scipy.stats.bootstrap(
+            (np.array(self.returns),), np.mean, method="percentile", rng=np.random.default_rng(0)
+        )
+        return (
+            float(result.confidence_interval.low),
+            float(result.confidence_interval.high),
+        )
+
+    def text(self) -> str:
+        """The score with its protocol, for people."""
+        low, high = self.interval()
+        return (
+            f"member {self.member}, version {self.version}, {self.agent_steps:,} agent steps: "
+            f"{self.mean:.2f} (mean of {len(self.returns)} fresh episodes; 95 % interval "
+            f"{low:.2f} to {high:.2f}; from {min(self.returns):g} to {max(self.returns):g})\n"
+            f"protocol: {self.protocol}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, with mean and interval."""
+        return dataclasses.asdict(self) | {"mean": self.mean, "interval_95": self.interval()}
+
+
+def best_member(run_store: store.Store) -> Member:
+    """The member whose present weights have the highest training score.
+
+    Raises:
+        ValueError: no member has finished enough episodes for a score.
+    """
+    tree = lineage.Tree(run_store.versions(), run_store.config.copy)
+    best = lineage.best_member(run_store.members(), tree)
+    if best is None:
+        raise ValueError(
+            f"no member has a score yet: that takes {run_store.config.min_episodes} finished "
+            "episodes; train on, or name a member with --member"
+        )
+    return best
+
+
+def evaluate(
+    run_store: store.Store, run_dir: Path, member: Member, episodes: int, seed: int
+) -> Evaluation:
+    """Play `episodes` fresh episodes with a member's last checkpoint.
+
+    Args:
+        run_store: The run.
+        run_dir: Its directory.
+        member: Whom to evaluate.
+        episodes: How many; rounded up so that every parallel world plays equally many.
+        seed: Of worlds and actions; independent of the run's.
+
+    Raises:
+        ValueError: the member has no checkpoint, or it does not fit the run's agent.
+        pbt.checkpoint.CheckpointError: its checkpoint is damaged.
+    """
+    agent, learner_config = load_agent(run_store, run_dir, member, seed)
+    slots = min(episodes, MAX_PARALLEL)
+    quota = math.ceil(episodes / slots)
+    envs = make.make_vec(learner_config.env_id, slots, preset=learner_config.preset)
+    try:
+        player = actor.Actor(agent, envs, learner_config.clip_rewards)
+        player.reset(
+            [int(s) & 0x7FFFFFFF for s in np.random.SeedSequence(seed).generate_state(slots)]
+        )
+        played = np.zeros(slots, dtype=np.int64)
+        returns, lengths = [], []
+        while (played < quota).any():
+            for slot, episode_return, length in player.step().finished:
+                if played[slot] < quota:
+                    played[slot] += 1
+                    returns.append(episode_return)
+                    lengths.append(length)
+    finally:
+        envs.close()
+    world = make.protocol(learner_config.env_id, preset=learner_config.preset)
+    protocol = (
+        f"{world}; actions sampled from the policy; {quota} episode(s) in each of {slots} worlds; raw undiscounted returns; "
+        f"evaluation seed {seed}"
+    )
+    return Evaluation(
+        member.id, member.version, member.agent_steps, tuple(returns), tuple(lengths), protocol
+    )
+
+
+def load_agent(
+    run_store: store.Store, run_dir: Path, member: Member, seed: int
+) -> tuple[a3c.A3C, learner.LearnerConfig]:
+    """A member's agent as its last checkpoint has it, with dice of its own from `seed`.
+
+    Raises:
+        ValueError: the member has no checkpoint, or it does not fit the run's agent.
+        pbt.checkpoint.CheckpointError: its checkpoint is damaged.
+    """
+    if member.checkpoint is None:
+        raise ValueError(f"member {member.id} has no checkpoint yet: let it train one interval")
+    learner_config = learner.LearnerConfig.from_json(run_store.config.task_config)
+    directory = checkpoint.open_verified(
+        run_dir / "checkpoints", member.checkpoint, member.id, member.version
+    )
+    envs = make.make_vec(learner_config.env_id, 1, preset=learner_config.preset)
+    try:
+        agent = learner.make_agent(learner_config, envs, seed)
+    finally:
+        envs.close()
+    state = safetensors.torch.load_file(directory / "agent.safetensors")
+    agent.load_state_dict(state | {"generator": torch.Generator().manual_seed(seed).get_state()})
+    return agent, learner_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Score a member of a run by fresh episodes."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """Directory of the run, e.g. results/runs/atari-Pong."""
+    member: str = "best"
+    """A member's number, or "best": the one with the highest training score."""
+    episodes: int = 30
+    """Fresh episodes."""
+    seed: int = 0
+    """Of worlds and actions."""
+    video: Path | None = None
+    """Write the first episode as a video here (.mp4; needs the extra "video")."""
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ValueError(f"--episodes {self.episodes}: use 1 or more")
+        if self.seed < 0:
+            raise ValueError(f"--seed {self.seed}: use 0 or more")
+
+
+def main() -> None:
+    """Parse the command line, play, print."""
+    try:
+        arguments = tyro.cli(Arguments, description=__doc__)
+        with store.Store.open(arguments.run_dir) as run_store:
+            member = _find(run_store, arguments.member)
+            if arguments.video is not None:
+                video.check(arguments.video)
+                agent, played = load_agent(run_store, arguments.run_dir, member, arguments.seed)
+                score = video.record(agent, played, arguments.video, arguments.seed)
+                print(f"{arguments.video}: one episode, return {score:g}")
+            evaluation = evaluate(
+                run_store, arguments.run_dir, member, arguments.episodes, arguments.seed
+            )
+    except (ValueError, store.StoreError, checkpoint.CheckpointError, OSError) as error:
+        config.fail(" ".join(str(error).split()))
+    print(evaluation.text())
+
+
+def _find(run_store: store.Store, name: str) -> Member:
+    if name == "best":
+        return best_member(run_store)
+    population = run_store.config.population
+    if not name.isdecimal() or int(name) >= population:
+        raise ValueError(f'--member {name}: use "best", or a number from 0 to {population - 1}')
+    return run_store.member(int(name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,423 @@
+"""Figure 2 of the PBT paper: two parameters, a surrogate objective, two members, the real engine.
+
+    python -m experiments.toy             # seconds; writes RUN_DIR/report/toy.png and toy.csv
+
+Maximise Q(theta) = 1.2 - (theta_0^2 + theta_1^2) without being shown it: a member only climbs
+the gradient of Q_hat(theta | h) = 1.2 - (h_0 theta_0^2 + h_1 theta_1^2) with a step size of 0.01,
+from theta = (0.9, 0.9). One member has h = (1, 0), the other h = (0, 1): each is blind to one
+parameter. They take 200 steps and are ready every 4. Four panels:
+
+    PBT           exploit and explore
+    explore only  h changes, nobody copies
+    exploit only  they copy, h stays
+    grid search   neither: stuck at 1.2 - 0.9^2 = 0.39, since the parameter not seen stays at 0.9
+
+Source: "Population Based Training of Neural Networks", Jaderberg et al. 2017
+(https://arxiv.org/abs/1711.09846), figure 2. Functions, start, step size, steps, ready interval
+and noise are the paper's. What is copied, what a tie means and when exploring happens decide the
+outcome; where descriptions of the figure are silent or disagree, our rules are:
+
+- Only the weights theta are copied, in all panels. With h copied too, "exploit only" would end
+  where grid search does: after one copy both members are blind to the same parameter.
+- Exploit is truncation: the worse of the two copies the better, by the Q of its last step, and
+  equals are put in random order. The members begin symmetric, so without explore their Q are
+  equal at equal steps for ever, and a rule that asks for a strictly better donor never copies
+  between them. It still copies from a member that is some steps ahead, which is no merit: "exploit
+  only" with --exploit binary-tournament ends at 0.70.
+- Explore adds Gaussian noise of standard deviation 0.1 to each h whenever a member is ready,
+  whether it copied or not. Multiplying by 0.8 or 1.2 would never lead an h away from 0.
+- h stays in [0, 1], where the two members begin. Unbounded, a larger h would be a larger step size,
+  another way of getting there faster, and a negative one would run away from the optimum.
+
+Each panel is an ordinary run directory; killed, the same command goes on where it was.
+"""
+
+import csv
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import tyro
+from matplotlib import figure, lines
+
+from pbt import member, run, space, store, task, worker
+
+START = (0.9, 0.9)
+CEILING = 1.2
+LEARNING_RATE = 0.01
+READY_INTERVAL = 4
+"""Gradient steps between two looks at the other member."""
+FIRST_H = ((1.0, 0.0), (0.0, 1.0))
+"""(h_0, h_1) of the two members."""
+DURABLE = False
+"""Without fsync 700 commits take seconds. A kill loses nothing; only a power cut may."""
+COLOURS = ("#1f6fb4", "#d1495b")
+"""Of the two members in the figure."""
+COPIED: Mapping[str, Any] = {"linewidth": 0.8, "linestyle": (0, (2, 2)), "alpha": 0.6}
+"""How the figure shows that a member copied."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyConfig:
+    """Settings of the toy. The defaults reproduce the figure."""
+
+    run_dir: Path = Path("results/runs/toy")
+    """Where the four runs, the figure and the table go. The same directory again resumes."""
+    seed: int = 0
+    """Of the noise, and of the order of equals."""
+    steps: int = 200
+    """Gradient steps of each member."""
+    exploit: Literal["truncation", "t-test", "binary-tournament"] = "truncation"
+    """Whom to copy, where a panel copies. The t-test compares the Q of the last four steps."""
+    copy: Literal["weights", "both", "hyperparameters"] = "weights"
+    """What is copied."""
+    significance: float = 0.05
+    """Two-sided level of the t-test."""
+    standard_deviation: float = 0.1
+    """Of the noise that explore adds to each h."""
+
+
+class Panel(NamedTuple):
+    """One column of the figure."""
+
+    name: str
+    title: str
+    exploits: bool
+    explores: bool
+
+
+PANELS = (
+    Panel("pbt", "PBT", exploits=True, explores=True),
+    Panel("explore-only", "Explore only", exploits=False, explores=True),
+    Panel("exploit-only", "Exploit only", exploits=True, explores=False),
+    Panel("grid-search", "Grid search", exploits=False, explores=False),
+)
+
+
+def objective(theta: Sequence[float]) -> float:
+    """Q, which scores a member and which its gradient never sees."""
+    return CEILING - sum(value**2 for value in theta)
+
+
+def descend(theta: Sequence[float], h: Sequence[float]) -> tuple[float, float]:
+    """Return theta after one step up the gradient of Q_hat, which is -2 h_i theta_i."""
+    theta_0, theta_1 = (
+        value - LEARNING_RATE * 2 * weight * value for value, weight in zip(theta, h, strict=True)
+    )
+    return theta_0, theta_1
+
+
+class ToyTask:
+    """A `pbt.task.Task` of two parameters. Each step is scored: an episode of length 1."""
+
+    def __init__(self) -> None:
+        self._theta = START
+        self._h = (0.0, 0.0)
+
+    def train(self, agent_steps: int, limit: int) -> Iterator[task.Progress]:
+        """Take gradient steps, one per update."""
+        for step in range(1, agent_steps + 1):
+            self._theta = descend(self._theta, self._h)
+            episode = task.Episode(step, objective(self._theta), length=1, counted=True)
+            metrics = {"theta_0": self._theta[0], "theta_1": self._theta[1]}
+            yield task.Progress(1, (episode,), metrics)
+
+    def set_hyperparameters(self, values: Mapping[str, float]) -> None:
+        """Take over h."""
+        self._h = (values["h_0"], values["h_1"])
+
+    def hyperparameters(self) -> Mapping[str, float]:
+        """Return h."""
+        return {"h_0": self._h[0], "h_1": self._h[1]}
+
+    def save(self, directory: Path) -> None:
+        """Write theta."""
+        (directory / "theta.json").write_text(json.dumps(self._theta))
+
+    def load(self, directory: Path) -> None:
+        """Take over theta."""
+        theta = json.loads((directory / "theta.json").read_text())
+        if not isinstance(theta, list) or len(theta) != len(START):
+            raise ValueError(f"theta.json holds {theta!r}, not {len(START)} numbers")
+        self._theta = (float(theta[0]), float(theta[1]))
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def make_task(config: Mapping[str, Any], member: int, seed: int) -> ToyTask:
+    """Make the learner of any member: they differ only in their hyperparameters."""
+    return ToyTask()
+
+
+def run_config(settings: ToyConfig, panel: Panel) -> run.RunConfig:
+    """Return what the engine is told of a panel."""
+    compared = READY_INTERVAL if settings.exploit == "t-test" else 1  # steps, each an episode
+    return run.RunConfig(
+        task="experiments.toy:make_task",
+        space=space.Space(
+            {"h_0": space.Uniform(0.0, 1.0), "h_1": space.Uniform(0.0, 1.0)}, ("h_0", "h_1")
+        ),
+        population=len(FIRST_H),
+        total_steps=settings.steps,
+        report_interval=READY_INTERVAL,
+        ready_interval=READY_INTERVAL,
+        exploit=settings.exploit if panel.exploits else "none",
+        explore="gaussian" if panel.explores else "none",
+        explore_at="ready" if panel.explores else "exploit",
+        copy=settings.copy,
+        significance=settings.significance,
+        standard_deviation=settings.standard_deviation,
+        seed=settings.seed,
+        window=compared,
+        min_episodes=compared,
+    )
+
+
+def open_panel(settings: ToyConfig, panel: Panel) -> store.Store | None:
+    """Open the panel's run; None if there is none yet.
+
+    Raises:
+        ValueError: the directory holds a run with other settings.
+        store.StoreError: it holds something else, or a damaged run.
+    """
+    directory = settings.run_dir / panel.name
+    if not (directory / store.FILE_NAME).exists():
+        return None
+    opened = store.Store.open(directory, durable=DURABLE)
+    if differences := opened.config.differences(run_config(settings, panel)):
+        raise ValueError(
+            f"{directory} is a run with other settings ({'; '.join(differences)}):"
+            " give another --run-dir, or the settings that it has"
+        )
+    return opened
+
+
+def check(settings: ToyConfig) -> None:
+    """Refuse settings that make no sense, or are not those of the directory. Writes nothing.
+
+    Raises:
+        ValueError: naming what is wrong and the way out.
+    """
+    if (settings.run_dir / store.FILE_NAME).exists():
+        raise ValueError(f"{settings.run_dir} is a run, not the toy's four: give another --run-dir")
+    for panel in PANELS:
+        run_config(settings, panel)
+        if opened := open_panel(settings, panel):
+            opened.close()
+
+
+def train_panel(settings: ToyConfig, panel: Panel) -> bool:
+    """Train a panel to its end in this process; returns whether anything was left to do."""
+    directory = settings.run_dir / panel.name
+    opened = open_panel(settings, panel)
+    if opened is None:
+        directory.mkdir(parents=True, exist_ok=True)
+        members = [
+            member.Member(id_, 0, 0, {"h_0": h[0], "h_1": h[1]}) for id_, h in enumerate(FIRST_H)
+        ]
+        opened = store.Store.create(
+            directory / store.FILE_NAME, run_config(settings, panel), members, durable=DURABLE
+        )
+    with opened:
+        if not opened.unfinished():
+            return False
+        outcome = worker.run(opened, directory, durable=DURABLE)
+        if outcome.exit_code:
+            raise RuntimeError(f"{directory}: {outcome.message}")
+        return True
+
+
+class Row(NamedTuple):
+    """One version of one member."""
+
+    panel: str
+    member: int
+    version: int
+    kind: str
+    agent_steps: int
+    h_0: float
+    h_1: float
+    theta_0: float
+    theta_1: float
+    q: float
+
+
+def read_panel(run_dir: Path, panel: Panel) -> list[Row]:
+    """Read all versions of a panel's members from its store, by member and version.
+
+    The store holds Q of each step, but not theta. It is computed along the lineage, by the copies
+    and steps that the store tells of, and must lead to the very Q that was recorded.
+    """
+    with store.Store.open(run_dir / panel.name, durable=DURABLE) as opened:
+        copies_weights = opened.config.copy in ("both", "weights")
+        reports = {(report.member, report.version): report for _, report in opened.reports()}
+        versions = opened.versions()
+    theta: dict[tuple[int, int], tuple[float, float]] = {}
+    waiting = sorted(versions, key=lambda version: (version.version, version.member), reverse=True)
+    while waiting:  # a copy waits until its donor's version is known
+        version = waiting.pop()
+        key, source = (version.member, version.version), (version.member, version.version - 1)
+        inherits = version.kind in ("reseed", "restore")
+        if inherits or (version.kind == "exploit" and copies_weights):
+            source = version.parent or source
+        if version.kind == "initial":
+            theta[key] = START
+        elif source not in theta:
+            waiting.insert(0, version)
+        elif version.kind == "slice":
+            theta[key] = _replay(theta[source], reports[key])
+        else:
+            theta[key] = theta[source]
+    return [
+        Row(
+            panel.name,
+            version.member,
+            version.version,
+            version.kind,
+            version.agent_steps,
+            version.hyperparameters["h_0"],
+            version.hyperparameters["h_1"],
+            *theta[version.member, version.version],
+            objective(theta[version.member, version.version]),
+        )
+        for version in sorted(versions, key=lambda version: (version.member, version.version))
+    ]
+
+
+def _replay(theta: tuple[float, float], report: member.Report) -> tuple[float, float]:
+    """Return theta after a slice, and make sure that the slice that was trained began there."""
+    h = (report.hyperparameters["h_0"], report.hyperparameters["h_1"])
+    for episode in report.episodes:
+        theta = descend(theta, h)
+        if objective(theta) != episode.episode_return:
+            raise ValueError(
+                f"member {report.member}, version {report.version}: the store's lineage leads to"
+                f" Q = {objective(theta)!r}, but {episode.episode_return!r} was recorded"
+            )
+    return theta
+
+
+def final_q(rows: Iterable[Row], panel: Panel) -> float:
+    """Q of the better member at the end of a panel."""
+    return max({row.member: row.q for row in rows if row.panel == panel.name}.values())
+
+
+def write_table(path: Path, rows: Iterable[Row]) -> None:
+    """Write one line per version."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Row._fields)
+        writer.writerows(rows)
+
+
+def draw(rows: Sequence[Row]) -> figure.Figure:
+    """Draw theta (above) and Q (below) of the four panels, all from the table."""
+    drawing = figure.Figure(figsize=(11.5, 5.9), layout="constrained")
+    grid = drawing.subplots(2, len(PANELS), sharex="row", sharey="row", height_ratios=(1.15, 1))
+    axis = np.linspace(-0.06, 1.0, 200)
+    theta_0, theta_1 = np.meshgrid(axis, axis)
+    steps = max(row.agent_steps for row in rows)
+    for column, panel in enumerate(PANELS):
+        above, below = grid[0, column], grid[1, column]
+        above.contour(
+            theta_0,
+            theta_1,
+            CEILING - theta_0**2 - theta_1**2,
+            levels=np.arange(-0.6, CEILING, 0.2),
+            colors="0.88",
+            linestyles="solid",
+            linewidths=0.7,
+            zorder=0,
+        )
+        above.plot(0, 0, marker="+", markersize=9, markeredgewidth=1.2, color="0.35", zorder=4)
+        below.axhline(CEILING, color="0.35", linewidth=1.1, linestyle=":", zorder=0)
+        for id_, colour in enumerate(COLOURS):
+            trace = [row for row in rows if row.panel == panel.name and row.member == id_]
+            # Thick below thin: in two panels their Q are (almost) the same.
+            _draw_trace(above, below, trace, colour, width=(2.8, 1.2)[id_])
+        above.set_title(panel.title, fontsize=12, fontweight="bold", pad=8)
+        above.set(xlim=(-0.06, 1.0), ylim=(-0.06, 1.0), aspect="equal", xlabel=r"$\theta_0$")
+        below.set(xlim=(0, steps), ylim=(-0.5, 1.32), xlabel="gradient steps")
+        below.text(
+            0.97,
+            0.08,
+            f"$Q$ = {final_q(rows, panel):.3f}",
+            transform=below.transAxes,
+            horizontalalignment="right",
+            fontsize=10,
+        )
+        for each in (above, below):
+            each.spines[["top", "right"]].set_visible(False)
+            each.tick_params(labelsize=8, length=3, color="0.5")
+            each.set_xticks([0, 0.5, 1] if each is above else np.linspace(0, steps, 5))
+    grid[0, 0].set_yticks([0, 0.5, 1])
+    grid[0, 0].set_ylabel(r"$\theta_1$", rotation=0, labelpad=10)
+    grid[1, 0].set_ylabel(r"$Q$", rotation=0, labelpad=10)
+    grid[0, 0].annotate(
+        "optimum", (0, 0), (7, 5), textcoords="offset points", color="0.35", fontsize=8
+    )
+    handles = [
+        lines.Line2D([], [], color=colour, marker="o", markersize=3, label=f"member {id_}")
+        for id_, colour in enumerate(COLOURS)
+    ]
+    handles.append(lines.Line2D([], [], color="0.35", label="copied", **COPIED))
+    grid[1, 0].legend(
+        handles=handles,
+        loc="lower right",
+        bbox_to_anchor=(1, 0.16),
+        frameon=False,
+        fontsize=8,
+        handlelength=2,
+    )
+    return drawing
+
+
+def _draw_trace(above: Any, below: Any, trace: Sequence[Row], colour: str, width: float) -> None:
+    """Draw one member: lines while it learnt, a dot per slice, dashed where it copied."""
+    theta_0, theta_1, q, agent_steps = (
+        [getattr(row, name) for row in trace] for name in ("theta_0", "theta_1", "q", "agent_steps")
+    )
+    copies = [i for i, row in enumerate(trace) if row.kind == "exploit"]
+    for begin, end in itertools.pairwise([0, *copies, len(trace)]):
+        learnt, copied = slice(begin, end), slice(end - 1, end + 1)
+        above.plot(theta_0[learnt], theta_1[learnt], color=colour, linewidth=1.4)
+        below.plot(agent_steps[learnt], q[learnt], color=colour, linewidth=width)
+        above.plot(theta_0[copied], theta_1[copied], color=colour, **COPIED)
+        below.plot(agent_steps[copied], q[copied], color=colour, **COPIED)
+    slices = [i for i, row in enumerate(trace) if row.kind in ("initial", "slice")]
+    above.plot(theta_0, theta_1, "o", markevery=slices, markersize=2.6, color=colour)
+
+
+def main() -> None:
+    """Run what is left of the four panels, then write the table and the figure."""
+    settings = tyro.cli(ToyConfig, description=__doc__)
+    try:
+        check(settings)
+        trained = [train_panel(settings, panel) for panel in PANELS]
+        rows = [row for panel in PANELS for row in read_panel(settings.run_dir, panel)]
+        report = settings.run_dir / "report"
+        report.mkdir(exist_ok=True)
+        write_table(report / "toy.csv", rows)
+        draw(rows).savefig(report / "toy.png", dpi=200)
+    except (ValueError, OSError, store.StoreError) as error:
+        print(f"toy: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("toy: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    if not any(trained):
+        print(f"{settings.run_dir} was finished already; figure and table drawn again")
+    print(f"Q of the better member after {settings.steps} steps (at most {CEILING}):")
+    for panel in PANELS:
+        print(f"  {panel.title:<13} {final_q(rows, panel):6.3f}")
+    print(f"figure: {report / 'toy.png'}\ntable:  {report / 'toy.csv'}")
+
+
+if __name__ == "__main__":
+    main()

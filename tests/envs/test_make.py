@@ -1,0 +1,102 @@
+"""The one door: ids, bad input, and nothing left open."""
+
+import gymnasium
+import psutil
+import pytest
+from gymnasium import spaces
+
+from envs import atari, make
+
+
+def test_describe_by_plain_name_and_by_id():
+    plain, by_id = make.describe("Pong"), make.describe("ALE/Pong-v5")
+    assert plain == by_id
+    assert (plain.name, plain.frames_per_step, plain.is_atari) == ("Pong", 4, True)
+    assert plain.single_action_space == spaces.Discrete(6)
+    assert make.describe("Pong", preset="machado2018").single_action_space == spaces.Discrete(18)
+    cartpole = make.describe("CartPole-v1")
+    assert (cartpole.name, cartpole.frames_per_step, cartpole.is_atari) == ("CartPole-v1", 1, False)
+
+
+def test_describe_leaves_nothing_open():
+    make.describe("Pong")
+    process = psutil.Process()
+    before = process.num_threads(), process.num_fds()
+    for env_id in ("Pong", "CartPole-v1", "Catch"):
+        make.describe(env_id)
+    assert (process.num_threads(), process.num_fds()) == before
+
+
+def test_close_frees_the_emulators_threads():
+    process = psutil.Process()
+    before = process.num_threads()
+    worlds = make.make_vec("Pong", 2, num_threads=2)
+    worlds.reset(seed=0)
+    assert process.num_threads() > before
+    worlds.close()
+    assert process.num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("Pnog", "did you mean Pong"),
+        ("pong", "did you mean Pong"),
+        ("ms_pacman", "did you mean MsPacman"),
+        ("ALE/Pnog-v5", "did you mean Pong"),
+        ("ALE/Pong-v4", "did you mean Pong"),
+        ("ALE/Nothing-v5", "unknown Atari game 'ALE/Nothing-v5'"),
+        ("PongNoFrameskip-v4", "did you mean Pong"),
+        ("Combat", "single-player"),
+        ("ALE/MazeCraze-v5", "single-player"),
+        ("CartPole", "did you mean CartPole-v0 or CartPole-v1"),
+        ("CartPole-v7", "did you mean CartPole-v0 or CartPole-v1"),
+        ("Cartpol-v1", "CartPole-v1"),
+        ("catch", "did you mean Catch"),
+        ("memorychain", "did you mean MemoryChain"),
+        ("", "unknown environment ''"),
+        ("no_such_module:Thing-v0", "no module named 'no_such_module'"),
+        (":Thing-v0", "cannot be imported"),
+        ("json:Thing-v0", "unknown environment 'json:Thing-v0'"),
+    ],
+)
+def test_unknown_ids_are_refused_in_one_line(env_id, message):
+    for build in (make.describe, lambda env_id: make.make_vec(env_id, 2)):
+        with pytest.raises(ValueError, match=message) as caught:
+            build(env_id)
+        assert "\n" not in str(caught.value)
+
+
+def test_old_ids_do_not_hide_gymnasiums_own():
+    """`Blackjack` is an Atari game, `Blackjack-v1` a card game of Gymnasium's."""
+    assert atari.find_game("Blackjack") == "Blackjack"
+    assert atari.find_game("Blackjack-v1") is None
+
+
+def test_a_missing_package_is_named_with_its_pip_line():
+    def create(**keywords):
+        raise gymnasium.error.DependencyNotInstalled('Thing is missing, run `pip install "x[y]"`')
+
+    gymnasium.register("Missing-v0", entry_point=create)
+    try:
+        with pytest.raises(ValueError, match=r"Missing-v0 .* run `pip install") as caught:
+            make.describe("Missing-v0")
+        assert "\n" not in str(caught.value)
+    finally:
+        gymnasium.registry.pop("Missing-v0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "message"),
+    [
+        (("Pong", 0), {}, "num_envs is 0"),
+        (("Catch", -2), {}, "num_envs is -2"),
+        (("Pong", 2), {"num_threads": 0}, "num_threads is 0"),
+        (("Pong", 2), {"preset": "dqn"}, "unknown Atari preset 'dqn'.*a3c2016.*machado2018"),
+        (("Pong", 2), {"episodic_life": True}, "episodic_life"),
+        (("CartPole-v1", 2), {"gravitee": 1}, "gravitee"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        make.make_vec(*arguments, **keywords)

@@ -1,0 +1,146 @@
+"""The toy worlds against their formulas, played one slot at a time."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from envs import make, toy
+
+
+def test_counter_counts():
+    worlds = make.make_vec("Counter", 7)
+    obs, _ = worlds.reset(seed=0)
+    expected = [[slot, 0, 0] for slot in range(7)]
+    rng = np.random.default_rng(0)
+    ends = {"terminated": 0, "truncated": 0}
+    for _ in range(300):
+        assert obs.tolist() == expected
+        a_t = rng.integers(4, size=7)
+        obs, reward, terminated, truncated, info = worlds.step(a_t)
+        for slot in range(7):
+            i, e, t = expected[slot]
+            assert reward[slot] == 1000 * t + 100 * (i % 10) + 10 * (e % 10) + a_t[slot]
+            over = t + 1 == 3 + (i + 2 * e) % 5
+            odd = (i + e) % 2 == 1
+            assert (terminated[slot], truncated[slot]) == (over and not odd, over and odd)
+            ends["terminated"] += terminated[slot]
+            ends["truncated"] += truncated[slot]
+            if over:
+                assert info["final_obs"][slot].tolist() == [i, e, t + 1]
+            expected[slot] = [i, e + 1, 0] if over else [i, e, t + 1]
+    assert min(ends.values()) > 100
+    obs, _ = worlds.reset()
+    assert obs.tolist() == [[slot, 0, 0] for slot in range(7)]
+
+
+def test_counters_reward_can_be_read_back():
+    slots, episodes, steps, actions = np.array(
+        list(itertools.product(range(10), range(10), range(7), range(4)))
+    ).T
+    assert len(set(toy.Counter.reward(slots, episodes, steps, actions))) == len(slots)
+    assert set(toy.Counter.episode_length(slots, episodes)) == {3, 4, 5, 6, 7}
+
+
+def test_catch_board_and_reward():
+    worlds = make.make_vec("Catch", 4)
+    obs, _ = worlds.reset(seed=0)
+    rng = np.random.default_rng(0)
+    columns_seen, rewards = set(), []
+    for _ in range(60):
+        boards = obs.reshape(4, 10, 5)
+        columns = [int(np.flatnonzero(board[0])[0]) for board in boards]
+        columns_seen |= set(columns)
+        paddles = [2] * 4
+        for row in range(9):
+            for slot in range(4):
+                expected = np.zeros((10, 5))
+                expected[row, columns[slot]] = expected[9, paddles[slot]] = 1.0
+                assert np.array_equal(obs[slot].reshape(10, 5), expected)
+            a_t = rng.integers(3, size=4)
+            paddles = [
+                min(max(p + a - 1, 0), 4) for p, a in zip(paddles, a_t.tolist(), strict=True)
+            ]
+            obs, reward, terminated, truncated, info = worlds.step(a_t)
+            assert terminated.tolist() == [row == 8] * 4
+            assert not truncated.any()
+            caught = [1.0 if p == c else -1.0 for p, c in zip(paddles, columns, strict=True)]
+            assert reward.tolist() == (caught if row == 8 else [0.0] * 4)
+        rewards += reward.tolist()
+        for slot in range(4):
+            last = info["final_obs"][slot].reshape(10, 5)
+            assert set(np.flatnonzero(last[9])) == {columns[slot], paddles[slot]}
+    assert columns_seen == {0, 1, 2, 3, 4}
+    assert -0.85 < np.mean(rewards) < -0.35
+
+
+def test_catch_is_won_by_following_the_ball():
+    worlds = make.make_vec("Catch", 3)
+    obs, _ = worlds.reset(seed=1)
+    total = np.zeros(3)
+    for _ in range(9 * 10):
+        board = obs.reshape(3, 10, 5)
+        ball = board[:, :9].sum(axis=1).argmax(axis=1)
+        obs, reward, *_ = worlds.step(1 + np.sign(ball - board[:, 9].argmax(axis=1)))
+        total += reward
+    assert total.tolist() == [10.0] * 3
+
+
+@pytest.mark.parametrize("length", [1, 5])
+def test_memory_chain_needs_memory(length):
+    worlds = make.make_vec("MemoryChain", 8, length=length)
+    obs, _ = worlds.reset(seed=0)
+    observed_at_answer, cues, remembered, forgetful = set(), [], [], {0: [], 1: []}
+    for _ in range(100):
+        cue = obs.argmax(axis=1)
+        assert obs.tolist() == [[float(c == 0), float(c == 1), 0.0] for c in cue]
+        cues += cue.tolist()
+        for t in range(length + 1):
+            if t == length:
+                observed_at_answer |= {tuple(row) for row in obs.tolist()}
+            elif t > 0:
+                assert not obs.any()
+            # Half of the slots remember, the others answer always 0 or always 1.
+            a_t = np.where(np.arange(8) < 4, cue, np.arange(8) % 2)
+            obs, reward, terminated, truncated, _ = worlds.step(a_t)
+            assert terminated.tolist() == [t == length] * 8
+            assert not truncated.any()
+            if t < length:
+                assert not reward.any()
+        remembered += reward[:4].tolist()
+        for slot in range(4, 8):
+            forgetful[slot % 2].append(reward[slot])
+            assert reward[slot] == (1.0 if cue[slot] == slot % 2 else -1.0)
+    assert set(remembered) == {1.0}
+    assert observed_at_answer == {(0.0, 0.0, 1.0)}, "so no memoryless player can tell the cues"
+    assert abs(np.mean(cues) - 0.5) < 4 * 0.5 / np.sqrt(len(cues))
+    for rewards in forgetful.values():
+        assert abs(np.mean(rewards)) < 4 / np.sqrt(len(rewards))
+
+
+def test_episodes_after_the_first_go_on_with_the_slots_own_generator():
+    worlds = make.make_vec("MemoryChain", 2, length=1)
+    obs, _ = worlds.reset(seed=[4, 4])
+    cues = []
+    for step in range(80):
+        if step % 2 == 0:
+            assert np.array_equal(obs[0], obs[1]), "equal seeds, equal streams"
+            cues.append(int(obs[0].argmax()))
+        obs, *_ = worlds.step(np.zeros(2, dtype=np.int64))
+    assert set(cues) == {0, 1}, "not the same episode over and over"
+    carried_on, _ = worlds.reset()
+    assert np.array_equal(carried_on[0], carried_on[1]), "a reset without a seed runs on, too"
+
+
+@pytest.mark.parametrize(
+    ("env_id", "keywords", "message"),
+    [
+        ("MemoryChain", {"length": 0}, "at least 1"),
+        ("MemoryChain", {"lenght": 3}, "does not take .*lenght.* give .*length"),
+        ("Catch", {"rows": 1}, "at least 2 rows"),
+        ("Counter", {"x": 1}, "nothing"),
+    ],
+)
+def test_refuses_impossible_settings(env_id, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        make.describe(env_id, **keywords)
