@@ -28,7 +28,7 @@ class A3CConfig:
     """Optimiser, loss scale, clipping and initialisation: see `agents.optimiser.PACKAGES`."""
     gamma: float = 0.99
     """Discount per agent step."""
-    value_cost: float = 0.5
+    value_cost: float = 0.25
     """Weight of (R - V)^2 in the loss."""
     graph_steps: int = 2_000
     """Up to this many agent steps per update (unroll length x worlds) the autograd graph of the
@@ -183,9 +183,11 @@ class A3C:
                 f"entropy {mean_entropy}, gradient norm {norm}"
             )
         self.optimiser.step()
+        # After the step: all T answers above were made under the same statistics.
         if isinstance(self.network.torso, networks.MLPTorso):
-            # After the step: all T answers above were made under the same statistics.
             self.network.torso.observe(torch.cat([inputs.obs for inputs in batch.inputs]))
+        elif self.package.centre_images:
+            self.network.torso.observe(batch.inputs[0].obs)  # one step tells enough of a mean
         return {
             "loss/policy": policy_loss,
             "loss/value": value_loss,

@@ -29,7 +29,16 @@ class ConvTorso(nn.Module):
     Two choices make it 1.7 times faster on CPUs than `(obs / 255).float()` in the default layout:
     the uint8 image is turned channels-last before it becomes float, a quarter of the bytes; and
     1/255 scales the first weight instead of every pixel.
+
+    A running mean image is subtracted, as vectors are normalised: a buffer, part of the member's
+    state, zero until `observe` is called. What never changes on the screen would otherwise dominate
+    the gradient of the first layer and bound the learning rate; what moves is a few pixels.
     """
+
+    MEAN_RATE = 1e-3
+    """Of the running mean image per call of `observe`; a plain average before that."""
+    mean: torch.Tensor
+    count: torch.Tensor
 
     def __init__(self, kind: Literal["a3c", "nature"], obs_shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -49,10 +58,18 @@ class ConvTorso(nn.Module):
             channels = out_channels
         self.dense = nn.Linear(channels * height * image_width, width)
         self.width = width
+        self.register_buffer("mean", torch.zeros(obs_shape))
+        self.register_buffer("count", torch.zeros(()))
+
+    @torch.no_grad()
+    def observe(self, obs: torch.Tensor) -> None:
+        """Fold images [N, C, H, W] into the running mean image (see `MEAN_RATE`)."""
+        self.count.add_(1)
+        self.mean.lerp_(obs.float().mean(0), (1 / self.count).clamp(min=self.MEAN_RATE))
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """Features [N, width] of uint8 images [N, C, H, W]."""
-        x = obs.contiguous(memory_format=torch.channels_last).float()
+        x = obs.contiguous(memory_format=torch.channels_last).float().sub_(self.mean)
         first: nn.Conv2d = self.convolutions[0]  # type: ignore[assignment]
         x = functional.conv2d(x, first.weight * (1 / 255), first.bias, first.stride)
         x = functional.relu(x)

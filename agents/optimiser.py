@@ -25,6 +25,8 @@ class Package:
     """Added *inside* RMSProp's square root."""
     max_gradient_norm: float
     """The global norm to which gradients are clipped."""
+    centre_images: bool
+    """Whether a running mean image is subtracted from images, as vectors are always normalised."""
     initialisation: Literal["fan-in", "orthogonal"]
     """"fan-in": uniform in +-1/sqrt(fan_in), torch's (and the original code's) default;
     "orthogonal": gain sqrt(2), policy head 0.01, value head 1, biases 0."""
@@ -35,6 +37,7 @@ PAPER = Package(
     decay=0.99,
     epsilon=0.1,
     max_gradient_norm=40.0,
+    centre_images=False,
     initialisation="fan-in",
 )
 """Mnih et al. 2016 (A3C), section 8 of the supplement, and Jaderberg et al. 2016 (UNREAL)."""
@@ -44,6 +47,7 @@ BATCHED = Package(
     decay=0.99,
     epsilon=1e-5,
     max_gradient_norm=0.5,
+    centre_images=True,
     initialisation="orthogonal",
 )
 """The synchronous form (A2C) of OpenAI Baselines (https://github.com/openai/baselines)."""

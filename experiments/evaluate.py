@@ -125,7 +125,8 @@ def evaluate(
         envs.close()
     world = make.protocol(learner_config.env_id, preset=learner_config.preset)
     protocol = (
-        f"{world}; actions sampled from the policy; {quota} episode(s) in each of {slots} worlds; raw undiscounted returns; "
+        f"{world}; actions sampled from the policy; {quota} episode(s) in each of {slots} worlds; "
+        "raw undiscounted returns; "
         f"evaluation seed {seed}"
     )
     return Evaluation(

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,6 +10,8 @@ from envs import make
 from experiments import config, evaluate, learner, progress, report, tensorboard
 from pbt import local, run, store
 
+PROJECTION_INTERVAL_S = 10.0
+"""Between two looks for what is new to draw in TensorBoard."""
 EVALUATION_EPISODES = 30
 """Fresh episodes of the best member when a run is over."""
 
@@ -48,12 +51,18 @@ def run_experiment(
         tensorboard.Projector(watched, run_dir / "tensorboard") as projector,
         progress.Progress(world.frames_per_step if world.is_atari else None) as table,
     ):
+        projected_s = -PROJECTION_INTERVAL_S
 
         def show(_: store.Store) -> None:
-            projector.update()
+            nonlocal projected_s
+            if time.monotonic() - projected_s >= PROJECTION_INTERVAL_S:
+                projected_s = time.monotonic()
+                projector.update()
             table.tick(watched)
 
         exit_code = local.run(run_dir, settings.num_workers(), on_tick=show)
+        if exit_code == 0:
+            projector.close(wait_s=tensorboard.LEASE_SECONDS)
     if exit_code == 0:
         _conclude(run_dir)
     else:

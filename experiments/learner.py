@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ from experiments import actor
 from pbt import task
 
 _LOG = logging.getLogger(__name__)
+
+Worlds = gymnasium.vector.VectorEnv[Any, Any, Any]
 
 FORMAT_VERSION = 1
 """Of the files that `AgentTask.save` writes."""
@@ -61,9 +63,7 @@ def make_task(config: Mapping[str, Any], member: int, seed: int) -> "AgentTask":
     return AgentTask(LearnerConfig.from_json(config), member, seed)
 
 
-def make_agent(
-    config: LearnerConfig, envs: gymnasium.vector.VectorEnv[Any, Any, Any], seed: int
-) -> a3c.A3C:
+def make_agent(config: LearnerConfig, envs: Worlds, seed: int) -> a3c.A3C:
     """An untrained agent that fits `envs`. Its learning rate is still to be set."""
     obs_shape = envs.single_observation_space.shape
     assert obs_shape is not None  # make_vec refuses such worlds
@@ -90,13 +90,23 @@ class AgentTask:
         config: Agent and worlds.
         member: Whose learner this is.
         seed: Of weights, sampled actions and worlds.
+        make_worlds: Builds the worlds, in place of those that `config` names.
     """
 
-    def __init__(self, config: LearnerConfig, member: int, seed: int) -> None:
+    def __init__(
+        self,
+        config: LearnerConfig,
+        member: int,
+        seed: int,
+        make_worlds: Callable[[], Worlds] | None = None,
+    ) -> None:
         self._config = config
+        self._make_worlds = make_worlds or (
+            lambda: make.make_vec(config.env_id, config.num_envs, preset=config.preset)
+        )
         self._member = member
         self._seeds = np.random.SeedSequence(seed)
-        envs = make.make_vec(config.env_id, config.num_envs, preset=config.preset)
+        envs = self._make_worlds()
         self._agent = make_agent(config, envs, self._next_seeds(1)[0])
         self._entropy_cost = 0.01
         self._unroll_length = 20.0
@@ -107,7 +117,7 @@ class AgentTask:
         """Seeds that no earlier call gave; 31 bits, as ALE takes them."""
         return [int(seed) for seed in self._seeds.spawn(1)[0].generate_state(count) & 0x7FFFFFFF]
 
-    def _enter(self, envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> None:
+    def _enter(self, envs: Worlds) -> None:
         """Begin fresh episodes in `envs`: all of them count."""
         self._actor = actor.Actor(self._agent, envs, self._config.clip_rewards)
         self._actor.reset(self._next_seeds(envs.num_envs))
@@ -191,8 +201,7 @@ class AgentTask:
             try:
                 with contextlib.suppress(Exception):  # a broken world may not even close
                     self._actor.envs.close()
-                config = self._config
-                self._enter(make.make_vec(config.env_id, config.num_envs, preset=config.preset))
+                self._enter(self._make_worlds())
                 return
             except Exception as again:
                 error = again

@@ -1,0 +1,191 @@
+"""A SQLite file with transactions: how it is opened, created in one step, and what its errors mean.
+
+Rollback journal, because the WAL mode of versions before 3.51.3 can corrupt a database
+(https://www.sqlite.org/wal.html#walresetbug); synchronous=FULL; writers say BEGIN IMMEDIATE. Each
+transaction opens its own connection: nothing is locked between two of them, threads may share a
+`Database`, and it survives a fork.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import sqlalchemy as sa
+
+BUSY_TIMEOUT_S = 30.0
+"""How long a transaction waits for another one before it gives up with `StoreBusy`."""
+_STALE_CREATION_S = 3600.0
+# Unix time in seconds. SQLite keeps milliseconds, and the same "now" throughout a statement.
+_NOW = sa.text("SELECT (julianday('now') - 2440587.5) * 86400.0")
+
+
+class StoreError(Exception):
+    """The store cannot do what was asked, or cannot be used at all."""
+
+
+class LostLease(StoreError):
+    """Somebody else has taken the member over; nothing was changed. Drop the work, claim anew."""
+
+
+class NotARun(StoreError):
+    """There is no run at the given place."""
+
+
+class RunExists(StoreError):
+    """There already is something where a run was to be created; it was left as it is."""
+
+
+class StoreBusy(StoreError):
+    """Another process kept the database locked longer than the busy timeout."""
+
+
+class Database:
+    """Access to one existing SQLite file. Opens nothing before the first transaction."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        durable: bool = True,
+        clock: Callable[[], float] | None = None,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+    ) -> None:
+        self.path = path
+        self._clock = clock
+        # mode=rw: a store that somebody deleted must not come back empty.
+        uri = f"{Path(os.path.abspath(path)).as_uri()}?mode=rw"
+
+        def connect() -> sqlite3.Connection:
+            connection = sqlite3.connect(
+                uri, uri=True, timeout=busy_timeout_s, isolation_level=None
+            )
+            connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
+            return connection
+
+        self._engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.NullPool)
+        sa.event.listen(self._engine, "begin", _begin)
+
+    @contextlib.contextmanager
+    def transaction(self, writing: bool = False) -> Iterator[sa.Connection]:
+        """One transaction: committed at the end, rolled back by an exception.
+
+        Raises:
+            StoreError: the database cannot do it; a subclass says more.
+        """
+        try:
+            with self._engine.connect() as connection:
+                connection = connection.execution_options(pbt_writing=writing)
+                with connection.begin():
+                    yield connection
+        except sa.exc.DBAPIError as error:
+            raise self._explain(error.orig) from error
+        except sqlite3.Error as error:  # from `connect` itself
+            raise self._explain(error) from error
+
+    def now(self, connection: sa.Connection) -> float:
+        """Seconds since 1970 by the clock of the database's machine."""
+        if self._clock is not None:
+            return self._clock()
+        return float(connection.execute(_NOW).scalar_one())
+
+    def check(self, connection: sa.Connection) -> None:
+        """Raise `StoreError` if the file is damaged, or not kept as we keep it."""
+        problems = list(connection.execute(sa.text("PRAGMA quick_check(3)")).scalars())
+        if problems != ["ok"]:
+            raise StoreError(self._damaged("; ".join(problems)))
+        if (mode := connection.execute(sa.text("PRAGMA journal_mode")).scalar()) != "delete":
+            raise StoreError(
+                f"{self.path} is in journal mode {mode}: somebody changed it; stop all that use it "
+                'and set "PRAGMA journal_mode=DELETE"'
+            )
+
+    def close(self) -> None:
+        """Nothing is held between transactions; this says that no more will come."""
+        self._engine.dispose()
+
+    def _explain(self, error: BaseException | None) -> StoreError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return StoreBusy(
+                f"{self.path} stayed locked by another process: see who has it open (lsof), "
+                "stop it, and run the same command again"
+            )
+        if code == sqlite3.SQLITE_NOTADB:
+            return NotARun(
+                f"{self.path} is not a run: it is no SQLite file, or its head is damaged"
+            )
+        if code == sqlite3.SQLITE_CORRUPT:
+            return StoreError(self._damaged(str(error)))
+        return StoreError(f"{self.path}: {error}")
+
+    def _damaged(self, problem: str) -> str:
+        return (
+            f"{self.path} is damaged ({problem}); nothing was changed. Copy the directory away "
+            f"first, with {self.path.name}-journal if it is there; then put back a backup of "
+            f"{self.path.name}, or try the sqlite3 shell's .recover"
+        )
+
+
+@contextlib.contextmanager
+def creating(path: Path, durable: bool) -> Iterator[Path]:
+    """Fill a new file under another name; it appears as `path` at the end, or not at all.
+
+    Raises:
+        RunExists: `path` is taken, before or at the end; it was left as it is.
+    """
+    taken = RunExists(f"{path} exists already: resume it, or choose another directory")
+    if path.exists() or path.is_symlink():
+        raise taken
+    for remains in path.parent.glob(f".{path.name}.creating-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - remains.lstat().st_mtime > _STALE_CREATION_S:
+                remains.unlink()
+    temporary = path.with_name(f".{path.name}.creating-{secrets.token_hex(8)}")
+    try:
+        temporary.touch(exist_ok=False)
+        yield temporary
+        try:
+            os.link(temporary, path)  # unlike a rename it fails where there is something
+        except FileExistsError:
+            raise taken from None
+        except OSError:
+            # No hard links here (FAT, some network and FUSE mounts): creators exclude one another.
+            with _locked(path.parent):
+                if path.exists():
+                    raise taken from None
+                os.rename(temporary, path)
+        if durable:
+            _sync_directory(path.parent)
+    finally:
+        for name in (temporary.name, f"{temporary.name}-journal"):
+            temporary.with_name(name).unlink(missing_ok=True)
+
+
+def _begin(connection: sa.Connection) -> None:
+    """A writer takes the write lock before it reads: what it read stays true until it commits."""
+    writing = connection.get_execution_options().get("pbt_writing", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the names in a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

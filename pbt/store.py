@@ -1,0 +1,673 @@
+"""The store: the single truth about a run. Everything people look at is made from it.
+
+The contract, which any other implementation must keep as well:
+
+- **One transaction per method.** A method has happened wholly or not at all, whenever a process
+  is killed. Writing transactions exclude one another from their first statement on.
+- **Leases and fences.** A member is trained by whoever holds its lease. `claim` writes the owner,
+  the next fence and the expiry in one statement. Each later write names the fence; when somebody
+  else has taken the member over since, it changes nothing and raises `LostLease`. So a lease need
+  not be exact: it saves work, the fence keeps the truth.
+- **Clock.** Leases and pins expire by the database's clock. An expiry farther ahead than any lease
+  lasts can only come from a clock that was set back: it counts as lapsed.
+- **Versions** of a member go up by exactly one per commit that names a kind; a slice has exactly
+  one report, no other kind has any. Nothing that was committed is ever changed or deleted.
+- **Numbers** are finite: NaN and infinity are refused at the door with `ValueError`.
+- **Attempts** count tries at one version: up by one with each claim (in the same statement, so a
+  process killed at any later point is counted), down again by a clean `release`, zero after a
+  commit of a new version (one if its holder goes on). Whoever would begin try `max_attempts + 1`
+  marks the member failed instead. A holder that was merely slow and lost its lease cannot be told
+  from one that hung: its try counts until anybody commits. When a whole run was killed no member is
+  to blame: see `forgive`.
+- **Dead members** (diverged, failed) can be claimed like others as long as the run exploits and
+  somebody could be copied; re-seeding them has tries of its own.
+
+Here: SQLite, see `pbt.database`. A `Store` may be used by several threads; each process opens its
+own. Readers fetch everything and hold no lock after they return.
+"""
+
+import json
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from pbt import rules, schema
+from pbt.database import BUSY_TIMEOUT_S, Database, creating
+from pbt.database import LostLease as LostLease
+from pbt.database import NotARun as NotARun
+from pbt.database import RunExists as RunExists
+from pbt.database import StoreBusy as StoreBusy
+from pbt.database import StoreError as StoreError
+from pbt.member import Event, Lease, Member, Report, Version, VersionKind
+from pbt.run import RunConfig
+from pbt.schema import member_table, named_lease_table, pin_table, run_table, version_table
+
+FILE_NAME = "run.sqlite3"
+
+
+class Store:
+    """A run's store. Made by `create` or `open`; usable as a context manager.
+
+    The loop it is called from, in each worker:
+
+        lease = store.claim(owner, residents)        # None: nothing to do now, see `unfinished`
+        store.renew(lease)                           # while training makes progress
+        lease = store.commit(lease, member, kind="slice", report=report)
+        lease = store.commit(lease, member, kind="exploit", events=[...], release=True)
+
+    Attributes:
+        path: the SQLite file.
+        config: the run's settings as they were when the store was opened.
+    """
+
+    def __init__(self, database: Database, config: RunConfig) -> None:
+        """Use `create` or `open`."""
+        self._database = database
+        self.path = database.path
+        self.config = config
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        config: RunConfig,
+        members: Sequence[Member],
+        *,
+        events: Sequence[Event] = (),
+        durable: bool = True,
+        clock: Callable[[], float] | None = None,
+    ) -> "Store":
+        """Make a new run: all of it appears under its name at once, or nothing.
+
+        Of several processes that create the same run at the same time exactly one wins.
+
+        Args:
+            path: the file to make, normally `FILE_NAME` in the run's directory, which must exist.
+            config: the run's settings.
+            members: the initial population: versions 0, one per id in range(config.population).
+            events: written with it ("forked").
+            durable: False leaves out every fsync: for toys and tests in temporary directories. A
+                killed process still loses nothing, a power cut may corrupt the file.
+            clock: seconds, instead of the database's clock: for tests.
+
+        Raises:
+            RunExists: there is a file already (perhaps since a moment ago: `open` it).
+            ValueError: the members do not fit the settings.
+            OSError: the directory cannot be written.
+        """
+        if sorted(member.id for member in members) != list(range(config.population)):
+            raise ValueError(f"members must have the ids 0 to {config.population - 1}, once each")
+        for member in members:
+            if member.version != 0:
+                raise ValueError(f"member {member.id} begins at version {member.version}, not 0")
+            rules.check_member(member, config)
+        path = Path(path)
+        with creating(path, durable) as temporary:
+            database = Database(temporary, durable=durable, clock=clock)
+            with database.transaction(writing=True) as connection:
+                schema.metadata.create_all(connection, checkfirst=False)
+                now = database.now(connection)
+                text = schema.dumps(config.to_json(), "the run's configuration")
+                connection.execute(
+                    run_table.insert().values(
+                        id=1, schema=schema.VERSION, config=text, created_s=now
+                    )
+                )
+                for member in members:
+                    values = schema.member_values(member)
+                    connection.execute(
+                        member_table.insert().values(id=member.id, attempts=0, fence=0, **values)
+                    )
+                    schema.insert_version(connection, member, "initial", None, now)
+                schema.insert_events(connection, events, now)
+            database.close()
+        return cls.open(path, durable=durable, clock=clock)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        durable: bool = True,
+        clock: Callable[[], float] | None = None,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+    ) -> "Store":
+        """Open a run.
+
+        Args:
+            path: its file, or the directory that holds `FILE_NAME`.
+            durable: as in `create`.
+            clock: as in `create`.
+            busy_timeout_s: how long each transaction waits for other processes'.
+
+        Raises:
+            NotARun: nothing is there, or something else than a run.
+            StoreError: it was written by newer code, or is damaged. It is left as it is.
+        """
+        path = Path(path)
+        path = path / FILE_NAME if path.is_dir() else path
+        # Only look at it from outside: closing a file that SQLite has open elsewhere in this
+        # process would drop its locks (https://www.sqlite.org/howtocorrupt.html, 2.2).
+        if not path.is_file():
+            raise NotARun(f"{path} does not exist: give the directory of a run, or start a new one")
+        database = Database(path, durable=durable, clock=clock, busy_timeout_s=busy_timeout_s)
+        with database.transaction() as connection:
+            if path.stat().st_size == 0 or not sa.inspect(connection).has_table(run_table.name):
+                raise NotARun(f"{path} is not a run: give the directory of a run, or a new one")
+            found = connection.execute(sa.select(run_table.c.schema)).scalar()
+            if not isinstance(found, int):
+                raise NotARun(f"{path} is not a run: its table run is empty")
+            if found != schema.VERSION:
+                newer = found > schema.VERSION
+                raise StoreError(
+                    f"{path} was written by {'newer' if newer else 'older'} code (schema {found}; "
+                    f"this code reads {schema.VERSION}): "
+                    + ("update the code" if newer else "use the code that wrote it")
+                )
+            database.check(connection)
+            text = connection.execute(sa.select(run_table.c.config)).scalar_one()
+        try:
+            config = RunConfig.from_json(json.loads(text))
+        except ValueError as error:
+            raise StoreError(f"{path} holds a configuration that is not valid: {error}") from error
+        return cls(database, config)
+
+    def close(self) -> None:
+        """Say that the store is not used any more. Nothing is held between calls anyway."""
+        self._database.close()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Reading.
+
+    def now(self) -> float:
+        """The clock by which leases expire: seconds since 1970 on the database's machine."""
+        with self._database.transaction() as connection:
+            return self._database.now(connection)
+
+    def members(self) -> list[Member]:
+        """All members at their last committed versions, by id."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(sa.select(member_table).order_by(member_table.c.id)).all()
+        return [schema.to_member(row) for row in rows]
+
+    def member(self, member: int) -> Member:
+        """One member at its last committed version. Raises `KeyError` for an unknown id."""
+        with self._database.transaction() as connection:
+            if (found := _read_member(connection, member)) is None:
+                raise KeyError(f"there is no member {member}")
+        return found
+
+    def versions(self, member: int | None = None) -> list[Version]:
+        """All committed versions, of one member or of all, in the order of their commits."""
+        query = sa.select(version_table).order_by(version_table.c.id)
+        if member is not None:
+            query = query.where(version_table.c.member == member)
+        return self._versions(query)
+
+    def version(self, member: int, version: int) -> Version:
+        """One committed version. Raises `KeyError` when there is none."""
+        query = sa.select(version_table).where(
+            version_table.c.member == member, version_table.c.version == version
+        )
+        if not (found := self._versions(query)):
+            raise KeyError(f"member {member} has no version {version}")
+        return found[0]
+
+    def previous_version(self, member: int, before: int) -> Version | None:
+        """The newest version of a member older than `before` that has a checkpoint.
+
+        What a worker falls back to (kind "restore") when the checkpoint of `before` is damaged;
+        called again with the result's version if that one is damaged or gone as well. None: there
+        is nothing left, the member has failed.
+        """
+        query = (
+            sa.select(version_table)
+            .where(
+                version_table.c.member == member,
+                version_table.c.version < before,
+                version_table.c.checkpoint.is_not(None),
+            )
+            .order_by(version_table.c.version.desc())
+            .limit(1)
+        )
+        return next(iter(self._versions(query)), None)
+
+    def best_version(self) -> Version | None:
+        """The version with the highest score ever, the earliest of equals; None without any."""
+        return next(iter(self._versions(schema.best(sa.select(version_table)))), None)
+
+    def reports(self, after_id: int = 0) -> list[tuple[int, Report]]:
+        """Reports with their ids, in the order of their commits, from the one after `after_id`."""
+        table = schema.report_table
+        query = sa.select(table).where(table.c.id > after_id).order_by(table.c.id)
+        with self._database.transaction() as connection:
+            rows = connection.execute(query).all()
+        return [(row.id, schema.to_report(row)) for row in rows]
+
+    def events(self, after_id: int = 0) -> list[Event]:
+        """Events in the order of their commits, from the one after `after_id`."""
+        table = schema.event_table
+        query = sa.select(table).where(table.c.id > after_id).order_by(table.c.id)
+        with self._database.transaction() as connection:
+            rows = connection.execute(query).all()
+        return [schema.to_event(row) for row in rows]
+
+    def owners(self) -> set[str]:
+        """Everybody who is written down as holding a member: whom to look for among the dead."""
+        return {member.owner for member in self.members() if member.owner is not None}
+
+    def unfinished(self) -> list[Member]:
+        """Members that somebody trains or that can still be claimed, now or later.
+
+        When `claim` returns None: if this is empty, the run is over, and members with steps left
+        are dead for good; else wait, somebody else is at work.
+        """
+        return rules.unfinished(self.members(), self.config)
+
+    # Leases.
+
+    def claim(
+        self,
+        owner: str,
+        residents: Mapping[int, int] | None = None,
+        dead_owners: Collection[str] = (),
+    ) -> Lease | None:
+        """Take a member to train: the one statement that makes it ours also begins the lease.
+
+        Free is a member with steps left that nobody holds a live lease on and that is active, or
+        dead while the run exploits and somebody else could be copied. Taken is the least advanced
+        free one (lowest id of equals), unless a resident one is at most two slices ahead of it:
+        that one needs no loading.
+
+        Writes "takeover" when the lease was not released but lapsed, and "failed" for each free
+        member whose tries are used up.
+
+        Args:
+            owner: who claims; the same process may hold several members.
+            residents: versions, by member, of the tasks that the caller has in memory.
+            dead_owners: owners (see `owners`) known to be gone: their leases have lapsed.
+
+        Returns:
+            The lease, with the member as committed; None if nothing is free.
+        """
+        with self._database.transaction(writing=True) as connection:
+            now = self._database.now(connection)
+            members = _read_members(connection)
+            if tired := rules.exhausted(members, now, dead_owners, self.config):
+                for member in tired:
+                    self._fail(connection, member, now, member.error, member.owner)
+                members = _read_members(connection)
+            chosen = rules.choose(members, residents or {}, now, dead_owners, self.config)
+            if chosen is None:
+                return None
+            lease = Lease(chosen, owner, chosen.fence + 1)
+            # Nobody can have come between here, but where readers do not exclude writers they can.
+            taken = connection.execute(
+                member_table.update()
+                .where(
+                    member_table.c.id == chosen.id,
+                    member_table.c.version == chosen.version,
+                    member_table.c.fence == chosen.fence,
+                )
+                .values(
+                    owner=owner,
+                    fence=lease.fence,
+                    lease_expires_s=now + self.config.lease_seconds,
+                    attempts=member_table.c.attempts + 1,
+                )
+            )
+            if taken.rowcount != 1:
+                return None
+            if chosen.owner is not None:
+                event = _takeover(chosen, owner, now, dead_owners)
+                schema.insert_events(connection, [event], now)
+            return replace(lease, member=_read_member(connection, chosen.id) or chosen)
+
+    def renew(self, lease: Lease) -> None:
+        """Begin the lease's time anew. Call it when training made progress, never from a timer.
+
+        Raises:
+            LostLease: somebody else has the member. A lease that expired unnoticed is renewed.
+        """
+        with self._database.transaction(writing=True) as connection:
+            expires = self._database.now(connection) + self.config.lease_seconds
+            self._update_fenced(connection, lease, lease_expires_s=expires)
+
+    def release(self, lease: Lease) -> None:
+        """Give a member back as it was last committed. That is no attempt: see `crash`.
+
+        Raises:
+            LostLease: somebody else has the member already.
+        """
+        with self._database.transaction(writing=True) as connection:
+            self._update_fenced(
+                connection,
+                lease,
+                owner=None,
+                lease_expires_s=None,
+                attempts=sa.func.max(0, member_table.c.attempts - 1),
+            )
+
+    def crash(self, lease: Lease, error: str) -> bool:
+        """Give a member back after an error: the try counts, and is written as "crashed".
+
+        The member is marked failed, with an event, when its tries are used up.
+
+        Args:
+            lease: ends.
+            error: the traceback.
+
+        Returns:
+            Whether the member is failed now.
+
+        Raises:
+            LostLease: somebody else has the member already.
+        """
+        with self._database.transaction(writing=True) as connection:
+            now = self._database.now(connection)
+            member = self._update_fenced(
+                connection, lease, owner=None, lease_expires_s=None, error=error
+            )
+            details = {"attempts": member.attempts, "error": error, "owner": lease.owner}
+            event = Event("crashed", member.id, member.version, member.agent_steps, details)
+            schema.insert_events(connection, [event], now)
+            if failed := member.attempts >= self.config.max_attempts:
+                self._fail(connection, member, now, error, lease.owner)
+        return failed
+
+    def forgive(self, dead_owners: Collection[str]) -> list[int]:
+        """Free what a dead run held, without counting the tries: called once by a new launcher.
+
+        A member that crashes kills its worker, and the launcher goes on. When the launcher is gone
+        too, somebody killed the run or the machine stopped, and no member is to blame.
+
+        Returns:
+            The members that were freed, each with a "takeover" event.
+        """
+        with self._database.transaction(writing=True) as connection:
+            now = self._database.now(connection)
+            freed = [member for member in _read_members(connection) if member.owner in dead_owners]
+            for member in freed:
+                connection.execute(
+                    member_table.update()
+                    .where(member_table.c.id == member.id)
+                    .values(
+                        owner=None,
+                        lease_expires_s=None,
+                        fence=member.fence + 1,
+                        attempts=max(0, member.attempts - 1),
+                    )
+                )
+            events = [_takeover(member, None, now, dead_owners) for member in freed]
+            schema.insert_events(connection, events, now)
+        return [member.id for member in freed]
+
+    def commit(
+        self,
+        lease: Lease,
+        member: Member,
+        *,
+        kind: VersionKind | None = None,
+        report: Report | None = None,
+        events: Sequence[Event] = (),
+        release: bool = False,
+    ) -> Lease:
+        """Write a member's new state, all of it in one transaction, and renew the lease.
+
+        Args:
+            lease: whose `member` is the state that the new one follows.
+            member: the new state. Its owner, fence, expiry, attempts and error are the store's and
+                are ignored.
+            kind: of the new version, which must be `lease.member.version + 1`, with a checkpoint of
+                its own. None: no new version; window, score, state and last ready steps may change,
+                what a checkpoint holds may not.
+            report: for kind "slice", and only for it.
+            events: decisions made on the way, of this member, at the old or the new version.
+            release: give the member back in the same transaction.
+
+        Returns:
+            The lease to go on with; its `member` is what is now committed.
+
+        Raises:
+            LostLease: somebody else has taken the member over; nothing was written.
+            ValueError: the new state does not follow from the old one, or holds a number that is
+                not finite; nothing was written.
+        """
+        rules.check_member(member, self.config)
+        rules.check_step(lease.member, member, kind, report, events)
+        values = schema.member_values(member)
+        going_on = 0 if release else 1
+        if kind is not None:
+            values |= {"attempts": going_on, "error": None}
+        elif member.state != lease.member.state:
+            values["attempts"] = going_on  # whoever re-seeds it has tries of its own
+        elif release:
+            values["attempts"] = sa.func.max(0, member_table.c.attempts - 1)
+        with self._database.transaction(writing=True) as connection:
+            now = self._database.now(connection)
+            values |= {
+                "owner": None if release else lease.owner,
+                "lease_expires_s": None if release else now + self.config.lease_seconds,
+            }
+            committed = self._update_fenced(connection, lease, **values)
+            if kind is not None:
+                _check_parent(connection, member, kind)
+                valid = kind == "slice" and self.config.window_valid(member.counted_episodes)
+                score = member.window_mean if valid and member.window else None
+                schema.insert_version(connection, member, kind, score, now)
+            if report is not None:
+                schema.insert_report(connection, report, now)
+            schema.insert_events(connection, events, now)
+        return Lease(committed, lease.owner, lease.fence)
+
+    # Checkpoints.
+
+    def pin(self, checkpoint: str, owner: str, seconds: float) -> bool:
+        """Keep a checkpoint from collection for a while, because somebody is about to read it.
+
+        Returns:
+            Whether it is kept. False: nothing named it any more, so it may be half deleted already;
+            choose again. (What is still named now was named at every collection since it was
+            committed: names go once and do not come back.)
+        """
+        with self._database.transaction(writing=True) as connection:
+            now = self._database.now(connection)
+            connection.execute(pin_table.delete().where(pin_table.c.expires_s <= now))
+            if checkpoint not in schema.referenced(connection, now):
+                return False
+            _delete_pin(connection, checkpoint, owner)
+            connection.execute(
+                pin_table.insert().values(
+                    checkpoint=checkpoint, owner=owner, expires_s=now + seconds
+                )
+            )
+        return True
+
+    def unpin(self, checkpoint: str, owner: str) -> None:
+        """End a pin; nothing happens if there is none."""
+        with self._database.transaction(writing=True) as connection:
+            _delete_pin(connection, checkpoint, owner)
+
+    def referenced_checkpoints(self) -> set[str]:
+        """What must not be deleted: the newest 2 of each member, the best ever, and live pins."""
+        with self._database.transaction() as connection:
+            return schema.referenced(connection, self._database.now(connection))
+
+    # Named leases, and the run itself.
+
+    def acquire(
+        self, name: str, owner: str, seconds: float, dead_owners: Collection[str] = ()
+    ) -> bool:
+        """Take or renew a lease of any name, such as the projector's.
+
+        Returns:
+            Whether the owner has it now, for `seconds`.
+        """
+        with self._database.transaction(writing=True) as connection:
+            now = self._database.now(connection)
+            named = named_lease_table.c.name == name
+            row = connection.execute(sa.select(named_lease_table).where(named)).first()
+            mine = row is None or row.owner == owner or row.owner in dead_owners
+            if not mine and row is not None and row.expires_s > now:
+                return False
+            connection.execute(named_lease_table.delete().where(named))
+            connection.execute(
+                named_lease_table.insert().values(name=name, owner=owner, expires_s=now + seconds)
+            )
+        return True
+
+    def give_up(self, name: str, owner: str) -> None:
+        """End a named lease, if the owner has it."""
+        with self._database.transaction(writing=True) as connection:
+            connection.execute(
+                named_lease_table.delete().where(
+                    named_lease_table.c.name == name, named_lease_table.c.owner == owner
+                )
+            )
+
+    def extend(self, total_steps: int) -> None:
+        """Give each member more agent steps: the one setting that may grow in a resumed run.
+
+        Finished members become active again, with an "extended" event each. Workers that have the
+        store open go on with the old total.
+
+        Raises:
+            ValueError: it would be less than now, or is no valid total.
+        """
+        before = self.config.total_steps
+        if total_steps < before:
+            raise ValueError(
+                f"total_steps {total_steps} is less than the run's {before}: steps cannot be taken "
+                "back; use more, or fork the run"
+            )
+        config = replace(self.config, total_steps=total_steps)
+        text = schema.dumps(config.to_json(), "the run's configuration")
+        with self._database.transaction(writing=True) as connection:
+            now = self._database.now(connection)
+            connection.execute(run_table.update().values(config=text))
+            for member in _read_members(connection):
+                if member.state == "finished" and member.agent_steps < total_steps:
+                    connection.execute(
+                        member_table.update()
+                        .where(member_table.c.id == member.id)
+                        .values(state="active")
+                    )
+                    details = {"total_steps_before": before, "total_steps": total_steps}
+                    event = Event(
+                        "extended", member.id, member.version, member.agent_steps, details
+                    )
+                    schema.insert_events(connection, [event], now)
+        self.config = config
+
+    # Inside a transaction.
+
+    def _versions(self, query: sa.Select[Any]) -> list[Version]:
+        with self._database.transaction() as connection:
+            rows = connection.execute(query).all()
+        return [schema.to_version(row) for row in rows]
+
+    def _fail(
+        self,
+        connection: sa.Connection,
+        member: Member,
+        now: float,
+        error: str | None,
+        owner: str | None,
+    ) -> None:
+        """Mark a member failed, with the evidence.
+
+        If it was failed already, re-seeding it has failed too: it is given up for good, which its
+        attempts say by being more than allowed.
+        """
+        again = member.state == "failed"
+        connection.execute(
+            member_table.update()
+            .where(member_table.c.id == member.id)
+            .values(
+                state="failed",
+                attempts=self.config.max_attempts + 1 if again else 0,
+                fence=member.fence + 1,
+                owner=None,
+                lease_expires_s=None,
+            )
+        )
+        details = {
+            "attempts": member.attempts,
+            "error": error or "no traceback: its worker was killed, or hung",
+            "owner": owner,
+            "for_good": again or self.config.exploit == "none",
+        }
+        event = Event("failed", member.id, member.version, member.agent_steps, details)
+        schema.insert_events(connection, [event], now)
+
+    def _update_fenced(self, connection: sa.Connection, lease: Lease, **values: Any) -> Member:
+        """Change a member if the lease still stands; returns it as it now is."""
+        changed = connection.execute(
+            member_table.update()
+            .where(
+                member_table.c.id == lease.member.id,
+                member_table.c.owner == lease.owner,
+                member_table.c.fence == lease.fence,
+                member_table.c.version == lease.member.version,
+            )
+            .values(**values)
+        )
+        member = _read_member(connection, lease.member.id)
+        if changed.rowcount != 1 or member is None:
+            holder = member.owner if member is not None else None
+            raise LostLease(
+                f"{lease.owner} no longer holds member {lease.member.id} at version "
+                f"{lease.member.version} (fence {lease.fence}): it is held by {holder or 'nobody'}"
+            )
+        return member
+
+
+def _read_member(connection: sa.Connection, member: int) -> Member | None:
+    row = connection.execute(sa.select(member_table).where(member_table.c.id == member)).first()
+    return None if row is None else schema.to_member(row)
+
+
+def _read_members(connection: sa.Connection) -> list[Member]:
+    return [schema.to_member(row) for row in connection.execute(sa.select(member_table)).all()]
+
+
+def _takeover(member: Member, owner: str | None, now: float, dead_owners: Collection[str]) -> Event:
+    details = {
+        "from": member.owner,
+        "to": owner,
+        "because": "its process is gone" if member.owner in dead_owners else "its lease lapsed",
+        "late_s": None if member.lease_expires_s is None else now - member.lease_expires_s,
+        "attempts": member.attempts,
+    }
+    return Event("takeover", member.id, member.version, member.agent_steps, details)
+
+
+def _check_parent(connection: sa.Connection, member: Member, kind: VersionKind) -> None:
+    """Whoever was copied must have existed."""
+    if kind not in ("exploit", "reseed", "restore"):
+        return
+    who = f"member {member.id}: a version of kind {kind}"
+    if member.parent is None:
+        raise ValueError(f"{who} needs a parent")
+    if (member.parent[0] == member.id) != (kind == "restore"):
+        raise ValueError(f"{who} cannot have the parent {member.parent}")
+    query = sa.select(version_table.c.id).where(
+        version_table.c.member == member.parent[0], version_table.c.version == member.parent[1]
+    )
+    if connection.execute(query).first() is None:
+        raise ValueError(f"{who} names the parent {member.parent}, which never existed")
+
+
+def _delete_pin(connection: sa.Connection, checkpoint: str, owner: str) -> None:
+    connection.execute(
+        pin_table.delete().where(pin_table.c.checkpoint == checkpoint, pin_table.c.owner == owner)
+    )

@@ -1,0 +1,435 @@
+"""One worker: Algorithm 1 of Population Based Training, for whichever members it holds.
+
+    while the run is not over:
+        claim a member                                                   # lease and fence
+        its task: alive in memory, or built and its checkpoint loaded
+        set its hyperparameters, and read them back
+        train one slice                                                  # step, eval
+        publish a checkpoint, commit the version                         # files before rows
+        if ready: compare with others; if it loses: copy, then explore   # exploit, explore
+        release
+
+Source: "Population Based Training of Neural Networks", Jaderberg et al. 2017
+(https://arxiv.org/abs/1711.09846), algorithm 1. There is no controller: workers meet only in the
+store. A worker may be killed anywhere: what it had not committed is done again by whoever claims
+the member next.
+
+Command line: python -m pbt.worker RUN_DIR [--residents N]
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pbt import (
+    checkpoint,
+    decide,
+    ending,
+    held,
+    owner,
+    process,
+    rescue,
+    residents,
+    store,
+    training,
+)
+from pbt.member import Event, Member, VersionKind
+from pbt.task import Diverged, MakeTask, Task
+
+_log = logging.getLogger(__name__)
+
+PROBES: Mapping[str, str] = {
+    "before-claim": "A1",
+    "after-claim": "A2",
+    "loading": "A3: the checkpoint is verified, the task not yet loaded",
+    "training": "A3: after each update",
+    "writing-checkpoint": "A4: files written, not yet published",
+    "published": "A5: before the transaction",
+    "committed": "A7: before release and collection",
+    "decided": "A8: to copy, nothing copied",
+    "copying": "A9: the donor's checkpoint is verified, not yet loaded",
+    "explored": "A10: copied, explored and published, not committed",
+    "collecting": "A11: before deleting",
+}
+"""Points at which a test may kill, hang or raise, and the faults they stand for (A6: the store)."""
+
+COLLECTION_GRACE_S = 300.0
+"""Age from which a checkpoint that nobody names is deleted: a younger one may be about to be."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Why a worker ended."""
+
+    exit_code: int
+    """One of `pbt.ending`, or 0: nothing is left to do, or 128 + n: stopped by signal n."""
+    message: str
+    seconds: Mapping[str, float]
+    """By what was done: claim, build, load, train, publish, commit, decide, collect, idle."""
+
+
+def run(
+    run_store: store.Store,
+    run_dir: Path,
+    *,
+    resident_limit: int = 16,
+    stop: Callable[[], int] = lambda: 0,
+    beat: Callable[[], None] = lambda: None,
+    probe: Callable[[str], None] = lambda name: None,
+    make_task: MakeTask | None = None,
+    durable: bool = True,
+    idle_s: float = 0.2,
+    grace_s: float = COLLECTION_GRACE_S,
+) -> Outcome:
+    """Work on a run until nothing is left to do, a signal asks to stop, or nobody is left alive.
+
+    Args:
+        run_store: the run's open store.
+        run_dir: where its checkpoints are.
+        resident_limit: how many tasks stay alive in memory.
+        stop: returns the number of the signal that asked to stop, else 0. The slice that runs is
+            then cut at the next update and committed.
+        beat: called at every sign of progress: updates, and looking for work.
+        probe: called with a name from `PROBES` at each of these points.
+        make_task: the task factory, if not the one that the run names.
+        durable: checkpoints survive a power cut.
+        idle_s: pause between looks for work when others hold all that is left.
+        grace_s: age from which a checkpoint that nobody names is deleted.
+    """
+    worker = _Worker(
+        desk=held.Desk(run_store, run_dir / "checkpoints", probe, durable, grace_s),
+        tasks=residents.Residents(resident_limit),
+        make_task=make_task or training.named_factory(run_store.config.task),
+        stop=stop,
+        beat=beat,
+    )
+    try:
+        exit_code, message = worker.work(idle_s)
+    except held.DiskFull as error:
+        exit_code, message = ending.EXIT_DISK_FULL, str(error)
+    finally:
+        worker.tasks.close()
+    return Outcome(exit_code, message, worker.desk.clock.seconds)
+
+
+class _Worker:
+    """What outlives a turn: the run, and the tasks alive in memory."""
+
+    def __init__(
+        self,
+        desk: held.Desk,
+        tasks: residents.Residents,
+        make_task: MakeTask,
+        stop: Callable[[], int],
+        beat: Callable[[], None],
+    ) -> None:
+        self.desk = desk
+        self.store, self.probe, self.clock = desk.store, desk.probe, desk.clock
+        self.config = desk.store.config
+        self.tasks = tasks
+        self.make_task = make_task
+        self.stop, self.beat = stop, beat
+        self.owner = owner.current()
+
+    # The loop.
+
+    def work(self, idle_s: float) -> tuple[int, str]:
+        """Take turns until there is a reason to end; returns exit code and message."""
+        while True:
+            self.beat()
+            if signal_number := self.stop():
+                return 128 + signal_number, f"stopped by signal {signal_number}"
+            if claimed := self._claim():
+                self._turn(claimed)
+                self.desk.collect_if_due()
+            elif verdict := ending.verdict(self.store):
+                return verdict
+            else:
+                with self.clock.on("idle"):
+                    time.sleep(idle_s)
+
+    def _claim(self) -> held.Held | None:
+        self.probe("before-claim")
+        with self.clock.on("claim"):
+            members = self.store.members()
+            self.tasks.drop_moved({member.id: member.version for member in members})
+            gone = owner.gone(member.owner for member in members)
+            lease = self.store.claim(self.owner, self.tasks.versions(), gone)
+        if lease is None:
+            return None
+        self.probe("after-claim")
+        return held.Held(self.desk, lease)
+
+    def _turn(self, claimed: held.Held) -> None:
+        """One turn with a member. Whatever goes wrong with it ends here."""
+        member = claimed.member.id
+        try:
+            if claimed.member.state in ("diverged", "failed"):
+                self._reseed(claimed)
+            elif opened := self._open(claimed):
+                self._step(claimed, *opened)
+        except store.LostLease as error:
+            # Somebody else took over, since we were too slow: they go on from the last commit.
+            _log.warning(
+                "member %d: lease lost, work since the last commit dropped: %s", member, error
+            )
+            self.tasks.drop(member)
+        except Diverged as error:
+            self.tasks.drop(member)
+            rescue.diverged(claimed, str(error))
+        except held.DiskFull:
+            self.tasks.drop(member)
+            with contextlib.suppress(store.StoreError):  # the database may be on the same disk
+                claimed.release()
+            raise
+        except store.StoreError:
+            raise  # no member's fault
+        except Exception as error:
+            crash = (
+                str(error) if isinstance(error, training.TaskCrashed) else traceback.format_exc()
+            )
+            _log.error("member %d crashed:\n%s", member, crash)
+            self.tasks.drop(member)
+            with contextlib.suppress(store.LostLease):
+                claimed.crashed(crash)
+
+    # Open: a living task at the committed version, with the store's hyperparameters in force.
+
+    def _open(self, claimed: held.Held) -> tuple[Task, Member] | None:
+        """The member's task, and the member; None if no checkpoint of it can be read.
+
+        A task that had to be built knows nothing of the episodes before: the window starts again.
+        """
+        member = claimed.member
+        task = self.tasks.get(member.id, member.version)
+        if task is None:
+            directory = None
+            if member.checkpoint is not None:
+                try:
+                    directory = claimed.open_verified(member)
+                except checkpoint.CheckpointError as error:
+                    return self._open(claimed) if rescue.restore(claimed, error) else None
+            task = self._build(member)
+            claimed.progress()
+            if directory is not None:
+                self.probe("loading")
+                self._load(claimed, task, directory)
+            member = replace(member, window=(), counted_episodes=0)
+        self._set_hyperparameters(task, member.hyperparameters)
+        self.tasks.keep(member.id, member.version, task)
+        return task, member
+
+    def _build(self, member: Member) -> Task:
+        self.tasks.make_room(member.id)
+        seed = decide.task_seed(self.config.seed, member.id, member.version)
+        with self.clock.on("build"):
+            task = training.build(self.make_task, self.config.task_config, member.id, seed)
+        # Kept at no version, since it is not yet the member: whatever happens, it will be closed.
+        self.tasks.keep(member.id, -1, task)
+        return task
+
+    def _load(self, claimed: held.Held, task: Task, directory: Path) -> None:
+        with self.clock.on("load"):
+            training.load(task, directory)
+        claimed.progress()
+
+    def _set_hyperparameters(self, task: Task, values: Mapping[str, float]) -> None:
+        with self.clock.on("load"):
+            training.set_hyperparameters(task, values, self.config.space)
+
+    # Step: train one slice, publish, commit.
+
+    def _step(self, claimed: held.Held, task: Task, member: Member) -> None:
+        def after_update() -> None:
+            self.probe("training")
+            self.beat()
+            claimed.progress()
+
+        left = self.config.total_steps - member.agent_steps
+        wanted = min(self.config.report_interval, left)
+        done = training.train(task, wanted, left, after_update, self.stop)
+        self.clock.add("train", done.seconds)
+        if done.agent_steps == 0:  # a stop came before the first update
+            claimed.release()
+            return
+        trained, report = training.after_slice(self.config, member, done)
+        name = claimed.publish(trained, lambda directory: training.save(task, directory))
+        self.probe("published")
+        ready = decide.is_ready(self.config, trained) and not self.stop()
+        committed = claimed.commit(
+            replace(trained, checkpoint=name), "slice", report=report, release=not ready
+        )
+        self.tasks.keep(committed.id, committed.version, task)
+        if ready:
+            self._exploit_and_explore(claimed, task, committed)
+
+    # Exploit and explore.
+
+    def _exploit_and_explore(self, claimed: held.Held, task: Task, member: Member) -> None:
+        """Compare with the others, and write down what came of it with all that decided it."""
+        with self.clock.on("decide"):
+            members = self.store.members()
+            decision = decide.choose_donor(self.config, member, members)
+        evidence = decision.evidence
+        donor = next((other for other in members if other.id == decision.donor), None)
+        if donor is not None:
+            self.probe("decided")
+            try:
+                self._copy(claimed, task, donor, "exploit", self.config.copy, evidence)
+                return
+            except (checkpoint.CheckpointError, training.TaskCrashed) as error:
+                abandoned = str(error)
+            if self.tasks.get(member.id, member.version) is None:
+                self.tasks.drop(member.id)  # part of the donor may be loaded
+            _log.warning("member %d: exploit abandoned: %s", member.id, abandoned)
+            evidence = {**evidence, "abandoned": abandoned, "donor": donor.id}
+        member = replace(member, last_ready_steps=member.agent_steps)  # whatever came of it
+        no_exploit = rescue.event_of("no-exploit", member, evidence)
+        if self.config.explore_at == "ready" and self.tasks.get(member.id, member.version):
+            self._explore_alone(claimed, task, member, no_exploit)
+        else:
+            claimed.commit(member, None, events=[no_exploit], release=True)
+
+    def _copy(
+        self,
+        claimed: held.Held,
+        task: Task,
+        donor: Member,
+        kind: VersionKind,
+        copy: str,
+        evidence: Mapping[str, Any],
+    ) -> None:
+        """Load the donor, *then* explore, *then* set and read back; copy + explore are one commit.
+
+        Also where no weights are copied the task loads: its own checkpoint, so that the episodes
+        that run are marked as begun before.
+
+        Raises:
+            CheckpointError: the donor cannot be read; the store has not changed.
+        """
+        member = claimed.member
+        source = donor if copy in ("both", "weights") else member
+        inherited = donor if copy in ("both", "hyperparameters") else member
+        with claimed.pinned(source):
+            directory = claimed.open_verified(source)
+            self.probe("copying")
+            self.tasks.keep(member.id, -1, task)  # from here to the commit it is neither
+            self._load(claimed, task, directory)
+            explored = decide.explore_from(self.config, member, inherited.hyperparameters)
+            self._set_hyperparameters(task, explored.hyperparameters)
+            child = claimed.publish_child(
+                source,
+                hyperparameters=explored.hyperparameters,
+                last_ready_steps=member.agent_steps,
+                parent=(donor.id, donor.version),
+                state="active",
+            )
+        details = {
+            **evidence,
+            "donor": donor.id,
+            "donor_version": donor.version,
+            "copy": copy,
+            "hyperparameters_before": dict(member.hyperparameters),
+            "hyperparameters_after_copy": dict(inherited.hyperparameters),
+            "hyperparameters_after_explore": dict(explored.hyperparameters),
+        }
+        events = [
+            rescue.event_of("exploit" if kind == "exploit" else "reseed", child, details),
+            rescue.event_of("explore", child, explored.evidence),
+        ]
+        self.probe("explored")
+        claimed.commit(child, kind, events=events, release=True)
+        self.tasks.keep(child.id, child.version, task)
+
+    def _explore_alone(
+        self, claimed: held.Held, task: Task, member: Member, no_exploit: Event
+    ) -> None:
+        """Change the hyperparameters of a member that copied nobody."""
+        explored = decide.explore_from(self.config, member, member.hyperparameters)
+        self._set_hyperparameters(task, explored.hyperparameters)
+        child = claimed.publish_child(
+            member,
+            hyperparameters=explored.hyperparameters,
+            last_ready_steps=member.agent_steps,
+            window=member.window,
+            counted_episodes=member.counted_episodes,
+        )
+        events = [no_exploit, rescue.event_of("explore", child, explored.evidence)]
+        self.probe("explored")
+        claimed.commit(child, "explore", events=events, release=True)
+        self.tasks.keep(child.id, child.version, task)
+
+    def _reseed(self, claimed: held.Held) -> None:
+        """Replace a diverged or failed member by a copy of any live one, without a test."""
+        member = claimed.member
+        vain = decide.reseeds_in_vain(self.store.versions(member.id))
+        if vain >= self.config.max_attempts:
+            claimed.crashed(f"{vain} copies of other members died before they finished a slice")
+            return
+        evidence: dict[str, Any] = {"state": member.state, "unreadable": []}
+        for donor in decide.reseed_order(self.config, member, self.store.members()):
+            try:
+                claimed.open_verified(donor)
+                task = self._build(member)
+                claimed.progress()
+                self._copy(claimed, task, donor, "reseed", "both", evidence)
+                return
+            except checkpoint.CheckpointError as error:
+                _log.warning("member %d: cannot be reseeded: %s", member.id, error)
+                evidence["unreadable"].append([donor.id, donor.version])
+        claimed.crashed(f"no live member's checkpoint can be read: {evidence['unreadable']}")
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    probe: Callable[[str], None] = lambda name: None,
+    durable: bool = True,
+) -> int:
+    """Run one worker process; returns its exit code. For `probe` and `durable` see `run`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pbt.worker", description="Train members of a run."
+    )
+    parser.add_argument("run_dir", type=Path, help="directory of the run")
+    parser.add_argument("--residents", type=int, default=16, help="tasks kept alive in memory")
+    parser.add_argument("--beat", type=int, default=None, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s worker {os.getpid()} %(levelname)s %(message)s"
+    )
+    process.dump_stacks_on_abort()
+    with process.Stop().installed() as stop:
+        if options.beat is not None:
+            process.die_with_parent()
+        beat = process.Beat(stop, options.beat)
+        try:
+            with store.Store.open(options.run_dir, durable=durable) as run_store:
+                outcome = run(
+                    run_store,
+                    options.run_dir,
+                    resident_limit=options.residents,
+                    stop=stop,
+                    beat=beat,
+                    probe=probe,
+                    durable=durable,
+                )
+        except store.StoreError as error:
+            _log.error("%s", error)
+            return ending.EXIT_NO_RUN if isinstance(error, store.NotARun) else ending.EXIT_BUSY
+    _log.info("%s", outcome.message)
+    with contextlib.suppress(OSError):  # for whoever measures; nothing depends on it
+        path = options.run_dir / "logs" / f"seconds-{os.getpid()}.json"
+        path.write_text(json.dumps(outcome.seconds))
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

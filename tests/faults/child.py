@@ -1,0 +1,43 @@
+"""A worker process with faults: child.py RUN_DIR ..., as `python -m pbt.worker RUN_DIR ...`.
+
+The environment's FAULT is "probe:action:nth": at the nth passage of that probe in this process.
+FAULT "sql:kill:TEXT" kills inside a transaction, after the first statement that contains TEXT.
+"""
+
+import os
+import signal
+import sys
+
+import sqlalchemy as sa
+
+from pbt import worker
+
+point, action, argument = os.environ.get("FAULT", "none:none:0").split(":")
+passed = 0
+
+
+def act():
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    else:
+        raise AssertionError(action)
+
+
+def probe(name):
+    global passed
+    passed += name == point
+    if name == point and passed == int(argument):
+        act()
+
+
+if point == "sql":
+
+    @sa.event.listens_for(sa.Engine, "after_cursor_execute")
+    def after_statement(connection, cursor, statement, parameters, context, executemany):
+        if argument in statement:
+            act()
+
+
+sys.exit(worker.main(sys.argv[1:], probe=probe, durable="DURABLE" in os.environ))

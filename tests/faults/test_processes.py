@@ -1,0 +1,141 @@
+"""Crashing and hanging learners, slow workers, signals, and launchers that join."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+
+def test_a_crash_is_counted_and_tried_again(toy_run, tmp_path):
+    """E1: the task is built anew; the traceback is kept."""
+    fault = {"member": 1, "times": 2, "marks": str(tmp_path)}
+    run = toy_run(task_config={"crash": fault}, exploit="none")
+    assert run.work().exit_code == 0
+    run.assert_complete()
+    crashes = run.events("crashed")
+    assert [(event.member, event.details["attempts"]) for event in crashes] == [(1, 1), (1, 2)]
+    assert 'raise RuntimeError("the world fell over")' in crashes[0].details["error"]
+    lines = run.log.read_text().splitlines()
+    assert sum(line.split()[1:3] == ["1", "build"] for line in lines) == 3
+    assert sum(line.endswith("build") for line in lines) == sum(
+        line.endswith("close") for line in lines
+    )
+
+
+def test_after_max_attempts_it_fails_with_its_traceback(toy_run, tmp_path):
+    fault = {"member": 1, "times": 3, "marks": str(tmp_path)}
+    run = toy_run(task_config={"crash": fault})
+    assert run.work().exit_code == 0
+    run.assert_complete()
+    [failed] = run.events("failed")
+    assert failed.member == 1
+    assert "the world fell over" in failed.details["error"]
+    assert [event.member for event in run.events("reseed")] == [1]
+
+
+def test_a_hung_worker_is_killed_with_its_stacks(toy_run, tmp_path):
+    """E4: the others go on, the launcher kills it, another one takes its place."""
+    fault = {"member": 1, "times": 1, "marks": str(tmp_path)}
+    run = toy_run(task_config={"hang": fault}, lease_seconds=2.0)
+    said = []
+    assert run.launch(2, hang_s=5.0, say=said.append) == 0
+    run.assert_complete()
+    assert sum("made no progress for 5 s: killed" in line for line in said) == 1
+    log = (run.directory / "logs" / "worker-0.log").read_text()
+    log += (run.directory / "logs" / "worker-1.log").read_text()
+    assert "Fatal Python error: Aborted" in log
+    assert "toy.py" in log
+    [takeover] = run.events("takeover")
+    assert takeover.member == 1
+
+
+def test_a_sleeper_is_fenced_off(toy_run, wait_until):
+    """C2: stopped between training and commit for longer than its lease, then awake again."""
+    run = toy_run(lease_seconds=1.0)
+    run.work_until(4)
+    child = run.spawn("child.py", fault="published:stop:1")
+    sleeper = psutil.Process(child.pid)
+    wait_until(lambda: sleeper.status() == psutil.STATUS_STOPPED)
+    asleep = [member for member in run.store.members() if member.owner is not None]
+    assert len(asleep) == 1
+    assert run.work().exit_code == 0  # waits for the lease, takes the member over, ends the run
+    members, versions = run.store.members(), run.store.versions()
+    os.kill(child.pid, signal.SIGCONT)
+    output, _ = child.communicate(timeout=30)
+    assert child.returncode == 0, output
+    assert output.count("lease lost, work since the last commit dropped") == 1
+    assert (run.store.members(), run.store.versions()) == (members, versions)
+    [takeover] = run.events("takeover")
+    assert takeover.member == asleep[0].id
+    assert takeover.details["because"] == "its lease lapsed"
+    run.assert_complete()
+    assert run.repeated_steps() == run.config.report_interval
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_commits_what_there_is(number, toy_run, wait_until):
+    """F1: finish the update, checkpoint, commit, release; the same command goes on."""
+    run = toy_run(report_interval=200, task_config={"update_s": 0.02}, exploit="none")
+    launcher = run.spawn("launch.py", "2")
+    wait_until(lambda: len(_steps(run)) >= 25)
+    workers = psutil.Process(launcher.pid).children(recursive=True)
+    assert len(workers) == 2
+    launcher.send_signal(number)
+    output, _ = launcher.communicate(timeout=30)
+    assert launcher.returncode == 128 + number, output
+    assert output.strip().endswith(
+        f"stopped by {signal.Signals(number).name}; the same command goes on"
+    )
+    assert not any(worker.is_running() for worker in workers)
+    assert {member.owner for member in run.store.members()} == {None}
+    partial = [r for _, r in run.store.reports() if 0 < r.slice_steps < 200]
+    assert 1 <= len(partial) <= 2
+    run.check()
+    assert run.repeated_steps() == 0  # not an update is lost
+    if number == signal.SIGTERM:
+        assert run.work().exit_code == 0
+        run.assert_complete()
+
+
+def test_a_second_signal_ends_it_at_once(toy_run, wait_until):
+    run = toy_run(task_config={"update_s": 60})
+    launcher = run.spawn("launch.py", "2")
+    wait_until(lambda: run.log.exists() and run.log.read_text().count("train") == 2)
+    workers = psutil.Process(launcher.pid).children(recursive=True)
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.stdout.readline().startswith("stopping after the updates that run")
+    assert launcher.poll() is None
+    started_s = time.monotonic()
+    launcher.send_signal(signal.SIGTERM)
+    launcher.communicate(timeout=10)
+    assert launcher.returncode == 143
+    assert time.monotonic() - started_s < 5
+    wait_until(lambda: not any(worker.is_running() for worker in workers), 5)
+    run.check()
+
+
+def test_the_same_command_twice_joins(toy_run):
+    """F7: the second launcher's workers help; nothing is done twice."""
+    run = toy_run(total_steps=600, task_config={"workers": 2})
+    launchers = [run.spawn("launch.py", "1") for _ in range(2)]
+    for launcher in launchers:
+        output, _ = launcher.communicate(timeout=90)
+        assert launcher.returncode == 0, output
+        assert "finished: 4 members trained 600 agent steps each" in output
+    run.assert_complete()
+    assert len({line.split()[0] for line in run.log.read_text().splitlines()}) == 2
+    assert run.repeated_steps() == 0
+    third = run.spawn("launch.py", "1")  # and a finished run says so
+    output, _ = third.communicate(timeout=30)
+    assert (third.returncode, output.strip()) == (
+        0,
+        "finished: 4 members trained 600 agent steps each",
+    )
+
+
+def _steps(run):
+    if not run.log.exists():
+        return []
+    return [line for line in run.log.read_text().splitlines() if " steps " in line]

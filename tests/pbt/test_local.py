@@ -1,0 +1,233 @@
+"""The launcher: creating and forking runs, filling places, and leaving nothing behind."""
+
+import os
+import signal
+import sys
+import threading
+
+import psutil
+import pytest
+
+from pbt import checkpoint, local, run, space, store, worker
+
+LEARNER = '''
+"""A user's own learner, beside the script that starts it."""
+import os
+from pbt.task import Episode, Progress
+
+class Learner:
+    def __init__(self, config):
+        self.config, self.rate, self.height = config, 0.0, 0.0
+    def train(self, agent_steps, limit):
+        done = 0
+        while done < agent_steps:
+            steps = min(10, limit - done)
+            done += steps
+            self.height += self.rate
+            threads = float(os.environ.get("OMP_NUM_THREADS", 0))
+            yield Progress(steps, (Episode(done, self.height, steps, True),), {"threads": threads})
+    def set_hyperparameters(self, values):
+        self.rate = values["rate"]
+    def hyperparameters(self):
+        return {"rate": self.rate}
+    def save(self, directory):
+        (directory / "height.txt").write_text(str(self.height))
+    def load(self, directory):
+        self.height = float((directory / "height.txt").read_text())
+    def close(self):
+        pass
+
+def make_task(config, member, seed):
+    return Learner(config)
+'''
+
+
+@pytest.fixture(autouse=True)
+def _learner(tmp_path, monkeypatch):
+    (tmp_path / "own_learner.py").write_text(LEARNER)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("own_learner", None)
+
+
+def settings(**changes):
+    defaults = {
+        "task": "own_learner:make_task",
+        "space": space.Space({"rate": space.LogUniform(0.01, 1.0)}, adapt=("rate",)),
+        "population": 3,
+        "total_steps": 200,
+        "report_interval": 50,
+        "ready_interval": 100,
+        "window": 4,
+        "min_episodes": 4,
+    }
+    return run.RunConfig(**{**defaults, **changes})
+
+
+def script(tmp_path, text):
+    path = tmp_path / "script.py"
+    path.write_text(text)
+    return [sys.executable, str(path)]
+
+
+# Creating.
+
+
+def test_members_begin_alike_whatever_the_population_and_strategy(tmp_path):
+    small = local.create_run(tmp_path / "a", settings()).members()
+    large = local.create_run(tmp_path / "b", settings(population=9, exploit="none")).members()
+    assert [m.hyperparameters for m in small] == [m.hyperparameters for m in large[:3]]
+    assert len({m.hyperparameters["rate"] for m in large}) == 9
+    other = local.create_run(tmp_path / "c", settings(seed=1)).members()
+    assert small[0].hyperparameters != other[0].hyperparameters
+
+
+def test_an_existing_run_is_left_alone(tmp_path):
+    local.create_run(tmp_path / "a", settings()).close()
+    content = (tmp_path / "a" / store.FILE_NAME).read_bytes()
+    with pytest.raises(store.RunExists, match="holds a run already"):
+        local.create_run(tmp_path / "a", settings(seed=9))
+    assert (tmp_path / "a" / store.FILE_NAME).read_bytes() == content
+
+
+def test_bad_input_creates_nothing(tmp_path):
+    local.create_run(tmp_path / "untrained", settings()).close()
+    with pytest.raises(store.NotARun):
+        local.create_run(tmp_path / "new", settings(), fork=tmp_path / "nothing")
+    with pytest.raises(ValueError, match="no checkpoint to start from"):
+        local.create_run(tmp_path / "new", settings(), fork=tmp_path / "untrained")
+    with pytest.raises(store.NotARun):
+        local.run(tmp_path / "new", 1)
+    with pytest.raises(ValueError, match="workers 0 is too small"):
+        local.run(tmp_path / "untrained", 0)
+    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "untrained" / "logs").exists()
+
+
+def test_a_fork_starts_from_the_latest_weights_and_hyperparameters(tmp_path):
+    parent = local.create_run(tmp_path / "parent", settings(exploit="none"))
+    assert worker.run(parent, tmp_path / "parent").exit_code == 0
+    sources = parent.members()
+    changed = settings(
+        population=4,
+        space=space.Space(
+            {"rate": space.LogUniform(0.05, 0.2), "cost": space.Uniform(0.0, 1.0)}, ("rate",)
+        ),
+    )
+    child = local.create_run(tmp_path / "child", changed, fork=tmp_path / "parent")
+    members = child.members()
+    fresh = local.create_run(tmp_path / "fresh", changed).members()
+    for source, member, drawn in zip(sources, members, fresh, strict=False):
+        assert (member.version, member.agent_steps, member.state) == (0, 0, "active")
+        assert member.hyperparameters["rate"] == min(max(source.hyperparameters["rate"], 0.05), 0.2)
+        assert member.hyperparameters["cost"] == drawn.hyperparameters["cost"]
+        directory = checkpoint.open_verified(
+            tmp_path / "child" / "checkpoints", member.checkpoint, member.id, 0
+        )
+        old = tmp_path / "parent" / "checkpoints" / source.checkpoint / "height.txt"
+        assert (directory / "height.txt").read_text() == old.read_text()
+    assert members[3] == fresh[3]  # the parent had no fourth
+    events = child.events()
+    assert [(event.kind, event.member) for event in events] == [("forked", i) for i in range(3)]
+    assert events[0].details["version"] == sources[0].version
+    assert events[0].details["run"] == str(tmp_path / "parent")
+
+
+# Launching.
+
+
+def test_a_run_with_spaces_in_its_name_ends_well(tmp_path):
+    directory = tmp_path / "results of späť" / "a run"
+    run_store = local.create_run(directory, settings())
+    said, seen = [], []
+    files = psutil.Process().num_fds()
+
+    def on_tick(ticked):
+        seen.append(sum(member.agent_steps for member in ticked.members()))
+        raise RuntimeError("a picture could not be drawn")  # must not stop training
+
+    exit_code = local.run(directory, 2, on_tick=on_tick, tick_s=0.2, say=said.append)
+    assert exit_code == 0
+    assert said == ["finished: 3 members trained 200 agent steps each"]
+    assert seen == sorted(seen)
+    assert seen[-1] == 600
+    # I10: no process, no file, no signal handler is left behind.
+    assert psutil.Process().children() == []
+    assert psutil.Process().num_fds() == files
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    logs = "".join(path.read_text() for path in (directory / "logs").glob("worker-*.log"))
+    assert logs.count("finished: 3 members") >= 1
+    assert "Traceback" not in logs
+    # Two workers fill two cores, and are told to use one thread each.
+    threads = {report.metrics["threads"] for _, report in run_store.reports()}
+    filled = (os.cpu_count() or 1) <= 2 and "OMP_NUM_THREADS" not in os.environ
+    assert threads == ({1.0} if filled else {float(os.environ.get("OMP_NUM_THREADS", 0))})
+    # Again: it says so, and starts nothing.
+    assert local.run(directory, 2, command=["/does/not/exist"], say=said.append) == 0
+    assert said[-1] == said[0]
+
+
+def test_it_also_works_outside_the_main_thread(tmp_path):
+    local.create_run(tmp_path / "run", settings(population=1, total_steps=50))
+    result = []
+    thread = threading.Thread(
+        target=lambda: result.append(local.run(tmp_path / "run", 1, say=lambda line: None))
+    )
+    thread.start()
+    thread.join(60)
+    assert result == [0]
+
+
+def test_workers_that_cannot_start_are_not_started_for_ever(tmp_path):
+    local.create_run(tmp_path / "run", settings())
+    command = script(tmp_path, "import sys; sys.exit('no module named torch')")
+    said = []
+    exit_code = local.run(
+        tmp_path / "run", 1, command=command, restart_pause_s=0.01, say=said.append
+    )
+    assert exit_code == 1
+    assert len(said) == local.MAX_STILLBORN + 1
+    assert said[-1] == "worker 0 died 3 times in a row, it stays away: no module named torch"
+
+
+def test_a_worker_that_dies_is_replaced_and_its_work_goes_on(tmp_path):
+    run_store = local.create_run(tmp_path / "run", settings())
+    text = """
+import os, signal, sys
+from pathlib import Path
+from pbt import worker
+deaths = Path(__file__).with_suffix(".deaths")
+def probe(name):
+    if name == "committed" and (not deaths.exists() or deaths.stat().st_size < 4):
+        with deaths.open("a") as file:
+            file.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(worker.main(sys.argv[1:], probe=probe, durable=False))
+"""
+    said = []
+    exit_code = local.run(
+        tmp_path / "run",
+        1,
+        command=script(tmp_path, text),
+        restart_pause_s=0.01,
+        say=said.append,
+    )
+    assert exit_code == 0
+    assert [line.split(";")[0] for line in said[:-1]] == ["worker 0 was killed by SIGKILL"] * 4
+    assert [member.agent_steps for member in run_store.members()] == [200] * 3
+
+
+def test_a_full_disk_is_not_tried_again(tmp_path):
+    local.create_run(tmp_path / "run", settings())
+    command = script(tmp_path, "print('no space for member 0: 0 bytes free'); exit(74)")
+    said = []
+    assert local.run(tmp_path / "run", 1, command=command, say=said.append) == 74
+    assert said == ["no space for member 0: 0 bytes free"]
+
+
+def test_a_worker_that_is_asked_to_leave_is_not_replaced(tmp_path):
+    local.create_run(tmp_path / "run", settings())
+    command = script(tmp_path, "import os, signal; exit(128 + signal.SIGTERM)")
+    said = []
+    assert local.run(tmp_path / "run", 2, command=command, say=said.append) == 0
+    assert said == []

@@ -1,0 +1,983 @@
+import json
+import math
+import os
+import sqlite3
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from pbt import database, run, space, store
+from pbt.member import Event, Lease, Member, Report, mean
+from pbt.task import Episode
+
+SPACE = space.Space({"lr": space.LogUniform(1e-5, 1.0)}, adapt=("lr",))
+SLICE = 10
+
+
+class Clock:
+    """The database's clock, moved by hand."""
+
+    def __init__(self):
+        self.seconds = 1_000_000.0
+
+    def __call__(self):
+        return self.seconds
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def new(tmp_path, clock):
+    """Make a store of small members: new(population, **settings)."""
+
+    def make(population=3, members=None, **settings):
+        first = members or [Member(i, 0, 0, {"lr": 0.1}) for i in range(population)]
+        path = tmp_path / store.FILE_NAME
+        return store.Store.create(
+            path, config(population, **settings), first, durable=False, clock=clock
+        )
+
+    return make
+
+
+def config(population=3, **settings):
+    values = {"space": SPACE, "total_steps": 100, "report_interval": SLICE, "ready_interval": 40}
+    return run.RunConfig(
+        task="learner:make", population=population, **(values | {"lease_seconds": 60} | settings)
+    )
+
+
+def trained(member, steps=SLICE, **changes):
+    """The member after one more slice."""
+    version = member.version + 1
+    changes.setdefault("checkpoint", f"{member.id}/{version}-{version:016x}")
+    return replace(member, version=version, agent_steps=member.agent_steps + steps, **changes)
+
+
+def report(before, after, episodes=(), **changes):
+    values = {
+        "member": after.id,
+        "version": after.version,
+        "agent_steps": after.agent_steps,
+        "slice_steps": after.agent_steps - before.agent_steps,
+        "seconds": 1.5,
+        "hyperparameters": before.hyperparameters,
+        "episodes": tuple(episodes),
+        "metrics": {"loss": 0.5},
+    }
+    return Report(**(values | changes))
+
+
+def train(run_store, lease, release=False, **changes):
+    """Commit one slice."""
+    after = trained(lease.member, **changes)
+    return run_store.commit(
+        lease, after, kind="slice", report=report(lease.member, after), release=release
+    )
+
+
+def train_some(run_store, slices, owner="someone"):
+    """Train members in turn: `slices[i]` slices of member i."""
+    for member, count in enumerate(slices):
+        for _ in range(count):
+            lease = claim(run_store, member, owner)
+            train(run_store, lease, release=True)
+
+
+def claim(run_store, member, owner="someone"):
+    """Claim this member: hold back all that would come before it."""
+    held = []
+    while True:
+        lease = run_store.claim(owner)
+        assert lease is not None
+        if lease.member.id == member:
+            break
+        held.append(lease)
+    for other in held:
+        run_store.release(other)
+    return lease
+
+
+# Round trips.
+
+
+def test_what_was_created_is_what_is_opened(new):
+    first = [
+        Member(0, 0, 0, {"lr": 0.1}),
+        Member(1, 0, 0, {"lr": 1e-5}, checkpoint="1/0-0123456789abcdef"),
+    ]
+    events = [Event("forked", 1, 0, 0, {"from": "elsewhere", "version": [3, 4]})]
+    created = store.Store.create(new().path.with_name("two"), config(2), first, events=events)
+    opened = store.Store.open(created.path)
+    assert opened.members() == created.members() == first
+    assert opened.config == config(2)
+    assert [(e.kind, e.details) for e in opened.events()] == [("forked", events[0].details)]
+    assert [(v.kind, v.version, v.checkpoint) for v in opened.versions(1)] == [
+        ("initial", 0, "1/0-0123456789abcdef")
+    ]
+
+
+def test_a_commit_comes_back_as_it_was(new, clock):
+    run_store = new()
+    lease = run_store.claim("me")
+    after = trained(
+        lease.member,
+        window=(0.1 + 0.2, -21.0, 1e-300, 1e300, -0.0, 3.0, 4.0, 5.0, 6.0, 7.0),
+        counted_episodes=12,
+        last_ready_steps=5,
+        score=0.1,
+    )
+    wanted = report(
+        lease.member,
+        after,
+        [Episode(3, 0.1 + 0.2, 7, True), Episode(10, -1e308, 2, False)],
+        metrics={"entropy": 1 / 3},
+    )
+    event = Event("no-exploit", after.id, after.version, after.agent_steps, {"p": None, "t": [1.5]})
+    clock.seconds += 5
+    lease = run_store.commit(lease, after, kind="slice", report=wanted, events=[event])
+    assert run_store.member(after.id) == lease.member
+    kept = {"owner": "me", "fence": 1, "attempts": 1, "lease_expires_s": clock.seconds + 60}
+    assert lease.member == replace(after, **kept)
+    assert [pair[1] for pair in run_store.reports()] == [replace(wanted, created_s=clock.seconds)]
+    assert run_store.events() == [replace(event, id=1, created_s=clock.seconds)]
+    version = run_store.version(after.id, after.version)
+    assert version == run_store.versions()[-1]
+    assert (version.kind, version.parent, version.created_s) == ("slice", None, clock.seconds)
+    assert version.score == pytest.approx(1e299)
+    assert all(isinstance(episode, Episode) for episode in run_store.reports()[0][1].episodes)
+
+
+ODD_NAMES = [
+    "'; DROP TABLE member; --",
+    'a"b',
+    "ünröll ∂ 🙂",
+    "%s :x ?",
+    "\x00\x1f",
+    "\ud800",
+    " ",
+    "lr\n",
+]
+
+
+def test_odd_names_come_back(tmp_path, new):
+    odd = space.Space({name: space.Uniform(0, 1) for name in ODD_NAMES}, adapt=tuple(ODD_NAMES))
+    values = {name: 0.1 * i for i, name in enumerate(ODD_NAMES)}
+    directory = tmp_path / "a b?c#d%20e 'ü"
+    directory.mkdir()
+    run_store = store.Store.create(
+        directory / "odd ?#%41.sqlite3",
+        config(1, space=odd, task_config={name: name for name in ODD_NAMES}),
+        [Member(0, 0, 0, values)],
+    )
+    lease = run_store.claim("o'wner; --")
+    after = trained(lease.member)
+    run_store.commit(
+        lease,
+        after,
+        kind="slice",
+        report=report(lease.member, after, metrics=values),
+        events=[Event("explore", 0, 1, SLICE, {name: [name] for name in ODD_NAMES})],
+    )
+    again = store.Store.open(run_store.path)
+    assert [path.name for path in directory.iterdir()] == ["odd ?#%41.sqlite3"]
+    assert again.config == run_store.config
+    assert again.config.task_config == {name: name for name in ODD_NAMES}
+    assert again.member(0).hyperparameters == values
+    assert again.member(0).owner == "o'wner; --"
+    assert again.reports()[0][1].metrics == values
+    assert again.events()[0].details == {name: [name] for name in ODD_NAMES}
+    assert again.acquire("'; --", "me", 1)
+    assert not again.acquire("'; --", "you", 1)
+
+
+def test_readers_get_what_came_after(new):
+    run_store = new()
+    train_some(run_store, [2, 1])
+    ids = [number for number, _ in run_store.reports()]
+    assert ids == sorted(ids)
+    assert [pair[0] for pair in run_store.reports(after_id=ids[0])] == ids[1:]
+    assert run_store.reports(after_id=ids[-1]) == []
+    assert [(v.member, v.version) for v in run_store.versions()][3:] == [(0, 1), (0, 2), (1, 1)]
+
+
+def test_unknown_things_are_key_errors(new):
+    run_store = new()
+    with pytest.raises(KeyError, match="no member 9"):
+        run_store.member(9)
+    with pytest.raises(KeyError, match="no version 5"):
+        run_store.version(0, 5)
+
+
+# Numbers at the door.
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "where",
+    ["window", "score", "hyperparameters", "return", "metric", "seconds", "details", "used"],
+)
+def test_numbers_that_are_not_finite_are_refused(new, bad, where):
+    run_store = new()
+    lease = run_store.claim("me")
+    before = run_store.members()
+    changes = {
+        "window": {"window": (1.0, bad)},
+        "score": {"score": bad},
+        "hyperparameters": {"hyperparameters": {"lr": bad}},
+    }.get(where, {})
+    after = trained(lease.member, **changes)
+    reported = {
+        "return": {"episodes": (Episode(1, bad, 1, True),)},
+        "metric": {"metrics": {"loss": bad}},
+        "seconds": {"seconds": bad},
+        "used": {"hyperparameters": {"lr": bad}},
+    }.get(where, {})
+    details = {"p": bad} if where == "details" else {}
+    with pytest.raises(ValueError, match=r"finite|nan|inf"):
+        run_store.commit(
+            lease,
+            after,
+            kind="slice",
+            report=replace(report(lease.member, after), **reported),
+            events=[Event("no-exploit", after.id, after.version, after.agent_steps, details)],
+        )
+    assert run_store.members() == before
+    assert run_store.reports() == []
+    assert len(run_store.versions()) == 3
+    train(run_store, lease)
+
+
+def test_initial_numbers_are_checked_too(tmp_path):
+    for bad in ({"lr": math.nan}, {"lr": 2.0}, {}, {"lr": 0.1, "lrr": 0.1}):
+        with pytest.raises(ValueError, match=r"member 0.*lr"):
+            store.Store.create(tmp_path / "x", config(1), [Member(0, 0, 0, bad)])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "problem"),
+    [
+        (lambda m: {"version": m.version + 2}, "slice", "does not follow"),
+        (lambda m: {"version": m.version - 1}, "slice", "does not follow"),
+        (lambda m: {"id": 2}, "slice", "does not follow"),
+        (lambda m: {"checkpoint": None}, "slice", "checkpoint of its own"),
+        (lambda m: {"agent_steps": m.agent_steps + 1}, "slice", "agent steps"),
+        (lambda m: {"agent_steps": 110}, "slice", "not 0 to 100"),
+        (lambda m: {"state": "asleep"}, "slice", "unknown state"),
+        (lambda m: {"window": (1.0,) * 11}, "slice", "window has 11"),
+        (lambda m: {}, "exploit", "slice needs a report"),
+        (lambda m: {}, "initial", "no kind that can be committed"),
+        (lambda m: {}, "mutation", "no kind that can be committed"),
+    ],
+)
+def test_states_that_do_not_follow_are_refused(new, change, kind, problem):
+    run_store = new()
+    lease = run_store.claim("me")
+    after = trained(lease.member)
+    with pytest.raises(ValueError, match=problem):
+        run_store.commit(
+            lease, replace(after, **change(after)), kind=kind, report=report(lease.member, after)
+        )
+    assert run_store.member(0) == lease.member
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"agent_steps": 10}, {"checkpoint": "0/1-0123456789abcdef"}, {"hyperparameters": {"lr": 0.2}}],
+)
+def test_without_a_kind_what_a_checkpoint_holds_cannot_change(new, change):
+    run_store = new()
+    lease = run_store.claim("me")
+    with pytest.raises(ValueError, match="changes only with a version"):
+        run_store.commit(lease, replace(lease.member, **change))
+
+
+def test_a_slice_has_exactly_one_report_and_no_other_kind_has_any(new):
+    run_store = new()
+    lease = run_store.claim("me")
+    after = trained(lease.member)
+    with pytest.raises(ValueError, match="needs a report"):
+        run_store.commit(lease, after, kind="slice")
+    for changes in ({"member": 1}, {"version": 5}, {"agent_steps": 11}):
+        with pytest.raises(ValueError, match="report is of another"):
+            run_store.commit(
+                lease, after, kind="slice", report=report(lease.member, after, **changes)
+            )
+    with pytest.raises(ValueError, match="needs a report"):
+        run_store.commit(lease, lease.member, report=report(lease.member, after))
+
+
+def test_events_are_of_the_member_and_of_a_known_kind(new):
+    run_store = new()
+    lease = run_store.claim("me")
+    for event in (Event("exploit", 1, 0, 0), Event("exploit", 0, 2, 0), Event("party", 0, 0, 0)):
+        with pytest.raises(ValueError, match="event"):
+            run_store.commit(lease, lease.member, events=[event])
+    assert run_store.events() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "parent", "problem"),
+    [
+        ("exploit", (1, 1), None),
+        ("exploit", (1, 2), "never existed"),
+        ("exploit", None, "needs a parent"),
+        ("exploit", (0, 0), "cannot have the parent"),
+        ("restore", (1, 1), "cannot have the parent"),
+        ("restore", (0, 1), None),
+        ("explore", None, None),
+    ],
+)
+def test_parents_must_have_existed(new, kind, parent, problem):
+    run_store = new()
+    train_some(run_store, [1, 1])
+    lease = claim(run_store, 0)
+    after = trained(lease.member, steps=0, parent=parent)
+    if problem:
+        with pytest.raises(ValueError, match=problem):
+            run_store.commit(lease, after, kind=kind)
+        assert run_store.member(0) == lease.member
+    else:
+        run_store.commit(lease, after, kind=kind)
+        expected = parent if kind != "explore" else None
+        assert run_store.versions()[-1].parent == expected
+
+
+def test_only_a_restore_may_lose_steps(new):
+    run_store = new()
+    train_some(run_store, [2])
+    lease = claim(run_store, 0)
+    back = trained(lease.member, steps=-SLICE, parent=(0, 1))
+    with pytest.raises(ValueError, match="agent steps"):
+        run_store.commit(lease, back, kind="explore")
+    assert run_store.commit(lease, back, kind="restore").member.agent_steps == SLICE
+
+
+# Claims.
+
+
+def test_the_least_advanced_comes_first_and_then_the_lowest_id(new):
+    run_store = new(4)
+    train_some(run_store, [2, 1, 1, 3])
+    claimed = [run_store.claim("me").member.id for _ in range(4)]
+    assert claimed == [1, 2, 0, 3]
+    assert run_store.claim("me") is None
+
+
+@pytest.mark.parametrize(
+    ("slices", "residents", "chosen"),
+    [
+        ([0, 2, 5], {1: 2}, 1),  # exactly two slices ahead: it stays
+        ([0, 3, 5], {1: 3}, 0),  # three: the least advanced must not be left behind
+        ([0, 2, 2], {1: 1, 2: 2}, 2),  # 1 was trained by somebody else since
+        ([0, 2, 1], {1: 2, 2: 1}, 2),  # the less advanced of two residents
+        ([0, 0, 0], {1: 0, 2: 0}, 1),
+        ([1, 0, 0], {0: 1}, 0),
+        ([1, 0, 0], {}, 1),
+    ],
+)
+def test_a_worker_prefers_what_it_has_in_memory_up_to_two_slices(new, slices, residents, chosen):
+    run_store = new()
+    train_some(run_store, slices)
+    assert run_store.claim("me", residents).member.id == chosen
+
+
+def test_members_with_all_their_steps_are_not_claimed(new):
+    run_store = new(2, total_steps=20)
+    train_some(run_store, [2])
+    assert run_store.claim("me").member.id == 1
+    assert run_store.claim("me") is None
+    assert [member.id for member in run_store.unfinished()] == [1]
+
+
+def test_a_live_lease_is_respected_and_a_lapsed_one_taken_over(new, clock):
+    run_store = new(1)
+    first = run_store.claim("slow")
+    clock.seconds += 59.9
+    assert run_store.claim("quick") is None
+    run_store.renew(first)
+    clock.seconds += 59.9
+    assert run_store.claim("quick") is None
+    clock.seconds += 0.2
+    second = run_store.claim("quick")
+    assert (second.fence, second.owner, second.member.attempts) == (2, "quick", 2)
+    (event,) = run_store.events()
+    assert event.kind == "takeover"
+    assert (event.details["from"], event.details["to"]) == ("slow", "quick")
+    assert event.details["because"] == "its lease lapsed"
+    assert event.details["late_s"] == pytest.approx(0.1)
+
+
+def test_a_released_member_is_no_takeover(new):
+    run_store = new(1)
+    run_store.release(run_store.claim("one"))
+    assert run_store.claim("two").member.attempts == 1
+    assert run_store.events() == []
+
+
+def test_the_dead_hold_nothing(new):
+    run_store = new(1)
+    run_store.claim("dead/1")
+    assert run_store.owners() == {"dead/1"}
+    assert run_store.claim("me", {}, dead_owners={"dead/2"}) is None
+    assert run_store.claim("me", {}, dead_owners={"dead/1"}).owner == "me"
+    assert run_store.events()[0].details["because"] == "its process is gone"
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_that_jumps_costs_at_most_a_takeover(new, clock, days):
+    """Set back by a day, a lease would else last a day longer."""
+    run_store = new(1)
+    lease = run_store.claim("one")
+    clock.seconds += days * 86400
+    second = run_store.claim("two")
+    assert second is not None
+    with pytest.raises(store.LostLease):
+        train(run_store, lease)
+    train(run_store, second)
+
+
+def test_leases_expire_by_the_real_clock_of_the_database(tmp_path):
+    run_store = store.Store.create(
+        tmp_path / "run", config(1, lease_seconds=0.05), [Member(0, 0, 0, {"lr": 0.1})]
+    )
+    assert abs(run_store.now() - time.time()) < 1
+    first = run_store.claim("one")
+    deadline = time.monotonic() + 10
+    while (second := run_store.claim("two")) is None:
+        assert time.monotonic() < deadline
+    assert second.fence == first.fence + 1
+
+
+# Fences.
+
+
+@pytest.mark.parametrize("write", ["commit", "commit-without-kind", "renew", "release", "crash"])
+@pytest.mark.parametrize("how", ["held", "released", "committed", "forgiven", "same-owner"])
+def test_whoever_lost_the_lease_changes_nothing(new, clock, write, how):
+    run_store = new(1)
+    old = run_store.claim("old")
+    clock.seconds += 61
+    if how == "forgiven":
+        assert run_store.forgive({"old"}) == [0]
+    else:
+        lease = run_store.claim("old" if how == "same-owner" else "new")
+        if how == "released":
+            run_store.release(lease)
+        elif how == "committed":
+            train(run_store, lease, release=True)
+    everything = (
+        run_store.members(),
+        run_store.versions(),
+        run_store.reports(),
+        run_store.events(),
+    )
+    with pytest.raises(store.LostLease, match="old no longer holds member 0"):
+        {
+            "commit": lambda: train(run_store, old),
+            "commit-without-kind": lambda: run_store.commit(old, old.member),
+            "renew": lambda: run_store.renew(old),
+            "release": lambda: run_store.release(old),
+            "crash": lambda: run_store.crash(old, "traceback"),
+        }[write]()
+    assert everything == (
+        run_store.members(),
+        run_store.versions(),
+        run_store.reports(),
+        run_store.events(),
+    )
+
+
+def test_a_lease_that_expired_unnoticed_is_still_good(new, clock):
+    run_store = new(1)
+    lease = run_store.claim("slow")
+    clock.seconds += 1000
+    lease = train(run_store, lease)
+    assert run_store.claim("other") is None
+    clock.seconds += 1000
+    run_store.renew(lease)
+    assert run_store.claim("other") is None
+
+
+def test_a_commit_cannot_be_repeated(new):
+    run_store = new(1)
+    lease = run_store.claim("me")
+    train(run_store, lease)
+    with pytest.raises(store.LostLease):
+        train(run_store, lease)
+    assert len(run_store.reports()) == 1
+
+
+def test_a_forged_lease_is_worth_nothing(new):
+    run_store = new(1)
+    lease = run_store.claim("me")
+    for forged in (
+        replace(lease, fence=2),
+        replace(lease, owner="you"),
+        replace(lease, member=replace(lease.member, version=1, checkpoint="x")),
+        Lease(replace(lease.member, id=7), "me", 1),
+    ):
+        with pytest.raises(store.LostLease):
+            run_store.renew(forged)
+
+
+# Attempts.
+
+
+def test_three_kills_at_one_version_fail_the_member(new, clock):
+    run_store = new(2, max_attempts=3)
+    train_some(run_store, [1, 5])
+    for attempt in (1, 2, 3):
+        lease = run_store.claim("killed")
+        assert (lease.member.id, lease.member.attempts) == (0, attempt)
+        clock.seconds += 61
+    lease = run_store.claim("me")
+    assert lease.member.id == 0
+    assert lease.member.state == "failed"
+    assert lease.member.attempts == 1
+    failed = [event for event in run_store.events() if event.kind == "failed"]
+    assert len(failed) == 1
+    assert failed[0].details["attempts"] == 3
+    assert failed[0].details["owner"] == "killed"
+    assert "killed" in failed[0].details["error"]
+    healed = trained(lease.member, steps=0, state="active", parent=(1, 5))
+    lease = run_store.commit(lease, healed, kind="reseed")
+    assert (lease.member.state, lease.member.attempts) == ("active", 1)
+
+
+def test_a_new_version_and_a_clean_release_forget_and_forgive(new, clock):
+    run_store = new(1, max_attempts=3)
+    for _ in range(2):
+        run_store.claim("killed")
+        clock.seconds += 61
+    for _ in range(5):
+        lease = run_store.claim("me")
+        assert lease.member.attempts == 3
+        run_store.release(lease)
+    lease = train(run_store, run_store.claim("me"))
+    assert lease.member.attempts == 1
+    lease = run_store.commit(lease, replace(lease.member, last_ready_steps=10))
+    assert lease.member.attempts == 1
+    lease = run_store.commit(lease, lease.member, release=True)
+    assert lease.member.attempts == 0
+    lease = train(run_store, run_store.claim("me"), release=True)
+    assert run_store.member(0).attempts == 0
+    assert run_store.member(0).owner is None
+
+
+def test_crashes_are_told_with_their_tracebacks(new):
+    run_store = new(2, max_attempts=2)
+    train_some(run_store, [0, 1])
+    assert run_store.crash(run_store.claim("one"), "Traceback: first") is False
+    assert run_store.member(0).error == "Traceback: first"
+    assert run_store.crash(run_store.claim("two"), "Traceback: second") is True
+    member = run_store.member(0)
+    assert (member.state, member.attempts, member.owner) == ("failed", 0, None)
+    assert [(e.kind, e.details["error"], e.details["owner"]) for e in run_store.events()] == [
+        ("crashed", "Traceback: first", "one"),
+        ("crashed", "Traceback: second", "two"),
+        ("failed", "Traceback: second", "two"),
+    ]
+
+
+def test_a_crash_then_a_kill_fail_with_the_traceback_there_was(new, clock):
+    run_store = new(2, max_attempts=2)
+    train_some(run_store, [0, 1])
+    run_store.crash(run_store.claim("one"), "Traceback: x")
+    run_store.claim("killed")
+    clock.seconds += 61
+    run_store.claim("me")
+    assert run_store.events()[-1].kind == "failed"
+    assert run_store.events()[-1].details["error"] == "Traceback: x"
+
+
+def test_a_killed_run_is_no_members_fault(new):
+    run_store = new(2, max_attempts=1)
+    for launch in range(5):
+        assert run_store.claim(f"worker {launch} a") is not None
+        assert run_store.claim(f"worker {launch} b") is not None
+        assert run_store.forgive({f"worker {launch} a", f"worker {launch} b"}) == [0, 1]
+        assert run_store.forgive({f"worker {launch} a"}) == []
+    assert [member.attempts for member in run_store.members()] == [0, 0]
+    assert {event.kind for event in run_store.events()} == {"takeover"}
+
+
+def test_the_dead_are_claimed_only_when_somebody_can_be_copied(new):
+    run_store = new(2)
+    lease = run_store.claim("me")
+    run_store.commit(lease, replace(lease.member, state="diverged"), release=True)
+    other = run_store.claim("me")
+    assert other.member.id == 1
+    assert run_store.claim("me") is None  # 1 has no checkpoint yet
+    assert [member.id for member in run_store.unfinished()] == [0, 1]
+    train(run_store, other)
+    lease = run_store.claim("me")
+    assert (lease.member.id, lease.member.state, lease.member.attempts) == (0, "diverged", 1)
+
+
+def test_when_all_are_dead_there_is_nothing_left(new):
+    run_store = new(2)
+    train_some(run_store, [1, 1])
+    for lease in [run_store.claim("me"), run_store.claim("me")]:
+        run_store.commit(lease, replace(lease.member, state="diverged"), release=True)
+    assert run_store.claim("me") is None
+    assert run_store.unfinished() == []
+
+
+def test_random_search_leaves_the_dead_alone(new, clock):
+    run_store = new(2, exploit="none", max_attempts=1)
+    train_some(run_store, [1, 1])
+    lease = run_store.claim("me")
+    run_store.commit(lease, replace(lease.member, state="diverged"), release=True)
+    run_store.claim("killed")
+    clock.seconds += 61
+    assert run_store.claim("me") is None
+    assert run_store.unfinished() == []
+    assert [member.state for member in run_store.members()] == ["diverged", "failed"]
+    assert run_store.events()[-1].details["for_good"] is True
+    events = run_store.events()
+    assert run_store.claim("me") is None
+    assert run_store.events() == events
+
+
+def test_re_seeding_is_not_tried_for_ever(new, clock):
+    run_store = new(2, max_attempts=2)
+    train_some(run_store, [0, 10])
+    states = []
+    for _ in range(20):
+        lease = run_store.claim("killed")
+        if lease is None:
+            break
+        states.append((lease.member.state, lease.member.attempts))
+        clock.seconds += 61
+    assert states == [("active", 1), ("active", 2), ("failed", 1), ("failed", 2)]
+    failed = [event.details["for_good"] for event in run_store.events() if event.kind == "failed"]
+    assert failed == [False, True]
+    assert run_store.unfinished() == []
+
+
+# Scores, references and pins.
+
+
+def commit_window(run_store, member, window, counted):
+    lease = claim(run_store, member)
+    return train(run_store, lease, release=True, window=window, counted_episodes=counted).member
+
+
+def test_only_a_valid_window_gives_a_version_a_score(new):
+    run_store = new(2, window=2, min_episodes=4, total_steps=1000)
+    commit_window(run_store, 0, (), 0)
+    commit_window(run_store, 0, (9.0, 9.0), 3)
+    commit_window(run_store, 0, (1.0, 2.0), 4)
+    assert [version.score for version in run_store.versions(0)] == [None, None, None, 1.5]
+    assert run_store.best_version().version == 3
+    lease = claim(run_store, 1)
+    child = trained(
+        lease.member, steps=0, parent=(0, 3), window=(7.0, 7.0), counted_episodes=4, score=7.0
+    )
+    run_store.commit(lease, child, kind="exploit", release=True)
+    assert run_store.versions(1)[-1].score is None
+    assert run_store.best_version().member == 0
+
+
+def test_kept_are_the_newest_two_of_each_the_best_ever_and_what_is_pinned(new, clock):
+    run_store = new(2, window=1, min_episodes=1, total_steps=1000)
+    assert run_store.best_version() is None
+    assert run_store.referenced_checkpoints() == set()
+    names = {}
+    for score in (1.0, 5.0, 5.0, 2.0, 3.0):
+        member = commit_window(run_store, 0, (score,), 1)
+        names[member.version] = member.checkpoint
+    other = commit_window(run_store, 1, (4.0,), 1).checkpoint
+    assert run_store.best_version().version == 2
+    kept = {names[2], names[4], names[5], other}
+    assert run_store.referenced_checkpoints() == kept
+    assert not run_store.pin(names[3], "me", 10)  # it may be deleted already
+    assert run_store.pin(names[4], "me", 10)
+    assert run_store.pin(names[4], "you", 20)
+    commit_window(run_store, 0, (0.0,), 1)
+    newest = commit_window(run_store, 0, (0.0,), 1)
+    assert names[4] in run_store.referenced_checkpoints()
+    run_store.unpin(names[4], "you")
+    run_store.unpin(names[4], "nobody")
+    assert names[4] in run_store.referenced_checkpoints()
+    clock.seconds += 10.1
+    assert names[4] not in run_store.referenced_checkpoints()
+    assert not run_store.pin(names[4], "me", 10)
+    assert newest.checkpoint in run_store.referenced_checkpoints()
+
+
+def test_previous_versions_lead_back_to_the_last_checkpoint(new):
+    run_store = new(1)
+    train_some(run_store, [3])
+    assert run_store.previous_version(0, 3).version == 2
+    assert run_store.previous_version(0, 2).version == 1
+    assert run_store.previous_version(0, 1) is None  # version 0 has no checkpoint
+
+
+def test_means_neither_overflow_nor_round_twice():
+    assert mean([1e308] * 10) == pytest.approx(1e308)
+    assert mean([0.1] * 10) == 0.1
+    assert mean([-21.0] * 10) == -21.0
+    assert math.isnan(mean([]))
+
+
+# Named leases, extension.
+
+
+def test_a_named_lease_is_one_owners_at_a_time(new, clock):
+    run_store = new()
+    assert run_store.acquire("projector", "one", 30)
+    assert not run_store.acquire("projector", "two", 30)
+    assert run_store.acquire("other", "two", 30)
+    clock.seconds += 20
+    assert run_store.acquire("projector", "one", 30)
+    clock.seconds += 29
+    assert not run_store.acquire("projector", "two", 30)
+    clock.seconds += 2
+    assert run_store.acquire("projector", "two", 30)
+    run_store.give_up("projector", "one")  # not its own any more
+    assert not run_store.acquire("projector", "one", 30)
+    assert run_store.acquire("projector", "one", 30, dead_owners={"two"})
+    run_store.give_up("projector", "one")
+    assert run_store.acquire("projector", "two", 30)
+
+
+def test_a_finished_run_can_be_extended(new):
+    run_store = new(1, total_steps=20)
+    lease = train(run_store, run_store.claim("me"))
+    train(run_store, lease, release=True, state="finished")
+    assert run_store.claim("me") is None
+    with pytest.raises(ValueError, match="cannot be taken back"):
+        run_store.extend(10)
+    run_store.extend(40)
+    assert run_store.config.total_steps == 40
+    assert store.Store.open(run_store.path).config == config(1, total_steps=40)
+    assert run_store.claim("me").member.state == "active"
+    assert run_store.events()[-1].kind == "extended"
+
+
+# Files that are no runs, or damaged ones.
+
+
+def test_what_is_not_a_run_is_refused_and_left_alone(tmp_path):
+    other = sqlite3.connect(tmp_path / "other.sqlite3")
+    other.execute("CREATE TABLE holiday (x)")
+    other.commit()
+    other.close()
+    (tmp_path / "text").write_text("no database at all, but long enough for a header" * 100)
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "directory").mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for name in ("other.sqlite3", "text", "empty", "directory", "missing", "missing/run.sqlite3"):
+        with pytest.raises(store.NotARun, match=name):
+            store.Store.open(tmp_path / name)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "directory",
+        "empty",
+        "other.sqlite3",
+        "text",
+    ]
+
+
+def test_a_run_can_be_opened_by_its_directory(new):
+    run_store = new()
+    assert store.Store.open(run_store.path.parent).members() == run_store.members()
+
+
+def sql(path, statement):
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(statement)
+    connection.close()
+
+
+def test_another_schema_or_journal_mode_is_refused(new):
+    path = new().path
+    sql(path, "UPDATE run SET schema = 99")
+    with pytest.raises(store.StoreError, match=r"newer code.*99.*update"):
+        store.Store.open(path)
+    sql(path, "UPDATE run SET schema = 0")
+    with pytest.raises(store.StoreError, match="older code"):
+        store.Store.open(path)
+    sql(path, "UPDATE run SET schema = 1")
+    sql(path, "PRAGMA journal_mode=WAL")
+    with pytest.raises(store.StoreError, match="journal mode wal"):
+        store.Store.open(path)
+    sql(path, "PRAGMA journal_mode=DELETE")
+    sql(path, "UPDATE run SET config = '{}'")
+    with pytest.raises(store.StoreError, match="configuration that is not valid"):
+        store.Store.open(path)
+    sql(path, "DELETE FROM run")
+    with pytest.raises(store.NotARun):
+        store.Store.open(path)
+
+
+@pytest.mark.parametrize("damage", ["page", "cut", "head"])
+def test_damage_is_found_and_left_alone(new, damage):
+    run_store = new(8)
+    train_some(run_store, [8] * 8)
+    content = bytearray(run_store.path.read_bytes())
+    if damage == "page":
+        content[8192:12288] = b"\xa5" * 4096
+    elif damage == "cut":
+        del content[len(content) // 2 :]
+    else:
+        content[:16] = b"x" * 16
+    run_store.path.write_bytes(content)
+    with pytest.raises(store.StoreError) as raised:
+        store.Store.open(run_store.path)
+    assert str(run_store.path) in str(raised.value)
+    if damage != "head":
+        assert "damaged" in str(raised.value)
+        assert ".recover" in str(raised.value)
+    assert run_store.path.read_bytes() == content
+
+
+def test_a_store_that_was_deleted_does_not_come_back_empty(new):
+    run_store = new()
+    run_store.path.unlink()
+    with pytest.raises(store.StoreError):
+        run_store.members()
+    with pytest.raises(store.StoreError):
+        run_store.claim("me")
+    assert not run_store.path.exists()
+
+
+# Creation.
+
+
+def test_what_is_there_is_never_replaced(tmp_path, new):
+    run_store = new()
+    content = run_store.path.read_bytes()
+    with pytest.raises(store.RunExists, match="exists already"):
+        new()
+    assert run_store.path.read_bytes() == content
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("mine", "dangling"):
+        with pytest.raises(store.RunExists):
+            store.Store.create(tmp_path / name, config(1), [Member(0, 0, 0, {"lr": 0.1})])
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    "members",
+    [[], [(0, 0)], [(0, 0), (0, 0)], [(0, 0), (2, 0)], [(0, 0), (1, 1)]],
+)
+def test_the_first_population_must_be_complete(tmp_path, members):
+    first = [Member(i, version, 0, {"lr": 0.1}) for i, version in members]
+    with pytest.raises(ValueError, match=r"ids 0 to 1|begins at version"):
+        store.Store.create(tmp_path / "x", config(2), first)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_many_creators_exactly_one_wins(tmp_path, monkeypatch, links):
+    """And whoever looks meanwhile sees nothing or all of it."""
+    if not links:
+
+        def link(*_):
+            raise PermissionError("no hard links on this file system")
+
+        monkeypatch.setattr("os.link", link)
+    for trial in range(5):
+        path = tmp_path / f"run-{trial}"
+        outcomes, seen, half_made = [], [], []
+        barrier = threading.Barrier(9)
+
+        def create(number, path=path, barrier=barrier, outcomes=outcomes):
+            settings = config(3, seed=number)
+            members = [Member(i, 0, 0, {"lr": 0.1}) for i in range(3)]
+            barrier.wait()
+            try:
+                outcomes.append(store.Store.create(path, settings, members, durable=False))
+            except store.RunExists:
+                outcomes.append(None)
+
+        def look(path=path, barrier=barrier, seen=seen, half_made=half_made):
+            barrier.wait()
+            while not seen:
+                try:
+                    seen.append(len(store.Store.open(path).members()))
+                except store.NotARun as error:
+                    half_made.extend([] if "does not exist" in str(error) else [error])
+
+        threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+        threads.append(threading.Thread(target=look))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        winners = [outcome for outcome in outcomes if outcome is not None]
+        assert (len(outcomes), len(winners), seen, half_made) == (8, 1, [3], [])
+        assert store.Store.open(path).config == winners[0].config
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_remains_of_killed_creators_are_removed_when_they_are_old(tmp_path, new):
+    old, young = (tmp_path / f".{store.FILE_NAME}.creating-{name}" for name in ("old", "young"))
+    old.write_bytes(b"")
+    young.write_bytes(b"")
+    os.utime(old, (0, 0))
+    new()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, store.FILE_NAME]
+
+
+# Locks.
+
+
+def test_readers_and_writers_wait_for_a_lock_and_then_say_who(new, clock):
+    path = new().path
+    locker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    locker.execute("BEGIN EXCLUSIVE")
+    impatient = store.Store(
+        database.Database(path, durable=False, clock=clock, busy_timeout_s=0.05), config()
+    )
+    for call in (impatient.members, lambda: impatient.claim("me")):
+        with pytest.raises(store.StoreBusy, match="stayed locked"):
+            call()
+    patient = store.Store(
+        database.Database(path, durable=False, clock=clock, busy_timeout_s=30), config()
+    )
+    threading.Timer(0.2, lambda: locker.execute("COMMIT")).start()
+    assert len(patient.members()) == 3
+    assert patient.claim("me") is not None
+    locker.close()
+
+
+def test_nothing_is_held_between_calls(new):
+    run_store = new()
+    run_store.members()
+    run_store.claim("me")
+    run_store.versions()
+    locker = sqlite3.connect(run_store.path, isolation_level=None, timeout=0)
+    locker.execute("BEGIN EXCLUSIVE")
+    locker.execute("ROLLBACK")
+    locker.close()
+
+
+def test_the_store_is_kept_as_promised(tmp_path):
+    run_store = store.Store.create(tmp_path / "run", config(1), [Member(0, 0, 0, {"lr": 0.1})])
+    with run_store._database.transaction() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete"
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 30_000
+
+
+def test_nothing_in_the_file_is_not_json(new):
+    """Python's own "NaN" is not JSON: other readers would stop at it."""
+    run_store = new()
+    train_some(run_store, [2, 1])
+    connection = sqlite3.connect(run_store.path)
+    for table, column in (("member", "hyperparameters"), ("report", "episodes"), ("run", "config")):
+        for (text,) in connection.execute(f"SELECT {column} FROM {table}"):
+            json.loads(text, parse_constant=pytest.fail)
+    connection.close()

@@ -1,0 +1,367 @@
+"""Random sequences of everything workers do to a store, against a model made of plain dictionaries.
+
+The model restates the store's contract in the dullest way there is, without its code.
+"""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+
+from pbt import run, space, store
+from pbt.member import Event, Member, Report
+
+SLICE, TOTAL, LEASE, TRIES = 10, 60, 60.0, 2
+OWNERS = ["a", "b", "c"]
+
+
+class Machine(RuleBasedStateMachine):
+    leases = Bundle("leases")
+
+    @initialize(population=st.integers(1, 4), exploit=st.sampled_from(["t-test", "none"]))
+    def create(self, population, exploit):
+        self.directory = tempfile.TemporaryDirectory()
+        self.clock = 1000.0
+        self.exploit = exploit
+        config = run.RunConfig(
+            task="learner:make",
+            space=space.Space({"lr": space.Uniform(0, 1)}, adapt=("lr",)),
+            population=population,
+            total_steps=TOTAL,
+            report_interval=SLICE,
+            ready_interval=SLICE,
+            exploit=exploit,
+            max_attempts=TRIES,
+            lease_seconds=LEASE,
+            window=1,
+            min_episodes=1,
+        )
+        path = Path(self.directory.name) / "run"
+        first = [Member(i, 0, 0, {"lr": 0.5}) for i in range(population)]
+        keywords = {"durable": False, "clock": lambda: self.clock}
+        # Two doors to one file, as two processes have.
+        self.stores = [store.Store.create(path, config, first, **keywords)]
+        self.stores.append(store.Store.open(path, **keywords))
+        self.model = [
+            {
+                "version": 0,
+                "steps": 0,
+                "state": "active",
+                "owner": None,
+                "fence": 0,
+                "expires": None,
+                "tries": 0,
+                "lr": 0.5,
+            }
+            for _ in range(population)
+        ]
+        self.history = [(i, 0, "initial", 0, None, None) for i in range(population)]
+        self.reported = []
+        self.told = []
+        self.uncommitted = 0
+
+    def teardown(self):
+        if hasattr(self, "directory"):
+            self.directory.cleanup()
+
+    def random_store(self):
+        self.stores.reverse()
+        return self.stores[0]
+
+    def stands(self, lease):
+        mine = self.model[lease.member.id]
+        return (mine["owner"], mine["fence"]) == (lease.owner, lease.fence) and (
+            mine["version"] == lease.member.version
+        )
+
+    def fail(self, i):
+        mine = self.model[i]
+        mine["tries"] = TRIES + 1 if mine["state"] == "failed" else 0
+        mine.update(state="failed", owner=None, expires=None)
+        mine["fence"] += 1
+        self.told.append(("failed", i))
+
+    def hopeless(self, mine):
+        return mine["state"] != "active" and (
+            self.exploit == "none" or (mine["state"] == "failed" and mine["tries"] > TRIES)
+        )
+
+    @rule(
+        target=leases,
+        owner=st.sampled_from(OWNERS),
+        dead=st.sets(st.sampled_from(OWNERS), max_size=1),
+        resident=st.sets(st.integers(0, 3)),
+        stale=st.booleans(),
+    )
+    def claim(self, owner, dead, resident, stale):
+        residents = {i: self.model[i]["version"] - stale for i in resident if i < len(self.model)}
+        got = self.random_store().claim(owner, residents, dead_owners=dead)
+
+        open_to_all = []
+        for i, mine in enumerate(self.model):
+            held = (
+                mine["owner"] is not None
+                and mine["owner"] not in dead
+                and self.clock < mine["expires"]
+            )
+            if not held and mine["steps"] < TOTAL and not self.hopeless(mine):
+                open_to_all.append(i)
+        for i in open_to_all:
+            if self.model[i]["tries"] >= TRIES:
+                self.fail(i)
+        free = []
+        for i in open_to_all:
+            mine = self.model[i]
+            donors = [
+                j
+                for j, other in enumerate(self.model)
+                if j != i and other["state"] in ("active", "finished") and other["version"] > 0
+            ]
+            if mine["state"] == "active" or (donors and not self.hopeless(mine)):
+                free.append((mine["steps"], i))
+        if not free:
+            assert got is None
+            return multiple()
+        steps, expected = min(free)
+        warm = [pair for pair in free if residents.get(pair[1]) == self.model[pair[1]]["version"]]
+        if warm and min(warm)[0] <= steps + 2 * SLICE:
+            expected = min(warm)[1]
+        mine = self.model[expected]
+        if mine["owner"] is not None:
+            self.told.append(("takeover", expected))
+        mine["fence"] += 1
+        mine["tries"] += 1
+        mine.update(owner=owner, expires=self.clock + LEASE)
+        assert (got.member.id, got.owner, got.fence) == (expected, owner, mine["fence"])
+        return got
+
+    def write(self, lease, action):
+        """Do something under a lease; returns its result, or None when the lease was lost."""
+        if self.stands(lease):
+            return action(self.random_store())
+        with pytest.raises(store.LostLease):
+            action(self.random_store())
+        return None
+
+    def commit(self, lease, release, kind=None, report=False, events=(), **changes):
+        """Commit and put it into the model; returns the lease to go on with, or nothing."""
+        old = lease.member
+        new = replace(old, **changes)
+        score = None
+        if kind is not None:
+            self.uncommitted += 1
+            new = replace(
+                new,
+                version=old.version + 1,
+                checkpoint=f"{old.id}/{old.version + 1}-{self.uncommitted:016x}",
+            )
+        if report:
+            report = Report(new.id, new.version, new.agent_steps, SLICE, 1.0, {"lr": 0.5}, (), {})
+        else:
+            report = None
+        if kind == "slice" and new.counted_episodes:
+            score = new.window[0]
+        result = self.write(
+            lease,
+            lambda run_store: run_store.commit(
+                lease, new, kind=kind, report=report, events=events, release=release
+            ),
+        )
+        if result is None:
+            return multiple()
+        mine = self.model[old.id]
+        if kind is not None:
+            mine["tries"] = 0 if release else 1
+            copied = kind in ("exploit", "restore", "reseed")
+            self.history.append(
+                (old.id, new.version, kind, new.agent_steps, new.parent if copied else None, score)
+            )
+        elif mine["state"] != new.state:
+            mine["tries"] = 0 if release else 1
+        elif release:
+            mine["tries"] = max(0, mine["tries"] - 1)
+        if report:
+            self.reported.append((old.id, new.version))
+        self.told.extend((event.kind, event.member) for event in events)
+        mine.update(
+            version=new.version,
+            steps=new.agent_steps,
+            state=new.state,
+            lr=new.hyperparameters["lr"],
+            owner=None if release else lease.owner,
+            expires=None if release else self.clock + LEASE,
+        )
+        assert result.member == self.stores[0].member(old.id)
+        return multiple() if release else result
+
+    @rule(
+        target=leases,
+        lease=consumes(leases),
+        release=st.booleans(),
+        window=st.sampled_from([(), (1.0,), (2.0,), (3.0,)]),
+        repeat=st.booleans(),
+    )
+    def train(self, lease, release, window, repeat):
+        if lease.member.agent_steps + SLICE > TOTAL:
+            return lease
+        steps = lease.member.agent_steps + SLICE
+        keywords = {
+            "kind": "slice",
+            "report": True,
+            "agent_steps": steps,
+            "state": "finished" if steps == TOTAL else "active",
+            "window": window,
+            "counted_episodes": len(window),
+        }
+        result = self.commit(lease, release, **keywords)
+        if repeat:  # a worker that does not know whether its commit went through
+            self.commit(lease, release, **keywords)
+        return result
+
+    @rule(target=leases, lease=consumes(leases), release=st.booleans(), data=st.data())
+    def copy(self, lease, release, data):
+        others = [entry for entry in self.history if entry[0] != lease.member.id and entry[1] > 0]
+        if not others:
+            return lease
+        donor = data.draw(st.sampled_from(others))
+        kind = "exploit" if lease.member.state == "active" else "reseed"
+        event = Event(kind, lease.member.id, lease.member.version + 1, lease.member.agent_steps)
+        return self.commit(
+            lease,
+            release,
+            kind=kind,
+            events=[event],
+            parent=donor[:2],
+            state="active",
+            hyperparameters={"lr": data.draw(st.floats(0, 1))},
+            window=(),
+            counted_episodes=0,
+        )
+
+    @rule(target=leases, lease=consumes(leases), release=st.booleans())
+    def restore(self, lease, release):
+        i, version = lease.member.id, lease.member.version
+        earlier = [entry for entry in self.history if entry[0] == i and 0 < entry[1] < version]
+        found = self.random_store().previous_version(i, version)
+        if not earlier:
+            assert found is None
+            return lease
+        assert (found.member, found.version, found.kind, found.agent_steps) == earlier[-1][:4]
+        return self.commit(
+            lease,
+            release,
+            kind="restore",
+            parent=(i, found.version),
+            agent_steps=found.agent_steps,
+            state="active",
+        )
+
+    @rule(target=leases, lease=consumes(leases), release=st.booleans())
+    def decide_not_to_copy(self, lease, release):
+        member = lease.member
+        event = Event("no-exploit", member.id, member.version, member.agent_steps)
+        return self.commit(
+            lease, release, events=[event], last_ready_steps=lease.member.agent_steps
+        )
+
+    @rule(target=leases, lease=consumes(leases), release=st.booleans())
+    def diverge(self, lease, release):
+        return self.commit(lease, release, state="diverged")
+
+    @rule(lease=leases)
+    def renew(self, lease):
+        if self.stands(lease):
+            self.model[lease.member.id]["expires"] = self.clock + LEASE
+        self.write(lease, lambda run_store: (run_store.renew(lease), True))
+
+    @rule(lease=leases)
+    def release(self, lease):
+        held = self.stands(lease)
+        self.write(lease, lambda run_store: (run_store.release(lease), True))
+        if held:
+            mine = self.model[lease.member.id]
+            mine.update(owner=None, expires=None, tries=max(0, mine["tries"] - 1))
+
+    @rule(lease=leases)
+    def crash(self, lease):
+        held = self.stands(lease)
+        failed = self.write(lease, lambda run_store: run_store.crash(lease, "traceback"))
+        if held:
+            mine = self.model[lease.member.id]
+            mine.update(owner=None, expires=None)
+            self.told.append(("crashed", lease.member.id))
+            assert failed == (mine["tries"] >= TRIES)
+            if failed:
+                self.fail(lease.member.id)
+
+    @rule(dead=st.sampled_from(OWNERS))
+    def relaunch(self, dead):
+        freed = []
+        for i, mine in enumerate(self.model):
+            if mine["owner"] == dead:
+                mine.update(owner=None, expires=None, tries=max(0, mine["tries"] - 1))
+                mine["fence"] += 1
+                freed.append(i)
+                self.told.append(("takeover", i))
+        assert self.random_store().forgive([dead]) == freed
+
+    @rule(seconds=st.sampled_from([1.0, 30.0, 61.0]))
+    def wait(self, seconds):
+        self.clock += seconds
+
+    @precondition(lambda self: hasattr(self, "model"))
+    @invariant()
+    def the_store_says_what_the_model_says(self):
+        run_store = self.random_store()
+        found = [
+            {
+                "version": member.version,
+                "steps": member.agent_steps,
+                "state": member.state,
+                "owner": member.owner,
+                "fence": member.fence,
+                "expires": member.lease_expires_s,
+                "tries": member.attempts,
+                "lr": member.hyperparameters["lr"],
+            }
+            for member in run_store.members()
+        ]
+        assert found == self.model
+        versions = run_store.versions()
+        assert [
+            (v.member, v.version, v.kind, v.agent_steps, v.parent, v.score) for v in versions
+        ] == self.history
+        assert [(r.member, r.version) for _, r in run_store.reports()] == self.reported
+        # Several members may fail in one claim, in no order that matters.
+        assert sorted((e.kind, e.member) for e in run_store.events()) == sorted(self.told)
+        keep = set()
+        for i in range(len(self.model)):
+            names = [v.checkpoint for v in versions if v.member == i and v.checkpoint]
+            keep |= set(names[-2:])
+        scored = [v for v in versions if v.score is not None]
+        if scored:
+            best = max(v.score for v in scored)
+            keep.add(next(v.checkpoint for v in scored if v.score == best))
+        assert run_store.referenced_checkpoints() == keep
+
+
+TestStore = Machine.TestCase
+TestStore.settings = settings(
+    max_examples=25,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
