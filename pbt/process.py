@@ -34,7 +34,9 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.signal(number, self._receive) for number in STOP_SIGNALS}
+        # What was ignored on purpose stays ignored: SIGHUP by nohup, SIGINT by a shell's "&".
+        heard = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._receive) for number in heard}
         try:
             yield self
         finally:

@@ -1,9 +1,13 @@
 """A launcher process: launch.py RUN_DIR WORKERS."""
 
+import signal
 import sys
 from pathlib import Path
 
 from pbt import local
+
+# Tests started in the background of a shell would hand down an ignored SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 child = Path(__file__).with_name("child.py")
 sys.exit(

@@ -8,7 +8,7 @@ import threading
 import psutil
 import pytest
 
-from pbt import checkpoint, local, run, space, store, worker
+from pbt import checkpoint, local, process, run, space, store, worker
 
 LEARNER = '''
 """A user's own learner, beside the script that starts it."""
@@ -231,3 +231,16 @@ def test_a_worker_that_is_asked_to_leave_is_not_replaced(tmp_path):
     said = []
     assert local.run(tmp_path / "run", 2, command=command, say=said.append) == 0
     assert said == []
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with process.Stop().installed() as stop:
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop() == 0
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop() == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGHUP, before)
