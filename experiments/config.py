@@ -70,7 +70,7 @@ class PopulationConfig:
     """Two-sided level of the t-test."""
     learning_rate: Range = Range((1e-3, 1e-2), (1e-5, 1e-1))
     """Of RMSProp."""
-    entropy_cost: Range = Range((1e-3, 3e-2), (1e-5, 1.0))
+    entropy_cost: Range = Range((1e-3, 2e-2), (1e-5, 1.0))
     """Weight of the policy's entropy in the loss."""
     unroll_length: Range = Range((5, 20), (1, 50))
     """Steps of all worlds per update. Real-valued inside, rounded where it is used."""

@@ -8,8 +8,8 @@ The world, the budget, the priors and the statistics of a study are the constant
 fixed before it runs.
 
 **random-search**: PBT against `--exploit none`, which is random search with equal budget through
-the same code. Within a seed both arms begin with the same draws and the same weights. The score of a
-run is the mean of 30 fresh episodes of the member chosen by its training score. Reported: paired
+the same code. Within a seed both arms begin with the same draws and the same weights. The score of
+a run is the mean of 30 fresh episodes of the member chosen by its training score. Reported: paired
 differences, their mean with a 95 % bootstrap interval over seeds, and the probability of
 improvement P(PBT > random search) over pairs of runs (Agarwal et al. 2021,
 https://arxiv.org/abs/2108.13264). Random search as in section 4 of the PBT paper.
@@ -221,7 +221,7 @@ def summary(rows: Sequence[Row], comparison: Comparison) -> str:
         f"{settings.total_steps:,} agent steps each; learning rate log-uniform in "
         f"{settings.learning_rate.prior}, entropy cost in {settings.entropy_cost.prior}, unroll "
         f"length in {settings.unroll_length.prior}; ready every {settings.ready_interval:,} agent "
-        f"steps. Score: mean of {EVALUATION_EPISODES} fresh episodes (raw returns, sampled actions) "
+        f"steps. Score: mean of {EVALUATION_EPISODES} fresh episodes (raw returns) "
         "of the member with the highest training score.",
         "",
         f"- paired difference: mean {comparison.mean:.1f}, 95 % interval {low:.1f} to {high:.1f} "

@@ -108,7 +108,7 @@ class Turn:
     steps: list[Any]
     """Agent steps done by each process; shared memory."""
     paused_s: list[Any]
-    """Seconds that each process waited for its turn; shared memory."""
+    """Seconds that each process waited for its turn, -1 until it is ready for one; shared memory."""
     processes: list[multiprocessing.process.BaseProcess]
     rates: list[float] = dataclasses.field(default_factory=list)
     """Agent steps per second of all processes together, one per window."""
@@ -128,6 +128,21 @@ class Turn:
     def rate(self) -> float:
         """Median over the windows."""
         return statistics.median(self.rates)
+
+    def wait_until_ready(self) -> None:
+        """Return when every process waits for its first turn.
+
+        Raises:
+            RuntimeError: one died; its message stands above.
+        """
+        while min(value.value for value in self.paused_s) < 0:
+            self.check()
+            time.sleep(0.1)
+
+    def check(self) -> None:
+        """Raise RuntimeError if a process died; its message stands above."""
+        if not all(process.is_alive() for process in self.processes):
+            raise RuntimeError(f"a process of the {self.name} died")
 
     def end(self) -> None:
         """Stop the processes."""
@@ -151,7 +166,7 @@ def _start(name: str, count: int, target: Any, *arguments: Any) -> Turn:
         name,
         context.Event(),
         [context.Value("q", 0) for _ in range(count)],
-        [context.Value("d", 0.0) for _ in range(count)],
+        [context.Value("d", -1.0) for _ in range(count)],
         [],
     )
     for index in range(count):
@@ -167,6 +182,7 @@ def _start(name: str, count: int, target: Any, *arguments: Any) -> Turn:
 
 def _take_turns(go: Any, paused_s: Any) -> None:
     """Wait until it is this group's turn; dies with the process that measures."""
+    paused_s.value = max(paused_s.value, 0.0)
     if go.is_set():
         return
     started_s = time.monotonic()
@@ -224,12 +240,8 @@ def _work(go: Any, steps: Any, paused_s: Any, run_dir: Path, residents: int, sec
     def make_task(config: Mapping[str, Any], member: int, seed: int) -> task.Task:
         return CountedTask(learner.make_task(config, member, seed), steps)
 
-    stopped = False
-
     def beat() -> None:
-        nonlocal stopped
-        stopped = stopped or seconds["stop"].is_set()
-        if not stopped:
+        if not seconds["stop"].is_set():
             _take_turns(go, paused_s)
 
     with store.Store.open(run_dir) as run_store:
@@ -287,8 +299,7 @@ def _warm(turn: Turn, run_dir: Path, population: int) -> None:
     turn.go.set()
     with store.Store.open(run_dir) as run_store:
         while min(member.version for member in run_store.members()) < 1:
-            if not all(process.is_alive() for process in turn.processes):
-                raise RuntimeError(f"a worker of the {turn.name} died; its message stands above")
+            turn.check()
             time.sleep(0.2)
     turn.go.clear()
 
@@ -321,6 +332,8 @@ def measure(arguments: Arguments, directory: Path) -> dict[str, Any]:
             _start("emulation", workers, _emulate, arguments.game, arguments.num_envs),
             _start("network", workers, _learn, learner_config, arguments.unroll_length),
         ]
+        for turn in alone:
+            turn.wait_until_ready()
         with (
             store.Store.open(directory / f"population-{populations[0]}") as watched,
             tensorboard.Projector(watched, directory / "tensorboard") as projector,
@@ -386,7 +399,10 @@ def _overheads(
     turn.go.set()
     spent = [seconds["queue"].get(timeout=60) for _ in turn.processes]
     paused_s = sum(value.value for value in turn.paused_s)
-    total = {name: sum(worker_s[name] for worker_s in spent) for name in spent[0]}
+    total = {
+        name: sum(worker_s.get(name, 0.0) for worker_s in spent)
+        for name in (*OVERHEADS, "build", "train", "idle")
+    }
     overhead_s = sum(total[name] for name in OVERHEADS)
     # Waiting for a turn happens in `beat`, so inside training, or between two claims.
     working_s = sum(total.values()) - total["build"] - paused_s

@@ -21,9 +21,9 @@ class Episode(NamedTuple):
     """One finished evaluation of the learner: an episode, or any other scored unit of work."""
 
     agent_steps: int
-    """When it finished. In `Progress`: steps since `train` was called; in a `Report`: the member's own."""
+    """When it finished. In `Progress`: steps since `train` began; in a `Report`: of the member."""
     episode_return: float
-    """What the population is compared on: the raw, undiscounted return, or any score to maximise."""
+    """What members are compared on: the raw, undiscounted return, or any score to maximise."""
     length: int
     """Agent steps from its beginning to its end."""
     counted: bool
@@ -42,11 +42,11 @@ class Progress(NamedTuple):
 
 
 class Diverged(Exception):
-    """Raised by `Task.train` for a non-finite loss, gradient, parameter or return. The step was not applied."""
+    """Raised by `Task.train`: a loss, gradient, parameter or return is not finite; not applied."""
 
 
 class Task(Protocol):
-    """A learner with everything it needs to train. See the module's docstring for the order of calls."""
+    """A learner with all it needs to train. See the module's docstring for the order of calls."""
 
     def train(self, agent_steps: int, limit: int) -> Iterator[Progress]:
         """Train at least `agent_steps`, one `Progress` per update; may be closed between updates.

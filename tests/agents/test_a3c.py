@@ -130,6 +130,17 @@ def test_a_checkpoint_does_not_carry_the_learning_rate():
     assert child.learning_rate() == 1e-5
 
 
+@pytest.mark.parametrize(("package", "centres"), [("batched", True), ("paper", False)])
+def test_only_the_batched_package_centres_images_and_the_mean_is_state(package, centres):
+    agent = make(obs_shape=(4, 84, 84), package=package)
+    batch = unroll(agent, obs_shape=(4, 84, 84))
+    agent.update(batch, 0.01)
+    assert (agent.network.torso.mean.abs().max() > 0) == centres
+    child = make(1, obs_shape=(4, 84, 84), package=package)
+    child.load_state_dict(agent.state_dict())
+    assert torch.equal(child.network.torso.mean, agent.network.torso.mean)
+
+
 def test_another_agents_state_is_refused_whole():
     agent = make(width=16)
     before = {name: tensor.clone() for name, tensor in agent.state_dict().items()}

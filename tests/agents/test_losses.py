@@ -8,7 +8,7 @@ from agents import losses
 
 
 def slow_return(t, b, r, terminated, truncated, v_final, v_boot, gamma):
-    """R_t = sum_i gamma^i r_{t+i} + gamma^k V(s_{t+k}), followed forward until something ends it."""
+    """R_t = sum_i gamma^i r_{t+i} + gamma^k V(s_{t+k}), forward until something ends it."""
     total, factor = 0.0, 1.0
     for i in range(t, len(r)):
         total += factor * r[i, b]

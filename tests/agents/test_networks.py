@@ -146,6 +146,29 @@ def test_running_statistics_equal_numpys():
     np.testing.assert_allclose(torso.variance, data.var(0), rtol=1e-10)
 
 
+def test_the_mean_image_is_averaged_then_followed_and_subtracted():
+    torso = make(obs_shape=(4, 84, 84), torso="a3c", how="fan-in").torso
+    rng = np.random.default_rng(0)
+    batches = torch.tensor(rng.integers(0, 256, (5, 3, 4, 84, 84), dtype=np.uint8))
+    plain = torso(batches[0])
+    for batch in batches:
+        torso.observe(batch)
+    mean = batches.numpy().astype(np.float64).mean((0, 1))
+    np.testing.assert_allclose(torso.mean, mean, rtol=1e-4)
+    first, second = torso.convolutions
+    centred = (batches[0].double() - torch.tensor(mean)).float() / 255
+    x = functional.relu(functional.conv2d(centred, first.weight, first.bias, stride=4))
+    x = functional.relu(functional.conv2d(x, second.weight, second.bias, stride=2))
+    expected = functional.relu(torso.dense(x.flatten(1)))
+    torch.testing.assert_close(torso(batches[0]), expected, rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(torso(batches[0]), plain)
+    torso.count.fill_(1e6)
+    before = torso.mean.clone()
+    torso.observe(batches[0])
+    step = (torso.mean - before) / (batches[0].float().mean(0) - before)
+    np.testing.assert_allclose(step[step.isfinite()].median(), torso.MEAN_RATE, rtol=1e-2)
+
+
 def test_initialisation_is_drawn_from_the_generator_alone():
     for how in ("fan-in", "orthogonal"):
         torch.manual_seed(1)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -295,7 +296,7 @@ class Faulty(gymnasium.Env):
 
     observation_space = gymnasium.spaces.Box(-10, 10, (3,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
-    faults: list = []
+    faults: ClassVar[list] = []
     t = 0
 
     def reset(self, *, seed=None, options=None):
