@@ -39,15 +39,17 @@ RANDOM_SEARCH = gym.GymConfig(
     env="CartPole-v1",
     population=8,
     num_envs=16,
-    total_steps=64_000,
-    report_interval=3_200,
-    ready_interval=6_400,
-    # Four decades: most draws learn nothing, as if one knew nothing about the world.
-    learning_rate=config.Range((1e-5, 1e-1), (1e-6, 1.0)),
+    total_steps=40_000,
+    report_interval=2_000,
+    ready_interval=4_000,
+    # Five decades: most draws learn nothing, as if one knew nothing about the world.
+    learning_rate=config.Range((1e-5, 1.0), (1e-7, 10.0)),
     entropy_cost=config.Range((1e-4, 1e-1), (1e-6, 1.0)),
     unroll_length=config.Range((2, 32), (1, 50)),
 )
-"""Short enough that random search's best stays clearly below the maximum, a return of 500."""
+"""Short enough that random search's best stays below the maximum, a return of 500: pilots of random
+search with seeds 97 to 99, which the study does not use, reached it in 2 of 3 runs of 64,000 steps
+per member, and scored 111 and 319 after 32,000."""
 
 ARMS: dict[str, gym.GymConfig] = {
     "pbt": RANDOM_SEARCH,

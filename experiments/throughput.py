@@ -108,7 +108,7 @@ class Turn:
     steps: list[Any]
     """Agent steps done by each process; shared memory."""
     paused_s: list[Any]
-    """Seconds that each process waited for its turn, -1 until it is ready for one; shared memory."""
+    """Seconds that each process waited for its turn, -1 until it is ready; shared memory."""
     processes: list[multiprocessing.process.BaseProcess]
     rates: list[float] = dataclasses.field(default_factory=list)
     """Agent steps per second of all processes together, one per window."""
