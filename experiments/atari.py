@@ -11,8 +11,10 @@ that takes five minutes: `python -m experiments.gym --preset quick`.
 """
 
 import dataclasses
+import difflib
 from typing import Literal
 
+from envs import atari
 from experiments import config, launch, learner
 
 
@@ -44,11 +46,15 @@ PRESETS = {
 def main() -> None:
     """Parse the command line and run."""
     settings = config.parse(PRESETS, __doc__)
+    try:
+        game = find_game(settings.game)
+    except ValueError as error:
+        config.fail(str(error))
     launch.run_experiment(
-        f"atari-{settings.game.removeprefix('ALE/')}",
+        f"atari-{game}",
         settings,
         learner.LearnerConfig(
-            env_id=settings.game,
+            env_id=game,
             num_envs=settings.num_envs,
             preset=settings.protocol,
             agent=settings.agent,
@@ -57,6 +63,22 @@ def main() -> None:
             device=settings.device,
         ),
     )
+
+
+def find_game(name: str) -> str:
+    """A game's plain name, however it was given; no other world, which would be played wrongly.
+
+    Raises:
+        ValueError: no such game, in one line with close matches.
+    """
+    game = atari.find_game(name)
+    if game is None:
+        close = difflib.get_close_matches(name, atari.games(), n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ": give one such as Pong."
+        raise ValueError(
+            f"--game {name}: unknown Atari game{hint} Other worlds: python -m experiments.gym --env"
+        )
+    return game
 
 
 if __name__ == "__main__":

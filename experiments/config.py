@@ -8,7 +8,7 @@ import dataclasses
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NoReturn, TypeVar
 
@@ -19,6 +19,12 @@ from experiments import learner
 from pbt import run, space
 
 Hyperparameter = Literal["learning_rate", "entropy_cost", "unroll_length"]
+_FIXED: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "learning_rate": (lambda value: 0 < value < math.inf, "a number above 0"),
+    "entropy_cost": (lambda value: 0 <= value < math.inf, "0 or more"),
+    "unroll_length": (lambda value: value >= 1 and value % 1 == 0, "a whole number from 1 on"),
+}
+"""What a fixed hyperparameter may be; bounds are for those that move."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +41,7 @@ class Range:
 class PopulationConfig:
     """A population of actor-critic agents. Counts are agent steps *per member*.
 
-    Raises:
-        ValueError: at construction, if a setting or a combination makes no sense.
+    Checked by `check` and not at construction: tyro would wrap our one line into a box.
     """
 
     preset: Literal["default", "quick", "paper"] = "default"
@@ -74,8 +79,9 @@ class PopulationConfig:
     """Weight of the policy's entropy in the loss."""
     unroll_length: Range = Range((5, 20), (1, 50))
     """Steps of all worlds per update. Real-valued inside, rounded where it is used."""
-    adapt: tuple[Hyperparameter, ...] = ("learning_rate", "entropy_cost", "unroll_length")
-    """Hyperparameters that exploring changes; others keep their first draw, or their donor's."""
+    adapt: tuple[Hyperparameter, ...] | None = None
+    """Hyperparameters that exploring changes; default: all that are not fixed. Others keep their
+    first draw, or their donor's."""
     fixed: tuple[str, ...] = ()
     """Hyperparameters that are the same for all members: learning_rate=7e-4 ..."""
     seed: int = 0
@@ -88,7 +94,12 @@ class PopulationConfig:
     fork: Path | None = None
     """Start a new run from the last weights and hyperparameters of another run directory."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse settings that make no sense, alone or together.
+
+        Raises:
+            ValueError: one line that says what was given, what is possible and the way out.
+        """
         if self.workers is not None and self.workers < 1:
             raise ValueError(
                 f"--workers {self.workers}: use 1 or more, or leave it out for all cores"
@@ -123,7 +134,12 @@ class PopulationConfig:
                 dimensions[name] = space.LogUniform(*range_.prior, range_.bounds)
         dimensions["unroll_length"] = unroll_length
         fixed = parse_fixed(self.fixed)
-        adapt = tuple(name for name in self.adapt if name not in fixed)
+        for name in self.adapt or ():
+            if name in fixed:
+                raise ValueError(
+                    f"--adapt {name}: --fixed {name}={fixed[name]:g} holds it; leave one out"
+                )
+        adapt = tuple(dimensions) if self.adapt is None else self.adapt
         return space.Space(dimensions, adapt).fix(fixed)
 
     def run_config(self, learner_config: learner.LearnerConfig) -> run.RunConfig:
@@ -165,23 +181,40 @@ def parse(
     if name not in presets:
         fail(f"--preset {name}: choose from {', '.join(presets)}")
     default = presets[name]
+    settings = tyro.cli(
+        type(default),
+        default=default,
+        args=args,
+        prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
+        description=description,
+    )
     try:
-        return tyro.cli(type(default), default=default, args=args, description=description)
+        settings.check()
     except ValueError as error:
         fail(str(error))
+    return settings
 
 
 def parse_fixed(fixed: Sequence[str]) -> dict[str, float]:
-    """{"learning_rate": 7e-4} from ["learning_rate=7e-4"]."""
-    values = {}
+    """{"learning_rate": 7e-4} from ["learning_rate=7e-4"].
+
+    Raises:
+        ValueError: not name=number, a name twice, or a value that the learner cannot use.
+    """
+    values: dict[str, float] = {}
     for item in fixed:
         name, _, text = item.partition("=")
         try:
-            values[name] = float(text)
+            value = float(text)
         except ValueError:
             raise ValueError(
                 f"--fixed {item}: write name=number, for example learning_rate=7e-4"
             ) from None
+        if name in values:
+            raise ValueError(f"--fixed {item}: {name} is given twice, give it once")
+        if name in _FIXED and not _FIXED[name][0](value):
+            raise ValueError(f"--fixed {item}: use {_FIXED[name][1]}")
+        values[name] = value
     return values
 
 

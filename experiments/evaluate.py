@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import scipy.stats
-import torch
 import tyro
 
 from agents import a3c
@@ -155,7 +154,8 @@ def load_agent(
     finally:
         envs.close()
     state = safetensors.torch.load_file(directory / "agent.safetensors")
-    agent.load_state_dict(state | {"generator": torch.Generator().manual_seed(seed).get_state()})
+    # Dice of its own: `make_agent` has just seeded them.
+    agent.load_state_dict(state | {"generator": agent.generator.get_state()})
     return agent, learner_config
 
 
@@ -174,7 +174,8 @@ class Arguments:
     video: Path | None = None
     """Write the first episode as a video here (.mp4; needs the extra "video")."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse what makes no sense, with a ValueError of one line."""
         if self.episodes < 1:
             raise ValueError(f"--episodes {self.episodes}: use 1 or more")
         if self.seed < 0:
@@ -185,6 +186,7 @@ def main() -> None:
     """Parse the command line, play, print."""
     try:
         arguments = tyro.cli(Arguments, description=__doc__)
+        arguments.check()
         with store.Store.open(arguments.run_dir) as run_store:
             member = _find(run_store, arguments.member)
             if arguments.video is not None:

@@ -1,14 +1,15 @@
 """What every population experiment does: check, create or resume, run, show, report."""
 
+import dataclasses
 import json
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from envs import make
 from experiments import config, evaluate, learner, progress, report, tensorboard
-from pbt import local, run, store
+from pbt import checkpoint, local, run, store
 
 PROJECTION_INTERVAL_S = 10.0
 """Between two looks for what is new to draw in TensorBoard."""
@@ -34,13 +35,17 @@ def run_experiment(
     run_dir = settings.run_dir or Path("results/runs") / name
     try:
         run_config = settings.run_config(learner_config)
-        world = make.describe(learner_config.env_id, preset=learner_config.preset)
-        _check_agent(learner_config)
-        resumed = _open_or_create(run_dir, run_config, settings.fork)
-    except (ValueError, store.StoreError, OSError) as error:
+        world = _check_world(learner_config)
+        begun = _open_or_create(run_dir, run_config, settings.fork)
+    except OSError as error:
+        config.fail(
+            f"--run-dir {run_dir} cannot be used ({error.strerror or error}: {error.filename}): "
+            "choose another one"
+        )
+    except (ValueError, store.StoreError, checkpoint.CheckpointError) as error:
         config.fail(" ".join(str(error).split()))
     print(
-        f"{'resuming' if resumed else 'new run'} {run_dir}: {settings.population} members, "
+        f"{begun} {run_dir}: {settings.population} members, "
         f"{settings.total_steps:,} agent steps each, {settings.num_workers()} workers\n"
         f"world: {make.protocol(learner_config.env_id, preset=learner_config.preset)}\n"
         f"curves: tensorboard --logdir {run_dir.parent}",
@@ -64,57 +69,91 @@ def run_experiment(
         if exit_code == 0:
             projector.close(wait_s=tensorboard.LEASE_SECONDS)
     if exit_code == 0:
-        _conclude(run_dir)
+        try:
+            _conclude(run_dir)
+        except KeyboardInterrupt:
+            print("stopped by SIGINT; the same command goes on")
+            exit_code = 130
     else:
         print(f"where it stands: python -m experiments.report {run_dir}")
     sys.exit(exit_code)
 
 
-def _check_agent(learner_config: learner.LearnerConfig) -> None:
-    """Build world and agent once, so that whatever does not fit is said before anything exists."""
-    envs = make.make_vec(learner_config.env_id, 1, preset=learner_config.preset)
+def _check_world(learner_config: learner.LearnerConfig) -> make.WorldSpec:
+    """Build world and agent once, so that whatever does not fit is said before anything exists.
+
+    Raises:
+        ValueError: what does not fit, in one line.
+    """
+    env_id, preset = learner_config.env_id, learner_config.preset
+    try:
+        world = make.describe(env_id, preset=preset)
+        envs = make.make_vec(env_id, 1, preset=preset)
+    except ValueError:
+        raise
+    except Exception as error:  # a world's own code may raise anything
+        raise ValueError(f"{env_id} cannot be built: {type(error).__name__}: {error}") from error
     try:
         learner.make_agent(learner_config, envs, seed=0)
     except (RuntimeError, AssertionError) as error:  # torch's own words for an unknown device
-        raise ValueError(f"--device {learner_config.device}: {error}") from error
+        raise ValueError(f"--device {learner_config.device}: {error} Use cpu or cuda") from error
     finally:
         envs.close()
+    return world
 
 
-def _open_or_create(run_dir: Path, run_config: run.RunConfig, fork: Path | None) -> bool:
-    """Make the run if there is none; returns whether there was one.
+def _open_or_create(
+    run_dir: Path, run_config: run.RunConfig, fork: Path | None
+) -> Literal["new run", "resuming", "extending"]:
+    """Make the run if there is none, extend it if it is the same but for a larger total.
 
     Raises:
         ValueError: the directory holds something else, or a run with other settings.
     """
     if not (run_dir / store.FILE_NAME).exists():
-        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        if run_dir.exists() and not run_dir.is_dir():
+            raise ValueError(f"--run-dir {run_dir} is a file: name a directory")
+        # Another terminal may be creating the run now, or have been killed while it did.
+        begun = f".{store.FILE_NAME}."
+        if run_dir.exists() and any(not p.name.startswith(begun) for p in run_dir.iterdir()):
             raise ValueError(
                 f"{run_dir} is not a run, and not empty: choose another --run-dir, or remove it"
             )
         try:
             local.create_run(run_dir, run_config, fork).close()
-            return False
+            return "new run"
         except store.RunExists:
             pass  # the same command in another terminal was a moment faster: join it
     with store.Store.open(run_dir) as run_store:
-        differences = run_store.config.differences(run_config)
-    if differences:
-        raise ValueError(
-            f"{run_dir} holds a run with other settings ({'; '.join(differences)}): "
-            f"give the stored ones, another --run-dir, or --fork {run_dir} --run-dir NEW"
-        )
-    return True
+        stored = run_store.config
+        larger = max(stored.total_steps, run_config.total_steps)
+        if not dataclasses.replace(stored, total_steps=larger).differences(run_config):
+            if larger == stored.total_steps:
+                return "resuming"
+            run_store.extend(larger)
+            return "extending"
+    raise ValueError(
+        f"{run_dir} holds a run with other settings (stored -> given: "
+        f"{'; '.join(stored.differences(run_config))}): give the stored ones (only --total-steps "
+        f"may grow), another --run-dir, or --fork {run_dir} --run-dir NEW"
+    )
 
 
 def _conclude(run_dir: Path) -> None:
     """Score the best member by fresh episodes, once, and write the report."""
     with store.Store.open(run_dir) as run_store:
         report.write_report(run_store, run_dir / "report", run_dir / "tensorboard")
-        best = evaluate.best_member(run_store)
-        path = run_dir / "report" / f"evaluation-{best.id:02d}-{best.version}.json"
-        if not path.exists():
-            evaluation = evaluate.evaluate(run_store, run_dir, best, EVALUATION_EPISODES, seed=0)
-            path.write_text(json.dumps(evaluation.to_json(), indent=2) + "\n")
-            print(evaluation.text())
+        try:
+            best = evaluate.best_member(run_store)
+            path = run_dir / "report" / f"evaluation-{best.id:02d}-{best.version}.json"
+            if not path.exists():
+                evaluation = evaluate.evaluate(
+                    run_store, run_dir, best, EVALUATION_EPISODES, seed=0
+                )
+                partial = path.with_suffix(".partial")
+                partial.write_text(json.dumps(evaluation.to_json(), indent=2) + "\n")
+                partial.replace(path)
+                print(evaluation.text())
+        except (ValueError, checkpoint.CheckpointError) as error:
+            print(f"no evaluation: {error}")  # the run is complete all the same
     print(f"report: {run_dir / 'report'}")

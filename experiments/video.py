@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 
 from agents import a3c
-from envs import make
+from envs import make, toy
 from experiments import actor, learner
 
 _SCALE = 4
@@ -25,7 +25,8 @@ def check(path: Path) -> None:
     if not path.parent.is_dir():
         raise ValueError(f"--video {path}: there is no directory {path.parent}")
     try:
-        import imageio_ffmpeg  # noqa: F401 - an extra
+        import imageio.v2  # noqa: F401 - an extra, as the next
+        import imageio_ffmpeg  # noqa: F401
     except ImportError:
         raise ValueError(
             "--video needs the extra: pip install -c constraints.txt -e '.[video]'"
@@ -45,6 +46,8 @@ def record(agent: a3c.A3C, config: learner.LearnerConfig, path: Path, seed: int)
 
     world = make.describe(config.env_id, preset=config.preset)
     sees_images = len(world.single_observation_space.shape) == 3
+    if not sees_images and config.env_id in toy.WORLDS:
+        raise ValueError(f"--video: {config.env_id} cannot be rendered, evaluate it without")
     keywords: dict[str, Any] = {} if sees_images else {"render_mode": "rgb_array"}
     envs = make.make_vec(config.env_id, 1, preset=config.preset, **keywords)
     try:
@@ -74,7 +77,7 @@ def _rendered(envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> Any:
     try:
         frames = envs.render()
     except gymnasium.error.Error as error:
-        raise ValueError(f"this world cannot be rendered: {error}") from error
-    if not frames:
-        raise ValueError("this world cannot be rendered: it returns no frames")
+        raise ValueError(f"--video: this world cannot be rendered: {error}") from error
+    if not frames or frames[0] is None:
+        raise ValueError("--video: this world cannot be rendered: it returns no frames")
     return np.asarray(frames[0])

@@ -1,0 +1,149 @@
+"""Commands, run as a user runs them, but in the test's own process; and small worlds to run."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from experiments import launch
+from pbt import ending, store, worker
+
+
+@dataclass
+class Result:
+    code: int | None
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Call a module's main with arguments; returns its exit code and what it printed."""
+
+    def call(module, *arguments):
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        capsys.readouterr()
+        code = None
+        try:
+            module.main()
+        except SystemExit as error:
+            code = error.code
+        return Result(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """Runs train in the test's own process, by the real worker, and draw no figures."""
+
+    def work(run_dir, workers, on_tick=None, **_):
+        with store.Store.open(run_dir, durable=False) as run_store:
+            message = ending.verdict(run_store)
+            if message is None:
+                worker.run(run_store, Path(run_dir), durable=False)
+                message = ending.verdict(run_store)
+            if on_tick is not None:
+                on_tick(run_store)
+        print(message[1])
+        return message[0]
+
+    monkeypatch.setattr(launch.local, "run", work)
+    monkeypatch.setattr(
+        launch.report,
+        "write_report",
+        lambda store, directory, events: directory.mkdir(exist_ok=True),
+    )
+
+
+WORLDS = '''
+import os
+import time
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Length(gymnasium.Env):
+    """The return is the length, 1 or 21 with equal chance: short episodes finish first."""
+
+    observation_space = spaces.Box(0, 100, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = 21 if self.np_random.random() < 0.5 else 1
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.zeros(1, np.float32), 1.0, self.left == 0, False, {}
+
+
+class Slow(Length):
+    """As long as a file named slow lies in the working directory."""
+
+    def step(self, action):
+        if os.path.exists("slow"):
+            time.sleep(0.002)
+        return super().step(action)
+
+
+class Picture(gymnasium.Env):
+    """20 steps of images whose red grows with time."""
+
+    observation_space = spaces.Box(0, 255, (24, 32, 3), np.uint8)
+    action_space = spaces.Discrete(3)
+
+    def image(self):
+        image = np.zeros((24, 32, 3), np.uint8)
+        image[:, :, 0] = 12 * self.time
+        return image
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.image(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self.image(), 1.0, self.time == 20, False, {}
+
+
+class Nested(Length):
+    observation_space = spaces.Dict({"position": spaces.Box(0, 1, (3,))})
+
+
+class NeedsMore(Length):
+    def __init__(self):
+        raise gymnasium.error.DependencyNotInstalled("run `pip install more`")
+
+
+class Imports(Length):
+    def __init__(self):
+        import a_package_nobody_has
+
+
+class Broken(Length):
+    def __init__(self):
+        raise RuntimeError("no display\\nat :0")
+
+
+for world in (Length, Slow, Picture, Nested, NeedsMore, Imports, Broken):
+    gymnasium.register(f"{world.__name__}-v0", world)
+'''
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working directory; `small_worlds:Length-v0` and others can be imported."""
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "small_worlds.py").write_text(WORLDS)
+    monkeypatch.syspath_prepend(str(modules))
+    working = tmp_path / "working"
+    working.mkdir()
+    monkeypatch.chdir(working)
+    return working

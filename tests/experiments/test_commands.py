@@ -1,0 +1,276 @@
+"""Bad input: one clear line, exit code 2, and nothing created."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import atari, evaluate, gym
+from pbt import checkpoint, store
+
+CATCH = ("--env", "Catch")
+TINY = (
+    *CATCH,
+    *("--population", "2", "--workers", "1", "--num-envs", "4"),
+    *("--total-steps", "640", "--report-interval", "160", "--ready-interval", "320"),
+)
+
+
+def tree(directory):
+    """Everything below, with its content's size and time."""
+    return {
+        path: (path.lstat().st_mtime_ns, path.lstat().st_size)
+        for path in [directory, *directory.rglob("*")]
+    }
+
+
+@pytest.fixture
+def refused(command, here):
+    def call(module, *arguments):
+        before = tree(here)
+        result = command(module, *arguments)
+        assert result.code == 2, result
+        assert tree(here) == before
+        assert result.out == ""
+        assert re.fullmatch(r"error: .+\n", result.err), result.err  # one line
+        return result.err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--game", "Pnog"], ["Pnog", "Pong"]),
+        (["--game", "pong"], ["pong", "Pong"]),
+        (["--game", "ALE/Pon-v5"], ["ALE/Pon-v5", "Pong"]),
+        (["--game", "Pong-v4"], ["Pong-v4", "Pong"]),
+        (["--game", "Warlords"], ["Warlords", "single-player"]),
+        (["--game", "CartPole-v1"], ["CartPole-v1", "experiments.gym"]),
+        (["--game", "Catch"], ["Catch", "experiments.gym"]),
+        (["--game", ""], ["Pong"]),
+    ],
+)
+def test_unknown_games(refused, arguments, words):
+    line = refused(atari, *arguments)
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ("CartPol-v1", ["CartPol-v1", "CartPole-v1"]),
+        ("CartPole-v9", ["CartPole-v9", "CartPole-v1"]),
+        ("catch", ["'catch'", "Catch"]),
+        ("", ["CartPole-v1"]),
+        ("no_such_module:World-v0", ["no_such_module", "install"]),
+        ("small_worlds:Lenght-v0", ["Lenght-v0", "Length-v0"]),
+        ("small_worlds:Nested-v0", ["Dict", "supported is", "FlattenObservation"]),
+        ("small_worlds:NeedsMore-v0", ["NeedsMore-v0", "pip install more"]),
+        ("small_worlds:Imports-v0", ["a_package_nobody_has"]),
+        ("small_worlds:Broken-v0", ["Broken-v0", "RuntimeError: no display at :0"]),
+    ],
+)
+def test_unknown_and_unusable_worlds(refused, env, words):
+    line = refused(gym, "--env", env)
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--population", "0"], ["population 0", "1 or more"]),
+        (["--workers", "0"], ["--workers 0", "1 or more"]),
+        (["--workers", "-2"], ["--workers -2", "1 or more"]),
+        (["--num-envs", "0"], ["--num-envs 0", "1 or more"]),
+        (["--seed", "-1"], ["seed -1", "0 or more"]),
+        (["--significance", "2"], ["significance 2", "0 and 1"]),
+        (
+            ["--num-envs", "16", "--report-interval", "16000", "--total-steps", "1600"],
+            ["total_steps 1600", "16000 or more"],
+        ),
+        (
+            ["--num-envs", "16", "--report-interval", "160", "--total-steps", "1601"],
+            ["1601", "1600 or 1616"],
+        ),
+        (["--num-envs", "16", "--report-interval", "161"], ["161", "160 or 176"]),
+        (["--num-envs", "16", "--ready-interval", "161"], ["161", "160 or 176"]),
+        (
+            ["--learning-rate.prior", "1e-2", "1e-3"],
+            ["'learning_rate'", "low=0.01", "high=0.001", "swap"],
+        ),
+        (
+            ["--learning-rate.prior", "1e-3", "1", "--learning-rate.bounds", "1e-4", "1e-1"],
+            ["'learning_rate'", "high=1.0", "0.1", "widen the bounds or narrow the prior"],
+        ),
+        (["--entropy-cost.bounds", "0", "1"], ["'entropy_cost'", "low=0.0", "above 0"]),
+        (["--entropy-cost.prior", "nan", "1"], ["'entropy_cost'", "low=nan", "finite"]),
+        (["--unroll-length.prior", "5.5", "6"], ["--unroll-length.prior", "5.5", "whole"]),
+        (["--fixed", "learning_rat=1e-3"], ["'learning_rat'", "did you mean learning_rate"]),
+        (["--fixed", "gamma=0.9"], ["'gamma'", "learning_rate, entropy_cost, unroll_length"]),
+        (["--fixed", "learning_rate"], ["--fixed learning_rate", "name=number"]),
+        (["--fixed", "learning_rate=fast"], ["learning_rate=fast", "name=number"]),
+        (["--fixed", "learning_rate=nan"], ["learning_rate=nan", "above 0"]),
+        (["--fixed", "learning_rate=-1"], ["learning_rate=-1", "above 0"]),
+        (["--fixed", "entropy_cost=-1"], ["entropy_cost=-1", "0 or more"]),
+        (["--fixed", "unroll_length=2.5"], ["unroll_length=2.5", "whole"]),
+        (["--fixed", "learning_rate=1", "learning_rate=2"], ["learning_rate", "twice"]),
+        (
+            ["--fixed", "learning_rate=1e-3", "--adapt", "learning_rate"],
+            ["--adapt learning_rate", "--fixed learning_rate=0.001"],
+        ),
+        (["--adapt", "learning_rate", "learning_rate"], ["'learning_rate'", "twice"]),
+        (["--device", "nonsense"], ["--device nonsense", "cpu"]),
+        (["--device", "cuda:99"], ["--device cuda:99", "cpu"]),
+        (["--preset", "fast"], ["--preset fast", "quick"]),
+        (["--preset=fast"], ["--preset fast", "quick"]),
+        (["--fork", "nowhere"], ["nowhere", "does not exist"]),
+        (["--fork", "."], ["run.sqlite3", "does not exist"]),
+    ],
+    ids=lambda value: " ".join(value) if "--" in value[0] else "",
+)
+def test_settings(refused, arguments, words):
+    line = refused(gym, *CATCH, *arguments)
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--wrong"],
+        ["--preset"],
+        ["--population", "three"],
+        ["--total-steps", "1e6"],
+        ["--adapt", "gamma"],
+        ["--exploit", "best"],
+        ["--env"],
+    ],
+    ids=" ".join,
+)
+def test_what_the_parser_refuses(command, here, arguments):
+    result = command(gym, *arguments)
+    assert result.code == 2
+    assert arguments[-1] in result.err
+    assert list(here.iterdir()) == []
+
+
+def test_run_directories_that_are_none(refused, here):
+    (here / "full").mkdir()
+    (here / "full" / "thesis.tex").write_text("mine")
+    (here / "file").write_text("mine")
+    (here / "torn").mkdir()
+    (here / "torn" / "run.sqlite3").write_text("mine, and no database")
+    (here / "empty").mkdir()
+    (here / "empty" / "run.sqlite3").touch()
+    for name, words in (
+        ("full", ["full is not a run", "another --run-dir"]),
+        ("file", ["file is a file", "directory"]),
+        ("file/below", ["file/below", "Not a directory", "another"]),
+        ("torn", ["torn/run.sqlite3 is not a run"]),
+        ("empty", ["empty/run.sqlite3 is not a run"]),
+    ):
+        line = refused(gym, *TINY, "--run-dir", name)
+        assert all(word in line for word in words), line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_without_permission(refused, here):
+    (here / "locked").mkdir(mode=0o500)
+    line = refused(gym, *TINY, "--run-dir", "locked/run")
+    assert "locked/run" in line
+    assert "Permission denied" in line
+
+
+def test_a_directory_that_does_not_take_files(refused):
+    # Also for root, whom permissions do not stop.
+    line = refused(gym, *TINY, "--run-dir", "/proc/pbt/run")
+    assert "/proc/pbt" in line
+    assert "another" in line
+
+
+def test_a_run_is_only_resumed_as_it_is(refused, command, here, one_process):
+    assert command(gym, *TINY, "--run-dir", "run").code == 0
+    line = refused(gym, *TINY, "--run-dir", "run", "--env", "MemoryChain", "--seed", "5")
+    for words in (
+        'task_config.env_id: "Catch" -> "MemoryChain"',
+        "seed: 0 -> 5",
+        "--fork run --run-dir",
+    ):
+        assert words in line
+    assert "population" not in line
+    line = refused(gym, *TINY, "--run-dir", "run", "--total-steps", "320")
+    assert "total_steps: 640 -> 320" in line
+    assert "may grow" in line
+    line = refused(gym, *TINY, "--run-dir", "run", "--total-steps", "800", "--population", "3")
+    assert "population: 2 -> 3" in line
+    line = refused(gym, *TINY, "--run-dir", "run", "--fixed", "learning_rate=1e-3")
+    assert "space.dimensions.learning_rate" in line
+
+
+def test_evaluating_what_is_not_there(refused, command, here, one_process, monkeypatch):
+    assert "does not exist" in refused(evaluate, "nowhere")
+    assert "does not exist" in refused(evaluate, ".")
+    assert command(gym, *TINY, "--run-dir", "run").code == 0
+    for arguments, words in (
+        (["--member", "99"], ["--member 99", "best", "0 to 1"]),
+        (["--member", "worst"], ["--member worst", "best", "0 to 1"]),
+        (["--member", "-1"], ["--member -1", "0 to 1"]),
+        (["--episodes", "0"], ["--episodes 0", "1 or more"]),
+        (["--seed", "-1"], ["--seed -1", "0 or more"]),
+        (["--video", "nowhere/v.mp4"], ["nowhere"]),
+        (["--video", "v.gif"], ["v.gif", ".mp4"]),
+        (["--video", "v.mp4"], ["Catch cannot be rendered"]),
+    ):
+        line = refused(evaluate, "run", *arguments)
+        assert all(word in line for word in words), line
+    for package in ("imageio.v2", "imageio_ffmpeg"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)  # importing it fails
+            line = refused(evaluate, "run", "--video", "v.mp4")
+        assert "pip install -c constraints.txt -e '.[video]'" in line
+
+
+def damage_member_1(command):
+    assert command(gym, *TINY, "--run-dir", "run").code == 0
+    with store.Store.open("run") as run_store:
+        member = run_store.member(1)
+    file = Path("run/checkpoints") / member.checkpoint / "agent.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(checkpoint.CheckpointError):
+        checkpoint.verify(Path("run/checkpoints"), member.checkpoint, 1, member.version)
+
+
+def test_a_damaged_checkpoint_is_named(refused, command, here, one_process):
+    damage_member_1(command)
+    line = refused(evaluate, "run", "--member", "1")
+    assert "agent.safetensors" in line
+
+
+@pytest.mark.xfail(
+    strict=True, reason="create_run publishes member 0 before it looks at member 1's files"
+)
+def test_a_fork_of_a_damaged_checkpoint_leaves_nothing(refused, command, here, one_process):
+    damage_member_1(command)
+    line = refused(gym, *TINY, "--fork", "run", "--run-dir", "forked", "--seed", "2")
+    assert "agent.safetensors" in line
+
+
+def test_a_fork_of_a_damaged_checkpoint_is_refused(command, here, one_process):
+    damage_member_1(command)
+    result = command(gym, *TINY, "--fork", "run", "--run-dir", "forked", "--seed", "2")
+    assert result.code == 2
+    assert re.fullmatch(r"error: .*agent\.safetensors.*\n", result.err), result.err
+    assert not Path("forked/run.sqlite3").exists()
+
+
+def test_a_world_that_cannot_be_drawn(refused, command, here, one_process, monkeypatch):
+    tiny = ("--env", "CartPole-v1", *TINY[2:])
+    assert command(gym, *tiny, "--run-dir", "run").code == 0
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    line = refused(evaluate, "run", "--member", "0", "--video", "v.mp4")
+    assert "cannot be rendered" in line
+    assert 'pip install "gymnasium[classic-control]"' in line

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from experiments import atari, config, gym, learner
+
+
+def parse(*args):
+    return config.parse(gym.PRESETS, "", list(args))
+
+
+@pytest.mark.parametrize("args", [["--preset", "quick"], ["--preset=quick"]])
+def test_a_preset_is_where_the_other_flags_start_from(args):
+    quick = gym.PRESETS["quick"]
+    assert parse(*args) == quick
+    changed = parse(*args, "--population", "3")
+    assert (changed.population, changed.total_steps) == (3, quick.total_steps)
+    assert parse().preset == "default"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [*gym.PRESETS.values(), *atari.PRESETS.values()],
+    ids=lambda settings: f"{type(settings).__name__}-{settings.preset}",
+)
+def test_every_preset_makes_a_run(settings):
+    settings.check()
+    stored = settings.run_config(learner.LearnerConfig("Pong", settings.num_envs))
+    assert stored.step_multiple == settings.num_envs
+    assert stored.min_episodes >= 2 * settings.num_envs
+    assert set(stored.space.adapt) == {"learning_rate", "entropy_cost", "unroll_length"}
+
+
+def test_presets_are_named_by_what_they_are():
+    for presets in (gym.PRESETS, atari.PRESETS):
+        assert all(name == settings.preset for name, settings in presets.items())
+
+
+def test_flags_of_a_range():
+    settings = parse("--learning-rate.prior", "1e-4", "1e-2", "--learning-rate.bounds", "1e-6", "1")
+    dimension = settings.search_space().dimensions["learning_rate"]
+    assert (dimension.low, dimension.high, dimension.bounds) == (1e-4, 1e-2, (1e-6, 1.0))
+
+
+def test_fixed_hyperparameters_are_constant_and_not_adapted():
+    space = parse("--fixed", "learning_rate=7e-4", "entropy_cost=0").search_space()
+    assert space.adapt == ("unroll_length",)
+    drawn = space.sample(np.random.default_rng(0))
+    assert (drawn["learning_rate"], drawn["entropy_cost"]) == (7e-4, 0.0)
+    everything = parse("--fixed", "learning_rate=1", "entropy_cost=1", "unroll_length=7")
+    assert everything.search_space().adapt == ()
+
+
+def test_adapt_chooses_what_explore_changes():
+    space = parse("--adapt", "entropy_cost").search_space()
+    assert space.adapt == ("entropy_cost",)
+    assert len(space.dimensions) == 3
+
+
+def test_fixing_one_hyperparameter_does_not_change_the_others_first_draws():
+    free, fixed = parse(), parse("--fixed", "unroll_length=5")
+    drawn = [one.search_space().sample(np.random.default_rng(3)) for one in (free, fixed)]
+    # Drawn in the order of names, of which unroll_length is the last.
+    assert drawn[0]["learning_rate"] == drawn[1]["learning_rate"]
+
+
+def test_workers_are_at_most_one_per_member_unless_given():
+    assert parse("--population", "1").num_workers() == 1
+    assert parse("--population", "1", "--workers", "3").num_workers() == 3
+    assert parse("--population", "1000").num_workers() == config.available_cores()
+
+
+def test_help_is_readable(capsys):
+    with pytest.raises(SystemExit) as error:
+        parse("--help")
+    assert error.value.code == 0
+    text = capsys.readouterr().out
+    for flag in ("--env", "--population", "--fixed", "--learning-rate.prior", "--fork", "--adapt"):
+        assert flag in text
+    assert max(map(len, text.splitlines())) < 130
+
+
+@pytest.mark.parametrize("name", ["Pong", "ALE/Pong-v5"])
+def test_a_game_has_one_name(name):
+    assert atari.find_game(name) == "Pong"
