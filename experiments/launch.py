@@ -1,9 +1,13 @@
 """What every population experiment does: check, create or resume, run, show, report."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
+import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -141,7 +145,7 @@ def _open_or_create(
 
 def _conclude(run_dir: Path) -> None:
     """Score the best member by fresh episodes, once, and write the report."""
-    with store.Store.open(run_dir) as run_store:
+    with _one_at_a_time(run_dir), store.Store.open(run_dir) as run_store:
         report.write_report(run_store, run_dir / "report", run_dir / "tensorboard")
         try:
             best = evaluate.best_member(run_store)
@@ -157,3 +161,15 @@ def _conclude(run_dir: Path) -> None:
         except (ValueError, checkpoint.CheckpointError) as error:
             print(f"no evaluation: {error}")  # the run is complete all the same
     print(f"report: {run_dir / 'report'}")
+
+
+@contextlib.contextmanager
+def _one_at_a_time(directory: Path) -> Iterator[None]:
+    """Keep out other launchers of the same run, which conclude it at the same moment."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

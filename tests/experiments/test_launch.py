@@ -57,7 +57,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(command, here, one_process, m
     assert "resuming run" in again.out
     assert "finished: 2 members trained 640 agent steps each" in again.out
     assert stored("run") == before
-    assert not list(Path("run/logs").glob("worker-*")) if Path("run/logs").exists() else True
+    assert not list(Path("run").glob("logs/worker-*"))
 
 
 def test_workers_and_the_directory_may_differ(command, here, one_process):
@@ -134,11 +134,12 @@ def test_a_fork_starts_from_another_runs_members(command, here, one_process):
 
 
 def test_a_run_without_a_score_ends_well(command, here, one_process):
-    result = command(gym, *tiny("run", total=160))  # 40 steps of 4 worlds: not 10 episodes each
+    # 20 steps of each world: 8 episodes, and a score takes 10.
+    short = ("--report-interval", "80", "--ready-interval", "80")
+    result = command(gym, *tiny("run", *short, total=80))
     assert result.code == 0
-    with store.Store.open("run") as run_store:
-        scores = [member.score for member in run_store.members()]
-    assert ("no evaluation: no member has a score" in result.out) == (scores == [None, None])
+    assert "no evaluation: no member has a score yet: that takes 10" in result.out
+    assert steps("run") == [(80, "finished")] * 2
 
 
 def test_default_directories(command, here, monkeypatch):
@@ -221,13 +222,15 @@ def test_interrupted_resumed_and_joined(here, tmp_path):
     directory has a space and a letter beyond ASCII.
     """
     os.rename(tmp_path / "modules" / "small_worlds.py", here / "small_worlds.py")
-    run_dir = here / "mein Lauf ü"
+    run_dir = here / f"mein Lauf ü {os.getpid()}"
     flags = tiny(run_dir.name, env="small_worlds:Slow-v0", total=2_400)
     (here / "slow").touch()
     launcher = start(here, *flags)
     try:
         deadline_s = time.monotonic() + 90
-        while not run_dir.exists() or all(count == 0 for count, _ in steps(run_dir)):
+        while not (run_dir / store.FILE_NAME).exists() or all(
+            count == 0 for count, _ in steps(run_dir)
+        ):
             assert launcher.poll() is None, launcher.stdout.read()
             assert time.monotonic() < deadline_s
             time.sleep(0.2)
@@ -251,10 +254,11 @@ def test_interrupted_resumed_and_joined(here, tmp_path):
             terminal.kill()
     assert [terminal.returncode for terminal in terminals] == [0, 0], printed
     for text in printed:
-        assert "resuming mein Lauf ü" in text
+        assert f"resuming {run_dir.name}: " in text
         assert "finished: 2 members trained 2,400 agent steps each" in text
     assert steps(run_dir) == [(2_400, "finished")] * 2
     _, _, versions, reports, _ = stored(run_dir)
+    assert sum("mean of 30 fresh episodes" in text for text in printed) == 1
     for member in range(2):
         own = [v for v in versions if v.member == member]
         assert [v.version for v in own] == list(range(len(own)))
@@ -262,9 +266,5 @@ def test_interrupted_resumed_and_joined(here, tmp_path):
         assert ends == sorted(set(ends))
     assert (run_dir / "report" / "summary.md").exists()
     # Nobody is left behind.
-    assert (
-        str(run_dir)
-        not in subprocess.run(
-            ["ps", "-eo", "args"], capture_output=True, text=True, check=True
-        ).stdout
-    )
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert run_dir.name not in running.stdout
