@@ -144,7 +144,10 @@ def load_agent(
     """
     if member.checkpoint is None:
         raise ValueError(f"member {member.id} has no checkpoint yet: let it train one interval")
-    learner_config = learner.LearnerConfig.from_json(run_store.config.task_config)
+    learner_config = dataclasses.replace(
+        learner.LearnerConfig.from_json(run_store.config.task_config),
+        device="cpu",  # wherever it was trained: it is to be scored anywhere
+    )
     directory = checkpoint.open_verified(
         run_dir / "checkpoints", member.checkpoint, member.id, member.version
     )

@@ -6,6 +6,7 @@ here touches global state.
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ CURVE_POINTS = 400
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG; a reader sees the old file or the new one."""
-    partial = path.with_name(f".{path.name}.tmp")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         backend_agg.FigureCanvasAgg(figure).print_png(str(partial))  # type: ignore[no-untyped-call]
         partial.replace(path)

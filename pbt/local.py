@@ -66,6 +66,7 @@ def create_run(
         store.RunExists: there is a run already.
         store.NotARun: `fork` is none.
         ValueError: `fork` has nothing to start from.
+        checkpoint.CheckpointError: a checkpoint there is damaged.
     """
     if (run_dir / store.FILE_NAME).exists():
         raise store.RunExists(f"{run_dir} holds a run already: resume it, or choose another one")
@@ -86,6 +87,11 @@ def create_run(
             sources = forked.members()[: config.population]
         if not any(source.checkpoint for source in sources):
             raise ValueError(f"{fork} has no checkpoint to start from: nothing was trained there")
+        for source in sources:
+            if source.checkpoint is not None:
+                checkpoint.verify(
+                    fork / "checkpoints", source.checkpoint, source.id, source.version
+                )
     run_dir.mkdir(parents=True, exist_ok=True)
     events = []
     for source in sources:
@@ -111,7 +117,6 @@ def _fork(
     """A first version with another run's weights and hyperparameters, its files published."""
     assert source.checkpoint is not None
     root = fork / "checkpoints"
-    checkpoint.verify(root, source.checkpoint, source.id, source.version)
     known = {
         name: source.hyperparameters.get(name, value)
         for name, value in drawn.hyperparameters.items()
