@@ -40,7 +40,7 @@ def run_experiment(
     try:
         run_config = settings.run_config(learner_config)
         world = _check_world(learner_config)
-        begun = _open_or_create(run_dir, run_config, settings.fork)
+        begun = open_or_create(run_dir, run_config, settings.fork)
     except OSError as error:
         config.fail(
             f"--run-dir {run_dir} cannot be used ({error.strerror or error}: {error.filename}): "
@@ -106,7 +106,7 @@ def _check_world(learner_config: learner.LearnerConfig) -> make.WorldSpec:
     return world
 
 
-def _open_or_create(
+def open_or_create(
     run_dir: Path, run_config: run.RunConfig, fork: Path | None
 ) -> Literal["new run", "resuming", "extending"]:
     """Make the run if there is none, extend it if it is the same but for a larger total.

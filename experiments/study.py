@@ -28,8 +28,8 @@ import tyro
 from matplotlib.figure import Figure
 
 from envs import make
-from experiments import config, evaluate, gym, learner
-from pbt import local, run, store
+from experiments import config, evaluate, gym, launch, learner
+from pbt import local, store
 
 EVALUATION_EPISODES = 30
 EVALUATION_SEED = 1_000
@@ -107,7 +107,7 @@ def run_arm(arm: str, seed: int, run_dir: Path, workers: int) -> Row:
     run_config = settings.run_config(
         learner.LearnerConfig(settings.env, settings.num_envs, settings=settings.agent_config())
     )
-    _open_or_create(run_dir, run_config)
+    launch.open_or_create(run_dir, run_config, fork=None)
     if exit_code := local.run(run_dir, workers, say=lambda line: None):
         raise SystemExit(exit_code)
     with store.Store.open(run_dir) as run_store:
@@ -125,18 +125,6 @@ def run_arm(arm: str, seed: int, run_dir: Path, workers: int) -> Row:
             agent_steps=sum(member.agent_steps for member in members),
             copies=sum(event.kind == "exploit" for event in run_store.events()),
         )
-
-
-def _open_or_create(run_dir: Path, run_config: run.RunConfig) -> None:
-    if not (run_dir / store.FILE_NAME).exists():
-        local.create_run(run_dir, run_config).close()
-        return
-    with store.Store.open(run_dir) as run_store:
-        if differences := run_store.config.differences(run_config):
-            raise ValueError(
-                f"{run_dir} holds a run with other settings ({'; '.join(differences)}): "
-                "choose another --run-dir"
-            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -171,7 +171,7 @@ def test_the_same_command_twice_at_once_makes_one_run(here):
         def begin(run_dir=Path(f"run-{attempt}"), begun=begun, barrier=barrier):
             barrier.wait()
             try:
-                begun.append(launch._open_or_create(run_dir, config, None))
+                begun.append(launch.open_or_create(run_dir, config, None))
             except Exception as error:
                 begun.append(error)
 
@@ -192,10 +192,10 @@ def test_remains_of_a_killed_creation_are_no_obstacle(command, here, one_process
 def test_differences_in_other_settings_are_not_extended(here):
     settings = dataclasses.replace(gym.PRESETS["quick"], run_dir=Path("run"))
     small = learner.LearnerConfig("Catch", settings.num_envs)
-    assert launch._open_or_create(Path("run"), settings.run_config(small), None) == "new run"
+    assert launch.open_or_create(Path("run"), settings.run_config(small), None) == "new run"
     larger = dataclasses.replace(settings, total_steps=320_000, seed=9)
     with pytest.raises(ValueError, match="seed: 0 -> 9"):
-        launch._open_or_create(Path("run"), larger.run_config(small), None)
+        launch.open_or_create(Path("run"), larger.run_config(small), None)
     with store.Store.open("run") as run_store:
         assert run_store.config.total_steps == settings.total_steps
 
