@@ -1,6 +1,6 @@
 """How fast the suite trains on this machine, and how near that is to what is possible.
 
-    python -m experiments.throughput                  # about 8 minutes
+    python -m experiments.throughput                  # about 7 minutes
     python -m experiments.throughput --quick          # under a minute, rough
     python -m experiments.throughput --json out.json
 
@@ -52,7 +52,7 @@ class Arguments:
     """Measure agent steps per second."""
 
     quick: bool = False
-    """Under a minute: fewer worlds, short windows, no large population."""
+    """Under a minute: fewer members and worlds, short windows, no large population."""
     game: str = "Pong"
     """Any Atari game, or other world."""
     num_envs: int = 32
@@ -65,9 +65,9 @@ class Arguments:
     """Members of the second population."""
     workers: int | None = None
     """Processes; default: one per core."""
-    windows: int = 5
+    windows: int = 3
     """Turns that each takes."""
-    window_s: float = 15.0
+    window_s: float = 12.0
     """Length of a turn, seconds."""
     json: Path | None = None
     """Write all figures here."""
@@ -440,7 +440,9 @@ def main() -> None:
     """Parse the command line, measure, print."""
     arguments = tyro.cli(Arguments, description=__doc__)
     if arguments.quick:
-        arguments = dataclasses.replace(arguments, num_envs=16, windows=2, window_s=3.0)
+        arguments = dataclasses.replace(
+            arguments, num_envs=16, population=4, windows=2, window_s=3.0
+        )
     try:
         make.describe(arguments.game)
     except ValueError as error:

@@ -1,0 +1,47 @@
+"""The benchmark measures what it says; how fast that is, is no test's business."""
+
+import json
+
+import numpy as np
+import pytest
+
+from envs import make
+from experiments import throughput
+
+
+def test_still_worlds_have_the_real_ones_shapes():
+    real, still = make.make_vec("Catch", 3), throughput.StillWorlds("Catch", 3)
+    obs, _ = real.reset(seed=0)
+    assert still.reset()[0].shape == obs.shape
+    expected, got = real.step(np.zeros(3, dtype=np.int64)), still.step(None)
+    for index in range(4):
+        assert got[index].shape == expected[index].shape
+        assert got[index].dtype == expected[index].dtype
+    assert got[4].keys() == expected[4].keys()
+
+
+def test_all_four_are_measured_and_the_ratios_follow(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = "throughput --game Catch --num-envs 4 --population 2 --large-population 3 --workers 1"
+    file = tmp_path / "out.json"
+    monkeypatch.setattr(
+        "sys.argv", [*command.split(), "--windows", "1", "--window-s", "0.5", "--json", str(file)]
+    )
+    throughput.main()
+    figures = json.loads(file.read_text())
+    assert figures["limit"] == pytest.approx(
+        1 / (1 / figures["emulation"] + 1 / figures["network"])
+    )
+    assert figures["ratio_to_limit"] == pytest.approx(figures["population"] / figures["limit"])
+    for name in ("emulation", "network", "population", "population_3"):
+        assert figures[name] > 0
+    assert 0 < figures["pbt_cost"] < 1
+    assert "ratio_to_limit" in capsys.readouterr().out
+
+
+def test_an_unknown_game_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["throughput", "--game", "Pnog"])
+    with pytest.raises(SystemExit) as caught:
+        throughput.main()
+    assert caught.value.code == 2
+    assert "Pong" in capsys.readouterr().err
