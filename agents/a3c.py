@@ -28,8 +28,8 @@ class A3CConfig:
     """Optimiser, loss scale, clipping and initialisation: see `agents.optimiser.PACKAGES`."""
     gamma: float = 0.99
     """Discount per agent step."""
-    value_cost: float = 0.25
-    """Weight of (R - V)^2 in the loss."""
+    value_cost: float | None = None
+    """Weight of (R - V)^2 in the loss; default: the package's."""
     graph_steps: int = 2_000
     """Up to this many agent steps per update (unroll length x worlds) the autograd graph of the
     acting pass is kept and differentiated, which saves the second forward pass and costs about
@@ -88,6 +88,9 @@ class A3C:
         self.config = config
         self.device = torch.device(device)
         self.package = optimiser.PACKAGES[config.package]
+        self.value_cost = (
+            self.package.value_cost if config.value_cost is None else config.value_cost
+        )
         self.network = networks.ActorCritic(
             obs_shape, action_size, continuous, torso, config.core, width
         )
@@ -211,7 +214,7 @@ class A3C:
         policy_loss = losses.policy_gradient_loss(log_prob, advantage).mean()
         value_loss = losses.value_loss(value, returns).mean()
         mean_entropy = entropy.mean()
-        loss = policy_loss + self.config.value_cost * value_loss - entropy_cost * mean_entropy
+        loss = policy_loss + self.value_cost * value_loss - entropy_cost * mean_entropy
         scale = length if self.package.time_reduction == "sum" else 1
         (loss * (scale * share)).backward()  # type: ignore[no-untyped-call]
         return torch.stack((policy_loss, value_loss, mean_entropy)).detach() * share

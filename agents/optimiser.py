@@ -19,6 +19,8 @@ class Package:
 
     time_reduction: Literal["sum", "mean"]
     """How the loss is reduced over the steps of an unroll; over the batch it is always a mean."""
+    value_cost: float
+    """Weight of (R - V)^2 in the loss."""
     decay: float
     """Of RMSProp's running mean of squared gradients."""
     epsilon: float
@@ -34,6 +36,7 @@ class Package:
 
 PAPER = Package(
     time_reduction="sum",
+    value_cost=0.5,
     decay=0.99,
     epsilon=0.1,
     max_gradient_norm=40.0,
@@ -44,13 +47,15 @@ PAPER = Package(
 
 BATCHED = Package(
     time_reduction="mean",
+    value_cost=0.25,
     decay=0.99,
     epsilon=1e-5,
     max_gradient_norm=0.5,
     centre_images=True,
     initialisation="orthogonal",
 )
-"""The synchronous form (A2C) of OpenAI Baselines (https://github.com/openai/baselines)."""
+"""The synchronous form (A2C) of OpenAI Baselines (https://github.com/openai/baselines), with two
+changes of ours that made Pong learnable in fewer steps: half its value cost, and centred images."""
 
 PACKAGES: dict[str, Package] = {"paper": PAPER, "batched": BATCHED}
 

@@ -1,6 +1,7 @@
 """`Actor`: an agent in its worlds, one step at a time, for training and for evaluation alike."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -22,11 +23,15 @@ class Transition(NamedTuple):
     discount: torch.Tensor
     """gamma, or 0 where the episode terminated or a life was lost."""
     truncated: torch.Tensor
-    """bool."""
+    """bool: cut short, and not ended by the same step."""
     truncation_value: torch.Tensor
     """V(final observation) where truncated, else 0."""
     finished: tuple[tuple[int, float, int], ...]
     """(slot, raw return, length in agent steps) of each episode that ended here."""
+
+
+class WorldFailed(Exception):
+    """A world raised, or returned what its spaces do not promise; the message says what."""
 
 
 class Actor:
@@ -50,9 +55,10 @@ class Actor:
         self._one_hot = torch.eye(action_size(envs), device=agent.device)
 
     def reset(self, seeds: Sequence[int]) -> None:
-        """Begin fresh episodes in all worlds, one seed each."""
-        obs, _ = self.envs.reset(seed=list(seeds))  # type: ignore[arg-type]  # a list: envs.make
-        self._check(obs, np.zeros(self.num_envs))
+        """Begin fresh episodes in all worlds, one seed each; raises `WorldFailed`."""
+        with _world_code():
+            obs, _ = self.envs.reset(seed=list(seeds))  # type: ignore[arg-type]  # see envs.make
+            self._check(obs, np.zeros(self.num_envs))
         self.episode_return = np.zeros(self.num_envs)
         self.episode_length = np.zeros(self.num_envs, dtype=np.int64)
         self._begin(self._obs_tensor(obs))
@@ -65,13 +71,15 @@ class Actor:
         """Act once in every world.
 
         Raises:
-            ValueError: a world returned what its spaces do not promise, or a non-finite number.
+            WorldFailed: a world raised, or returned what it must not.
         """
         agent, device = self.agent, self.agent.device
         inputs = self.inputs
         step = agent.act(inputs, self.state, keep_graph)
-        obs, reward, terminated, truncated, info = self.envs.step(step.action.cpu().numpy())
-        self._check(obs, reward)
+        actions = step.action.cpu().numpy()
+        with _world_code():
+            obs, reward, terminated, truncated, info = self.envs.step(actions)
+            self._check(obs, reward)
         done = terminated | truncated
         # A lost life ends the future worth learning for, but neither the episode nor its state.
         stop = terminated | info["life_lost"]
@@ -79,6 +87,8 @@ class Actor:
         if self._clip_rewards:
             learned = learned.clamp(-1, 1)
         last_action = step.action if step.action.is_floating_point() else self._one_hot[step.action]
+        # Gymnasium's TimeLimit sets both on the last step: an episode that ended has no future.
+        truncated = truncated & ~terminated
         truncation_value = torch.zeros(self.num_envs, device=device)
         if truncated.any():
             cut = np.flatnonzero(truncated)
@@ -141,10 +151,19 @@ class Actor:
                 f"the world returned observations {obs.dtype}{obs.shape}, "
                 f"its space promises {space.dtype}{space.shape}"
             )
-        if obs.dtype != np.uint8 and not np.isfinite(obs).all():
+        if obs.dtype != np.uint8 and not np.isfinite(obs.astype(np.float32)).all():
             raise ValueError("the world returned a non-finite observation")
         if not np.isfinite(reward).all():
             raise ValueError(f"the world returned a non-finite reward: {reward}")
+
+
+@contextlib.contextmanager
+def _world_code() -> Iterator[None]:
+    """Tell what a world raises from what the agent raises."""
+    try:
+        yield
+    except Exception as error:
+        raise WorldFailed(f"{type(error).__name__}: {error}") from error
 
 
 def action_size(envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> int:

@@ -6,7 +6,6 @@ Parsed from the command line by tyro: every field is a flag, every docstring its
 import argparse
 import dataclasses
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import tyro
 
 from agents import a3c
 from experiments import learner
-from pbt import run, space
+from pbt import local, run, space
 
 Hyperparameter = Literal["learning_rate", "entropy_cost", "unroll_length"]
 _FIXED: Mapping[str, tuple[Callable[[float], bool], str]] = {
@@ -45,7 +44,7 @@ class PopulationConfig:
     """
 
     preset: Literal["default", "quick", "paper"] = "default"
-    """Where all other flags start from; see the module's docstring."""
+    """Where all other flags start from; see the description above for those there are."""
     agent: Literal["a3c"] = "a3c"
     """Which agent."""
     core: Literal["lstm", "feedforward"] = "lstm"
@@ -110,7 +109,7 @@ class PopulationConfig:
 
     def num_workers(self) -> int:
         """Worker processes to start on this machine."""
-        return self.workers or min(available_cores(), self.population)
+        return self.workers or min(local.available_cores(), self.population)
 
     def search_space(self) -> space.Space:
         """Priors, bounds and adapted names as the engine takes them."""
@@ -216,13 +215,6 @@ def parse_fixed(fixed: Sequence[str]) -> dict[str, float]:
             raise ValueError(f"--fixed {item}: use {_FIXED[name][1]}")
         values[name] = value
     return values
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def fail(message: str) -> NoReturn:

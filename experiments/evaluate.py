@@ -49,7 +49,11 @@ class Evaluation:
         if min(self.returns) == max(self.returns):
             return (self.returns[0], self.returns[0])
         result = scipy.stats.bootstrap(
-            (np.array(self.returns),), np.mean, method="percentile", rng=np.random.default_rng(0)
+            (np.array(self.returns),),
+            np.mean,
+            n_resamples=10_000,
+            method="percentile",
+            rng=np.random.default_rng(0),
         )
         return (
             float(result.confidence_interval.low),
@@ -71,8 +75,8 @@ class Evaluation:
         return dataclasses.asdict(self) | {"mean": self.mean, "interval_95": self.interval()}
 
 
-def best_member(run_store: store.Store) -> Member:
-    """The member whose present weights have the highest training score.
+def best_member(run_store: store.Store) -> tuple[Member, float]:
+    """The member whose present weights have the highest training score, and that score.
 
     Raises:
         ValueError: no member has finished enough episodes for a score.
@@ -84,7 +88,9 @@ def best_member(run_store: store.Store) -> Member:
             f"no member has a score yet: that takes {run_store.config.min_episodes} finished "
             "episodes; train on, or name a member with --member"
         )
-    return best
+    score = tree.scores[tree.newest(best.id)]
+    assert score is not None  # it is the best
+    return best, score
 
 
 def evaluate(
@@ -207,7 +213,7 @@ def main() -> None:
 
 def _find(run_store: store.Store, name: str) -> Member:
     if name == "best":
-        return best_member(run_store)
+        return best_member(run_store)[0]
     population = run_store.config.population
     if not name.isdecimal() or int(name) >= population:
         raise ValueError(f'--member {name}: use "best", or a number from 0 to {population - 1}')

@@ -118,7 +118,8 @@ def open_or_create(
         if run_dir.exists() and not run_dir.is_dir():
             raise ValueError(f"--run-dir {run_dir} is a file: name a directory")
         # Another terminal may be creating the run now, or have been killed while it did.
-        begun = f".{store.FILE_NAME}."
+        # A fork has published checkpoints by then.
+        begun = (f".{store.FILE_NAME}.", "checkpoints")
         if run_dir.exists() and any(not p.name.startswith(begun) for p in run_dir.iterdir()):
             raise ValueError(
                 f"{run_dir} is not a run, and not empty: choose another --run-dir, or remove it"
@@ -148,7 +149,7 @@ def _conclude(run_dir: Path) -> None:
     with _one_at_a_time(run_dir), store.Store.open(run_dir) as run_store:
         report.write_report(run_store, run_dir / "report", run_dir / "tensorboard")
         try:
-            best = evaluate.best_member(run_store)
+            best, _ = evaluate.best_member(run_store)
             path = run_dir / "report" / f"evaluation-{best.id:02d}-{best.version}.json"
             if not path.exists():
                 evaluation = evaluate.evaluate(

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -109,7 +110,7 @@ class AgentTask:
         envs = self._make_worlds()
         self._agent = make_agent(config, envs, self._next_seeds(1)[0])
         self._entropy_cost = 0.01
-        self._unroll_length = 20.0
+        self._unroll_length = 20
         self._failures_in_a_row = 0
         self._enter(envs)
 
@@ -133,7 +134,7 @@ class AgentTask:
         num_envs = self._config.num_envs
         taken = 0
         while taken < agent_steps:
-            length = min(max(1, round(self._unroll_length)), (limit - taken) // num_envs)
+            length = min(self._unroll_length, (limit - taken) // num_envs)
             if length < 1:
                 raise ValueError(
                     f"limit {limit} leaves {limit - taken} agent steps, fewer than the "
@@ -141,17 +142,17 @@ class AgentTask:
                 )
             try:
                 batch, episodes = self._unroll(length, taken)
-            except Exception as error:
+            except actor.WorldFailed as error:
                 self._rebuild_worlds(error)
                 continue
-            self._failures_in_a_row = 0
+            restarted, self._failures_in_a_row = self._failures_in_a_row > 0, 0
             try:
                 metrics = self._agent.update(batch, self._entropy_cost)
             except FloatingPointError as error:
                 raise task.Diverged(str(error)) from error
             del batch  # frees the graph before the next unroll builds its own
             taken += length * num_envs
-            yield task.Progress(length * num_envs, tuple(episodes), metrics)
+            yield task.Progress(length * num_envs, tuple(episodes), metrics, restarted)
 
     def _unroll(self, length: int, taken: int) -> tuple[rollout.Rollout, list[task.Episode]]:
         """Act for `length` steps in all worlds, [T, B]."""
@@ -217,10 +218,13 @@ class AgentTask:
         if "learning_rate" in values:
             self._agent.set_learning_rate(float(values["learning_rate"]))
         self._entropy_cost = float(values.get("entropy_cost", self._entropy_cost))
-        self._unroll_length = float(values.get("unroll_length", self._unroll_length))
+        # Half up, as `pbt.space.IntUniform` shows it: Python's round would make 2.5 a 2.
+        self._unroll_length = max(
+            1, math.floor(values.get("unroll_length", self._unroll_length) + 0.5)
+        )
 
     def hyperparameters(self) -> Mapping[str, float]:
-        """The values in force; the learning rate is read from the optimiser."""
+        """The values in force: the optimiser's learning rate, the rounded unroll length."""
         return {
             "learning_rate": self._agent.learning_rate(),
             "entropy_cost": self._entropy_cost,
@@ -258,8 +262,10 @@ class AgentTask:
                 f"checkpoint {directory} has format {header.get('format_version')}, "
                 f"this code reads {FORMAT_VERSION}"
             )
-        if header["member"] != self._member:
-            state["generator"] = self._agent.generator.get_state()
+        own_dice = self._agent.generator.get_state()
+        # Another device's generator has a state of another form.
+        if header["member"] != self._member or state["generator"].shape != own_dice.shape:
+            state["generator"] = own_dice
         self._agent.load_state_dict(state)
         # An episode with no step yet is wholly the new policy's.
         self._counted &= self._actor.episode_length == 0

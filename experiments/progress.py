@@ -131,7 +131,9 @@ class Progress:
         left = sum(config.total_steps - m.agent_steps for m in members if _goes_on(m, config))
         if rate and left:
             parts.append(f"{format_duration(left / rate)} left")
-        best = max((m for m in members if m.window), key=lambda m: m.window_mean, default=None)
+        # A window of a few episodes, just after a copy, is led by luck.
+        full = [m for m in members if len(m.window) == config.window]
+        best = max(full, key=lambda m: m.window_mean, default=None)
         if best is not None:
             parts.append(f"best mean {best.window_mean:.4g} (member {best.id})")
         parts.append(f"{self._copy_count} {'copy' if self._copy_count == 1 else 'copies'}")

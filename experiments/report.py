@@ -76,8 +76,8 @@ def write_report(
     Raises:
         OSError: something could not be written.
     """
-    run_dir = store.path.parent.resolve()
-    history = History.read(store, name or run_dir.name)
+    run_dir = store.path.parent
+    history = History.read(store, name or run_dir.resolve().name)
     directory.mkdir(parents=True, exist_ok=True)
     text = summary(history, run_dir)
     written = {

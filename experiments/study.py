@@ -112,7 +112,7 @@ def run_arm(arm: str, seed: int, run_dir: Path, workers: int) -> Row:
         raise SystemExit(exit_code)
     with store.Store.open(run_dir) as run_store:
         members = run_store.members()
-        best = evaluate.best_member(run_store)
+        best, training_score = evaluate.best_member(run_store)
         played = evaluate.evaluate(
             run_store, run_dir, best, EVALUATION_EPISODES, EVALUATION_SEED + seed
         )
@@ -120,7 +120,7 @@ def run_arm(arm: str, seed: int, run_dir: Path, workers: int) -> Row:
             arm=arm,
             seed=seed,
             member=best.id,
-            training_score=best.score if best.score is not None else float("nan"),
+            training_score=training_score,
             score=played.mean,
             agent_steps=sum(member.agent_steps for member in members),
             copies=sum(event.kind == "exploit" for event in run_store.events()),
@@ -147,7 +147,11 @@ def compare(first: Sequence[float], second: Sequence[float]) -> Comparison:
     x, y = np.array(first), np.array(second)
     differences = x - y
     interval = scipy.stats.bootstrap(
-        (differences,), np.mean, method="percentile", rng=np.random.default_rng(0)
+        (differences,),
+        np.mean,
+        n_resamples=10_000,
+        method="percentile",
+        rng=np.random.default_rng(0),
     ).confidence_interval
     rng = np.random.default_rng(0)
     resampled = [_improvement(rng.choice(x, len(x)), rng.choice(y, len(y))) for _ in range(10_000)]

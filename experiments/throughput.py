@@ -306,7 +306,7 @@ def _warm(turn: Turn, run_dir: Path, population: int) -> None:
 
 def measure(arguments: Arguments, directory: Path) -> dict[str, Any]:
     """Take turns and report; see the module's docstring."""
-    workers = arguments.workers or config.available_cores()
+    workers = arguments.workers or local.available_cores()
     learner_config = _learner_config(arguments)
     populations = (
         [arguments.population]

@@ -21,6 +21,7 @@ class Purpose(enum.IntEnum):
     EXPLOIT = 1
     EXPLORE = 2
     RESEED = 3
+    TASK = 4
 
 
 def generator(seed: int, member: int, version: int, purpose: Purpose) -> np.random.Generator:
@@ -30,7 +31,7 @@ def generator(seed: int, member: int, version: int, purpose: Purpose) -> np.rand
 
 def task_seed(seed: int, member: int, version: int) -> int:
     """The seed (32 bits) of a task that is built when its member is at `version`."""
-    return int(np.random.SeedSequence([seed, member, version]).generate_state(1)[0])
+    return int(np.random.SeedSequence([seed, member, version, Purpose.TASK]).generate_state(1)[0])
 
 
 def is_live(member: Member) -> bool:
@@ -61,9 +62,9 @@ def is_ready(config: run.RunConfig, member: Member) -> bool:
 def choose_donor(config: run.RunConfig, me: Member, members: Sequence[Member]) -> exploit.Decision:
     """Whom `me` copies, if anybody, with the evidence."""
     candidates = [
-        exploit.Candidate.of(other)
+        exploit.Candidate.of(other, may_donate=has_valid_window(config, other))
         for other in members
-        if other.id != me.id and is_live(other) and has_valid_window(config, other)
+        if other.id != me.id and is_live(other)
     ]
     rng = generator(config.seed, me.id, me.version, Purpose.EXPLOIT)
     own = exploit.Candidate.of(me)

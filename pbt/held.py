@@ -169,7 +169,9 @@ class Held:
             CheckpointError: the source is gone.
             DiskFull: there was no space, also not a little later.
         """
-        fresh: dict[str, Any] = {"window": (), "counted_episodes": 0, **changes}
+        # The score is the weights', not the member's: it comes with them.
+        inherited = {"window": (), "counted_episodes": 0, "score": source.score}
+        fresh: dict[str, Any] = {**inherited, **changes}
         child = replace(self.member, version=self.member.version + 1, **fresh)
         name = self._publish(
             lambda: checkpoint.child_of(

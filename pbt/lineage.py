@@ -182,7 +182,6 @@ class Tree:
             inherited = None if parent is None else self.scores[parent]
             self.scores[at] = inherited if version.score is None else version.score
             if parent is None:
-                # Not 0 in a run that was forked from another one.
                 self.training[at] = version.agent_steps
             elif version.kind == "slice":
                 own = version.agent_steps - self.versions[parent].agent_steps

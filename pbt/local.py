@@ -398,10 +398,16 @@ def _environment(workers: int) -> dict[str, str]:
     """What the workers' environment has in addition to the launcher's."""
     # A task named "my_learner:make_task" is found where the launcher would find it.
     result = {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
-    if workers >= (os.cpu_count() or 1):
-        # The workers fill the cores: more threads would only get in each other's way.
-        result |= {name: "1" for name in _THREAD_SETTINGS if name not in os.environ}
-    return result
+    # Each its share of the cores: more threads would only get in each other's way.
+    threads = str(max(1, available_cores() // workers))
+    return result | {name: threads for name in _THREAD_SETTINGS if name not in os.environ}
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _tick(on_tick: Callable[[store.Store], None] | None, run_store: store.Store) -> None:

@@ -22,11 +22,19 @@ def may_go_on(member: Member, config: RunConfig) -> bool:
     """Whether a member has steps left and is not dead for good (whoever holds it now)."""
     if member.agent_steps >= config.total_steps:
         return False
-    if member.state == "active":
+    if is_training(member, config):
         return True
     # A dead member is re-seeded from another one, unless nobody is ever copied.
     dead = member.state in ("diverged", "failed")
     return dead and config.exploit != "none" and not given_up(member, config)
+
+
+def is_training(member: Member, config: RunConfig) -> bool:
+    """Whether a member is sound and has steps left.
+
+    One that finished has, if the run was extended while its worker still knew the old total.
+    """
+    return member.state in ("active", "finished") and member.agent_steps < config.total_steps
 
 
 def is_donor(member: Member) -> bool:
@@ -70,7 +78,7 @@ def choose(
         for member in members
         if may_go_on(member, config)
         and lapsed(member, now, dead_owners, config)
-        and (member.state == "active" or somebody_to_copy)
+        and (is_training(member, config) or somebody_to_copy)
     ]
     free.sort(key=lambda member: (member.agent_steps, member.id))
     warm = [member for member in free if residents.get(member.id) == member.version]
@@ -85,7 +93,7 @@ def unfinished(members: Sequence[Member], config: RunConfig) -> list[Member]:
     """Members that somebody trains or that can still be claimed, now or later."""
     going_on = [member for member in members if may_go_on(member, config)]
     # An active member without a checkpoint is no donor yet, but will be.
-    hope = any(member.state == "active" for member in going_on) or any(map(is_donor, members))
+    hope = any(is_training(m, config) for m in going_on) or any(map(is_donor, members))
     return going_on if hope else []
 
 

@@ -1,7 +1,7 @@
 """`RunConfig`: what a run is, fixed when it is created and read back from the store by each worker.
 
-Not in it is all that may change when a run is resumed: directories, number of workers, device,
-how many members a worker keeps resident.
+Not in it is all that may change when a run is resumed: directories, number of workers, how many
+members a worker keeps resident.
 """
 
 import json

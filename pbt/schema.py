@@ -63,6 +63,7 @@ version_table = sa.Table(
     sa.Column("score", sa.Float),
     sa.Column("created_s", sa.Float, nullable=False),
     sa.UniqueConstraint("member", "version"),
+    sa.Index("version_score", "score"),
     sqlite_autoincrement=True,
 )
 report_table = sa.Table(
@@ -226,16 +227,16 @@ def best(query: sa.Select[Any]) -> sa.Select[Any]:
 def referenced(connection: sa.Connection, now: float) -> set[str]:
     """Checkpoints that must be kept at this time."""
     columns = sa.select(version_table.c.member, version_table.c.checkpoint)
-    newest: dict[int, list[str]] = {}
-    rows = connection.execute(
-        columns.where(version_table.c.checkpoint.is_not(None)).order_by(version_table.c.id.desc())
-    ).all()
-    for row in rows:
-        mine = newest.setdefault(row.member, [])
-        if len(mine) < 2:
-            mine.append(row.checkpoint)
-    names = {name for mine in newest.values() for name in mine}
-    names |= {row.checkpoint for row in connection.execute(best(columns)).all()}
+    names = {row.checkpoint for row in connection.execute(best(columns)).all()}
+    for member in connection.execute(sa.select(member_table.c.id)).scalars().all():
+        # By the index: a long run has tens of thousands of versions.
+        newest = (
+            sa.select(version_table.c.checkpoint)
+            .where(version_table.c.member == member, version_table.c.checkpoint.is_not(None))
+            .order_by(version_table.c.version.desc())
+            .limit(2)
+        )
+        names |= set(connection.execute(newest).scalars())
     live = sa.select(pin_table.c.checkpoint).where(pin_table.c.expires_s > now)
     return cast(set[str], names | set(connection.execute(live).scalars()))
 

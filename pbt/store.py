@@ -538,21 +538,23 @@ class Store:
         """Give each member more agent steps: the one setting that may grow in a resumed run.
 
         Finished members become active again, with an "extended" event each. Workers that have the
-        store open go on with the old total.
+        store open go on to the old total; those who know the new one take the members further.
 
         Raises:
             ValueError: it would be less than now, or is no valid total.
         """
-        before = self.config.total_steps
-        if total_steps < before:
-            raise ValueError(
-                f"total_steps {total_steps} is less than the run's {before}: steps cannot be taken "
-                "back; use more, or fork the run"
-            )
-        config = replace(self.config, total_steps=total_steps)
-        text = schema.dumps(config.to_json(), "the run's configuration")
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
+            # As it is now: another launcher may have extended the run since we opened it.
+            stored = connection.execute(sa.select(run_table.c.config)).scalar_one()
+            before = RunConfig.from_json(json.loads(stored)).total_steps
+            if total_steps < before:
+                raise ValueError(
+                    f"total_steps {total_steps} is less than the run's {before}: steps cannot be "
+                    "taken back; use more, or fork the run"
+                )
+            config = replace(self.config, total_steps=total_steps)
+            text = schema.dumps(config.to_json(), "the run's configuration")
             connection.execute(run_table.update().values(config=text))
             for member in _read_members(connection):
                 if member.state == "finished" and member.agent_steps < total_steps:

@@ -39,6 +39,9 @@ class Progress(NamedTuple):
     """Episodes that finished in this update."""
     metrics: Mapping[str, float]
     """Losses, norms, ...: averaged over a slice and shown; they decide nothing."""
+    restarted: bool = False
+    """All episodes were begun anew since the last update (a world failed): the window starts again,
+    since the first to finish of several parallel episodes are the shortest."""
 
 
 class Diverged(Exception):

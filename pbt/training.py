@@ -33,6 +33,8 @@ class Slice:
     episodes: list[Episode] = field(default_factory=list)
     """Their agent steps counted from the beginning of the slice."""
     metrics: dict[str, list[float]] = field(default_factory=dict)
+    restarted_at: int | None = None
+    """How many of the episodes had finished when the task last began all anew, if it did."""
 
 
 def named_factory(name: str) -> MakeTask:
@@ -109,6 +111,8 @@ def train(
     with contextlib.closing(_updates(task, agent_steps, limit)) as updates:
         for progress in updates:
             result.agent_steps += progress.agent_steps
+            if progress.restarted:
+                result.restarted_at = len(result.episodes)
             result.episodes.extend(progress.episodes)
             for episode in progress.episodes:
                 if not math.isfinite(episode.episode_return):
@@ -135,8 +139,11 @@ def after_slice(config: RunConfig, member: Member, done: Slice) -> tuple[Member,
         episode._replace(agent_steps=member.agent_steps + episode.agent_steps)
         for episode in done.episodes
     )
+    before, counted_before = member.window, member.counted_episodes
+    if done.restarted_at is not None:
+        before, counted_before = (), 0
     returns, counted = window.extend(
-        member.window, member.counted_episodes, episodes, config.window
+        before, counted_before, episodes[done.restarted_at or 0 :], config.window
     )
     trained = replace(
         member,

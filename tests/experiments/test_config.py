@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from experiments import atari, config, gym, learner
+from pbt import local
 
 
 def parse(*args):
@@ -66,7 +67,7 @@ def test_fixing_one_hyperparameter_does_not_change_the_others_first_draws():
 def test_workers_are_at_most_one_per_member_unless_given():
     assert parse("--population", "1").num_workers() == 1
     assert parse("--population", "1", "--workers", "3").num_workers() == 3
-    assert parse("--population", "1000").num_workers() == config.available_cores()
+    assert parse("--population", "1000").num_workers() == local.available_cores()
 
 
 def test_help_is_readable(capsys):

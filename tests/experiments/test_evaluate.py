@@ -97,7 +97,7 @@ def test_the_same_seed_plays_the_same_episodes(run):
 
 def test_the_best_member_is_evaluated_and_its_protocol_printed(run, command):
     run_store = run("Catch")
-    best = evaluate.best_member(run_store)
+    best, _ = evaluate.best_member(run_store)
     assert best.score == max(member.score for member in run_store.members())
     result = command(evaluate, "run", "--episodes", "12")
     assert result.code is None
@@ -111,7 +111,7 @@ def test_the_best_member_is_evaluated_and_its_protocol_printed(run, command):
 
 def test_a_finished_run_is_scored_by_fresh_episodes_once(run):
     run_store = run("Catch")
-    best = evaluate.best_member(run_store)
+    best, _ = evaluate.best_member(run_store)
     (path,) = Path("run/report").glob("evaluation-*")
     written = json.loads(path.read_text())
     fresh = evaluate.evaluate(run_store, Path("run"), best, 30, seed=0)

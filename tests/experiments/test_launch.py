@@ -268,3 +268,10 @@ def test_interrupted_resumed_and_joined(here, tmp_path):
     # Nobody is left behind.
     running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
     assert run_dir.name not in running.stdout
+
+
+def test_a_fork_that_was_killed_before_its_store_existed_can_be_repeated(tmp_path):
+    settings = gym.GymConfig(env="Catch", population=1, num_envs=4)
+    run_config = settings.run_config(learner.LearnerConfig("Catch", 4))
+    (tmp_path / "run" / "checkpoints" / "0" / "0-abc").mkdir(parents=True)
+    assert launch.open_or_create(tmp_path / "run", run_config, None) == "new run"

@@ -194,10 +194,11 @@ def test_steps_are_exact_and_only_the_last_unroll_is_cut():
 def test_training_may_be_closed_between_updates_and_settings_changed_at_any():
     learning = learner.AgentTask(learner.LearnerConfig("Catch", 4), 0, 0)
     sizes = []
-    for unroll_length in (1.4, 2.6, 9.0):
+    for unroll_length in (1.4, 2.5, 9.0):
         values = {"learning_rate": 1e-3, "entropy_cost": 0.02, "unroll_length": unroll_length}
         learning.set_hyperparameters(values)
-        assert learning.hyperparameters() == values
+        in_use = {"unroll_length": math.floor(unroll_length + 0.5)}
+        assert learning.hyperparameters() == values | in_use
         training = learning.train(1_000, 1_000)
         sizes.append(next(training).agent_steps)
         training.close()
@@ -338,7 +339,7 @@ def test_a_world_that_keeps_failing_fails_the_member_with_its_own_words(faulty_w
     Faulty.faults = ["raise"] * 1_000
     with pytest.raises(RuntimeError, match=r"failed 4 times in a row.*simulator fell over") as info:
         list(learning.train(4_000, 4_000))
-    assert isinstance(info.value.__cause__, OSError)
+    assert isinstance(info.value.__cause__.__cause__, OSError)
 
 
 def test_divergence_is_said_and_not_applied(monkeypatch):
@@ -363,3 +364,40 @@ def test_non_finite_weights_are_never_saved(tmp_path):
 def test_config_round_trips_through_json():
     config = learner.LearnerConfig("Pong", 8, settings=a3c.A3CConfig(core="feedforward"))
     assert learner.LearnerConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+class EndsAtItsLimit(gymnasium.Env):
+    """Terminates at its third step, where a time limit of three cuts it as well."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.zeros(1, np.float32), 1.0, self.t == 3, False, {}
+
+
+def test_an_episode_that_ends_on_its_last_allowed_step_has_no_future():
+    gymnasium.register("EndsForTest-v0", EndsAtItsLimit, max_episode_steps=3)
+    try:
+        learning = learner.AgentTask(learner.LearnerConfig("EndsForTest-v0", 2), 0, 0)
+        batch, episodes = learning._unroll(3, 0)
+    finally:
+        del gymnasium.registry["EndsForTest-v0"]
+    assert len(episodes) == 2
+    assert not batch.truncated.any()
+    returns = losses.n_step_returns(*batch[3:], 0.99)
+    assert returns[-1].tolist() == [1.0, 1.0]
+
+
+def test_a_rebuilt_world_says_that_all_episodes_are_new(faulty_world):
+    learning = learner.AgentTask(learner.LearnerConfig(faulty_world, 2), 0, 0)
+    learning.set_hyperparameters({"unroll_length": 5})
+    assert not any(p.restarted for p in learning.train(60, 60))
+    Faulty.faults = ["raise"]
+    assert sum(p.restarted for p in learning.train(100, 100)) == 1

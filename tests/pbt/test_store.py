@@ -763,6 +763,18 @@ def test_a_finished_run_can_be_extended(new):
     assert run_store.events()[-1].kind == "extended"
 
 
+def test_a_member_that_a_worker_finished_at_the_old_total_goes_on_to_the_new_one(new):
+    old = new(1, total_steps=20)
+    lease = train(old, old.claim("me"))
+    with store.Store.open(old.path) as other_terminal:
+        other_terminal.extend(40)
+        train(old, lease, release=True, state="finished")  # our worker knows of 20 only
+        assert [member.id for member in other_terminal.unfinished()] == [0]
+        assert other_terminal.claim("another").member.agent_steps == 20
+        with pytest.raises(ValueError, match="less than the run's 40"):
+            old.extend(30)  # also through a store that was opened before
+
+
 # Files that are no runs, or damaged ones.
 
 
