@@ -145,22 +145,23 @@ def open_or_create(
 
 
 def _conclude(run_dir: Path) -> None:
-    """Score the best member by fresh episodes, once, and write the report."""
+    """Score the best member by fresh episodes, once, and write the report with that score."""
     with _one_at_a_time(run_dir), store.Store.open(run_dir) as run_store:
-        report.write_report(run_store, run_dir / "report", run_dir / "tensorboard")
         try:
             best, _ = evaluate.best_member(run_store)
-            path = run_dir / "report" / f"evaluation-{best.id:02d}-{best.version}.json"
+            path = report.evaluation_path(run_dir, best)
             if not path.exists():
                 evaluation = evaluate.evaluate(
                     run_store, run_dir, best, EVALUATION_EPISODES, seed=0
                 )
+                path.parent.mkdir(exist_ok=True)
                 partial = path.with_suffix(".partial")
                 partial.write_text(json.dumps(evaluation.to_json(), indent=2) + "\n")
                 partial.replace(path)
                 print(evaluation.text())
         except (ValueError, checkpoint.CheckpointError) as error:
             print(f"no evaluation: {error}")  # the run is complete all the same
+        report.write_report(run_store, run_dir / "report", run_dir / "tensorboard")
     print(f"report: {run_dir / 'report'}")
 
 

@@ -161,6 +161,7 @@ def _best(history: History, run_dir: Path) -> list[str]:
     return [
         f"## Best member: {best.id}",
         "",
+        *_evaluation(run_dir, best),
         f"- training score {score:.4g}: mean of the last {history.config.window} counted "
         f"episodes, the highest of {len(history.members)} members and so biased upward. It is no "
         "result; fresh episodes give one: "
@@ -170,6 +171,24 @@ def _best(history: History, run_dir: Path) -> list[str]:
         f"- hyperparameters now: {_values(history, best)}",
         f"- lineage: {path}",
     ]
+
+
+def _evaluation(run_dir: Path, member: Member) -> list[str]:
+    """The score from fresh episodes, if a launcher played them when the run was over."""
+    try:
+        played = json.loads(evaluation_path(run_dir, member).read_text())
+    except (OSError, json.JSONDecodeError):
+        return []
+    low, high = played["interval_95"]
+    return [
+        f"- score {played['mean']:.2f}: mean of {len(played['returns'])} fresh episodes, 95 % "
+        f"interval {low:.2f} to {high:.2f}; {played['protocol']}"
+    ]
+
+
+def evaluation_path(run_dir: Path, member: Member) -> Path:
+    """Where the fresh episodes of a member's present version are written, once."""
+    return run_dir / "report" / f"evaluation-{member.id:02d}-{member.version}.json"
 
 
 def _members(history: History) -> list[str]:
