@@ -8,7 +8,7 @@ import imageio.v2
 import numpy as np
 import pytest
 
-from experiments import evaluate, gym
+from experiments import evaluate, gym, history, report
 from pbt import checkpoint, store
 
 TINY = (
@@ -117,8 +117,8 @@ def test_a_finished_run_is_scored_by_fresh_episodes_once(run):
     fresh = evaluate.evaluate(run_store, Path("run"), best, 30, seed=0)
     assert written["returns"] == list(fresh.returns)
     assert written["mean"] == pytest.approx(fresh.mean)
-    summary = Path("run/report/summary.md").read_text()
-    assert f"- score {fresh.mean:.2f}: mean of 30 fresh episodes" in summary
+    text = report.summary(history.History.read(run_store, "run"), Path("run"))
+    assert f"- score {fresh.mean:.2f}: mean of 30 fresh episodes" in text
 
 
 def test_a_member_without_checkpoint_is_refused(here, run):
