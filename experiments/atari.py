@@ -7,7 +7,7 @@
 The same command again resumes. Presets: "default", an evening on two cores; "paper", population
 and intervals of "Population Based Training of Neural Networks", Jaderberg et al. 2017
 (https://arxiv.org/abs/1711.09846), section 4.1 and appendix A, for a cluster. For a first look
-that takes five minutes: `python -m experiments.gym --preset quick`.
+that takes a minute or two: `python -m experiments.gym --preset quick`.
 """
 
 import dataclasses

@@ -246,6 +246,22 @@ def test_what_is_copied(copy, start):
         assert (event.member, "load", source.member, source.version) in calls
 
 
+def test_a_child_scores_as_the_weights_it_took(start, monkeypatch):
+    store, _, _, work = start(total_steps=1_000)
+    scores, commit = [], store.commit
+
+    def recording(lease, member, *arguments, **keywords):
+        if "exploit" in (*arguments[:1], keywords.get("kind")):
+            scores.append((member.score, store.member(member.parent[0]).score, lease.member.score))
+        return commit(lease, member, *arguments, **keywords)
+
+    monkeypatch.setattr(store, "commit", recording)
+    assert work().exit_code == 0
+    assert scores
+    for child, donor, replaced in scores:
+        assert child == donor != replaced
+
+
 def test_exploring_at_every_ready_needs_no_exploit(start):
     store, _, _, work = start(exploit="none", explore_at="ready", total_steps=300)
     assert work().exit_code == 0
