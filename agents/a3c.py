@@ -155,6 +155,19 @@ class A3C:
         Raises:
             FloatingPointError: loss or gradient is not finite; nothing was applied.
         """
+        self.optimiser.zero_grad()
+        return self.apply(batch, self.backward(batch, entropy_cost))
+
+    def backward(self, batch: rollout.Rollout, entropy_cost: float) -> torch.Tensor:
+        """Add the loss's gradient to the parameters' own, and change nothing else.
+
+        Args:
+            batch: As in `update`.
+            entropy_cost: As in `update`.
+
+        Returns:
+            Means over T and B of policy loss, value loss, entropy and value [4].
+        """
         acted_value = torch.stack([step.value for step in batch.steps])  # [T, B]
         returns = losses.n_step_returns(
             batch.reward,
@@ -165,7 +178,6 @@ class A3C:
             self.config.gamma,
         )
         advantage = returns - acted_value.detach()
-        self.optimiser.zero_grad()
         if acted_value.requires_grad:
             log_prob = torch.stack([step.log_prob for step in batch.steps])
             entropy = torch.stack([step.entropy for step in batch.steps])
@@ -174,11 +186,27 @@ class A3C:
             )
         else:
             metrics = self._backward_in_parts(batch, advantage, returns, entropy_cost)
+        return torch.cat((metrics, acted_value.detach().mean().reshape(1)))
+
+    def apply(self, batch: rollout.Rollout, means: torch.Tensor) -> dict[str, float]:
+        """Clip all that the optimiser optimises by one norm, and take its step.
+
+        Args:
+            batch: What the gradient was made from: the normaliser learns from it.
+            means: From `backward`.
+
+        Returns:
+            As in `update`.
+
+        Raises:
+            FloatingPointError: as in `update`.
+        """
         gradient_norm = torch.nn.utils.clip_grad_norm_(
-            self.parameters, self.package.max_gradient_norm
+            [p for group in self.optimiser.param_groups for p in group["params"]],
+            self.package.max_gradient_norm,
         )
-        metrics = torch.cat((metrics, gradient_norm.reshape(1)))
-        policy_loss, value_loss, mean_entropy, norm = metrics.tolist()  # one transfer
+        metrics = torch.cat((means, gradient_norm.reshape(1)))
+        policy_loss, value_loss, mean_entropy, value, norm = metrics.tolist()  # one transfer
         if not torch.isfinite(metrics).all():
             self.optimiser.zero_grad()
             raise FloatingPointError(
@@ -196,7 +224,7 @@ class A3C:
             "loss/value": value_loss,
             "entropy": mean_entropy,
             "gradient_norm": norm,
-            "value/mean": float(acted_value.detach().mean()),
+            "value/mean": value,
         }
 
     def _backward(
@@ -277,18 +305,26 @@ class A3C:
         Raises:
             ValueError: names differ, or shapes do: the message lists them.
         """
-        own = self.state_dict()
-        problems = [f"missing {name}" for name in sorted(own.keys() - state.keys())]
-        problems += [f"unexpected {name}" for name in sorted(state.keys() - own.keys())]
-        problems += [
-            f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
-            for name in sorted(own.keys() & state.keys())
-            if state[name].shape != own[name].shape or state[name].dtype != own[name].dtype
-        ]
-        if problems:
-            raise ValueError("the checkpoint is of another agent: " + "; ".join(problems))
-        with torch.no_grad():
-            for name, tensor in own.items():
-                if name != "generator":
-                    tensor.copy_(state[name])
+        load(self.state_dict(), state)
         self.generator.set_state(state["generator"].cpu())
+
+
+@torch.no_grad()
+def load(own: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+    """Copy `state` into the tensors of `own`, but for "generator"; all or nothing.
+
+    Raises:
+        ValueError: names differ, or shapes do: the message lists them.
+    """
+    problems = [f"missing {name}" for name in sorted(own.keys() - state.keys())]
+    problems += [f"unexpected {name}" for name in sorted(state.keys() - own.keys())]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & state.keys())
+        if state[name].shape != own[name].shape or state[name].dtype != own[name].dtype
+    ]
+    if problems:
+        raise ValueError("the checkpoint is of another agent: " + "; ".join(problems))
+    for name, tensor in own.items():
+        if name != "generator":
+            tensor.copy_(state[name])

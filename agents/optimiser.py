@@ -78,10 +78,13 @@ class RMSProp(torch.optim.Optimizer):
         self, params: Iterable[torch.nn.Parameter], lr: float, decay: float, epsilon: float
     ) -> None:
         super().__init__(params, {"lr": lr, "decay": decay, "epsilon": epsilon})
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                # Made here, not at the first step, so that a checkpoint has them from the start.
-                self.state[parameter]["mean_square"] = torch.zeros_like(parameter)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Optimise more parameters, with the same settings unless the group names its own."""
+        super().add_param_group(param_group)
+        for parameter in self.param_groups[-1]["params"]:
+            # Made here, not at the first step, so that a checkpoint has them from the start.
+            self.state[parameter]["mean_square"] = torch.zeros_like(parameter)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -54,6 +54,17 @@ class Step(NamedTuple):
     """After this step."""
 
 
+class Ending(NamedTuple):
+    """What n of the B worlds showed last, where their episodes ended in the same step."""
+
+    slots: torch.Tensor
+    """Which worlds, int64 [n]."""
+    obs: torch.Tensor
+    """Their last observations [n, ...]: what the action of this step led to."""
+    terminated: torch.Tensor
+    """bool [n]: ended for good, and was not cut short."""
+
+
 class Rollout(NamedTuple):
     """T steps of B parallel worlds, ready for one update."""
 
@@ -73,3 +84,5 @@ class Rollout(NamedTuple):
     """V(final observation) where truncated, else 0 [T, B]; no graph."""
     bootstrap_value: torch.Tensor
     """V(inputs[T], state[T]) [B]; no graph."""
+    endings: tuple[Ending | None, ...] = ()
+    """T entries, None where no episode ended; needed by agents that replay."""

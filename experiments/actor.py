@@ -8,7 +8,9 @@ import gymnasium
 import numpy as np
 import torch
 
-from agents import a3c, rollout
+from agents import a3c, rollout, unreal
+
+Agent = a3c.A3C | unreal.UNREAL
 
 
 class Transition(NamedTuple):
@@ -19,13 +21,15 @@ class Transition(NamedTuple):
     step: rollout.Step
     """What it answered."""
     reward: torch.Tensor
-    """As learned from: clipped if the actor clips."""
+    """As learned from: scaled, and clipped if the actor clips."""
     discount: torch.Tensor
     """gamma, or 0 where the episode terminated or a life was lost."""
     truncated: torch.Tensor
     """bool: cut short, and not ended by the same step."""
     truncation_value: torch.Tensor
     """V(final observation) where truncated, else 0."""
+    ending: rollout.Ending | None
+    """Where episodes ended, what they showed last."""
     finished: tuple[tuple[int, float, int], ...]
     """(slot, raw return, length in agent steps) of each episode that ended here."""
 
@@ -41,15 +45,21 @@ class Actor:
         agent: Chooses actions.
         envs: Worlds from `envs.make.make_vec`: SAME_STEP autoreset, raw rewards.
         clip_rewards: Whether rewards are clipped to [-1, 1] for learning. Returns stay raw.
+        reward_scale: Rewards are multiplied by it for learning, before any clipping.
     """
 
     def __init__(
-        self, agent: a3c.A3C, envs: gymnasium.vector.VectorEnv[Any, Any, Any], clip_rewards: bool
+        self,
+        agent: Agent,
+        envs: gymnasium.vector.VectorEnv[Any, Any, Any],
+        clip_rewards: bool,
+        reward_scale: float = 1.0,
     ) -> None:
         self.agent = agent
         self.envs = envs
         self.num_envs = envs.num_envs
         self._clip_rewards = clip_rewards
+        self._reward_scale = reward_scale
         self.inputs: rollout.Inputs
         self.state: rollout.CoreState
         self._one_hot = torch.eye(action_size(envs), device=agent.device)
@@ -83,17 +93,25 @@ class Actor:
         done = terminated | truncated
         # A lost life ends the future worth learning for, but neither the episode nor its state.
         stop = terminated | info["life_lost"]
-        learned = torch.as_tensor(reward, dtype=torch.float32, device=device)
+        learned = torch.as_tensor(reward * self._reward_scale, dtype=torch.float32, device=device)
         if self._clip_rewards:
             learned = learned.clamp(-1, 1)
         last_action = step.action if step.action.is_floating_point() else self._one_hot[step.action]
         # Gymnasium's TimeLimit sets both on the last step: an episode that ended has no future.
         truncated = truncated & ~terminated
         truncation_value = torch.zeros(self.num_envs, device=device)
-        if truncated.any():
+        ending = None
+        if done.any():
+            slots = np.flatnonzero(done)
+            ending = rollout.Ending(
+                torch.as_tensor(slots, device=device),
+                self._obs_tensor(np.ascontiguousarray(info["final_obs"][slots])),
+                torch.as_tensor(terminated[slots], device=device),
+            )
+        if ending is not None and truncated.any():
             cut = np.flatnonzero(truncated)
             final = rollout.Inputs(
-                self._obs_tensor(np.ascontiguousarray(info["final_obs"][cut])),
+                ending.obs[~ending.terminated],
                 last_action[cut],
                 learned[cut],
                 torch.zeros(len(cut), dtype=torch.bool, device=device),
@@ -122,6 +140,7 @@ class Actor:
             torch.as_tensor(agent.config.gamma * ~stop, dtype=torch.float32, device=device),
             torch.as_tensor(truncated, device=device),
             truncation_value,
+            ending,
             finished,
         )
 

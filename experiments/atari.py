@@ -59,6 +59,7 @@ def main() -> None:
             preset=settings.protocol,
             agent=settings.agent,
             settings=settings.agent_config(),
+            auxiliary=settings.auxiliary_config(),
             clip_rewards=True,
             device=settings.device,
         ),

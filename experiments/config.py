@@ -13,15 +13,23 @@ from typing import Literal, NoReturn, TypeVar
 
 import tyro
 
-from agents import a3c
+from agents import a3c, unreal
 from experiments import learner
 from pbt import local, run, space
 
-Hyperparameter = Literal["learning_rate", "entropy_cost", "unroll_length"]
+Hyperparameter = Literal[
+    "learning_rate",
+    "entropy_cost",
+    "unroll_length",
+    "pixel_control_cost",
+    "reward_prediction_cost",
+    "value_replay_cost",
+]
 _FIXED: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "learning_rate": (lambda value: 0 < value < math.inf, "a number above 0"),
     "entropy_cost": (lambda value: 0 <= value < math.inf, "0 or more"),
     "unroll_length": (lambda value: value >= 1 and value % 1 == 0, "a whole number from 1 on"),
+    **{name: (lambda value: 0 <= value < math.inf, "0 or more") for name in unreal.COSTS},
 }
 """What a fixed hyperparameter may be; bounds are for those that move."""
 
@@ -31,7 +39,7 @@ class Range:
     """Where a hyperparameter is drawn, and how far perturbing may take it."""
 
     prior: tuple[float, float]
-    """Log-uniform between these."""
+    """Log-uniform between these; twice the same number is a constant."""
     bounds: tuple[float, float]
     """Perturbing stays between these; must contain the prior."""
 
@@ -45,8 +53,8 @@ class PopulationConfig:
 
     preset: Literal["default", "quick", "paper"] = "default"
     """Where all other flags start from; see the description above for those there are."""
-    agent: Literal["a3c"] = "a3c"
-    """Which agent."""
+    agent: Literal["a3c", "unreal"] = "a3c"
+    """Which agent; "unreal" learns from replay and pixels too, at more than twice the cost."""
     core: Literal["lstm", "feedforward"] = "lstm"
     """Whether the agent remembers."""
     package: Literal["batched", "paper"] = "batched"
@@ -78,9 +86,17 @@ class PopulationConfig:
     """Weight of the policy's entropy in the loss."""
     unroll_length: Range = Range((5, 20), (1, 50))
     """Steps of all worlds per update. Real-valued inside, rounded where it is used."""
+    pixel_control_cost: Range = Range((1e-4, 1e-2), (1e-6, 1.0))
+    """UNREAL only: weight of its pixel control loss; 0 by --fixed switches the task off."""
+    reward_prediction_cost: Range = Range((1.0, 1.0), (1e-2, 100.0))
+    """UNREAL only: weight of its reward prediction loss, likewise; 1 in the paper."""
+    value_replay_cost: Range = Range((1.0, 1.0), (1e-2, 100.0))
+    """UNREAL only: weight of its value replay loss, likewise; 1 in the paper."""
+    replay_steps: int = 2_000
+    """UNREAL only: agent steps that a member keeps, over all its worlds."""
     adapt: tuple[Hyperparameter, ...] | None = None
-    """Hyperparameters that exploring changes; default: all that are not fixed. Others keep their
-    first draw, or their donor's."""
+    """Hyperparameters that exploring changes; default: learning rate, entropy cost and unroll
+    length, where they are not fixed. Others keep their first draw, or their donor's."""
     fixed: tuple[str, ...] = ()
     """Hyperparameters that are the same for all members: learning_rate=7e-4 ..."""
     seed: int = 0
@@ -106,6 +122,7 @@ class PopulationConfig:
         if self.num_envs < 1:
             raise ValueError(f"--num-envs {self.num_envs}: use 1 or more")
         self.search_space()
+        self.auxiliary_config()
 
     def num_workers(self) -> int:
         """Worker processes to start on this machine."""
@@ -125,21 +142,47 @@ class PopulationConfig:
                 log=True,
             )
         dimensions: dict[str, space.Dimension] = {}
-        for name, range_ in (
-            ("learning_rate", self.learning_rate),
-            ("entropy_cost", self.entropy_cost),
-        ):
-            with space.named(name):
-                dimensions[name] = space.LogUniform(*range_.prior, range_.bounds)
+        dimensions |= self._log_uniform(("learning_rate", "entropy_cost"))
         dimensions["unroll_length"] = unroll_length
+        adapt: tuple[str, ...] = tuple(dimensions) if self.adapt is None else self.adapt
+        if self.agent == "unreal":
+            dimensions |= self._log_uniform(unreal.COSTS)
         fixed = parse_fixed(self.fixed)
+        for flag, names in (("--adapt", adapt), ("--fixed", fixed)):
+            for name in names:
+                if name not in dimensions:
+                    raise ValueError(
+                        f"{flag} {name}: the agent {self.agent!r} has "
+                        f"{', '.join(dimensions)}; --agent unreal has the auxiliary costs too"
+                    )
         for name in self.adapt or ():
             if name in fixed:
                 raise ValueError(
                     f"--adapt {name}: --fixed {name}={fixed[name]:g} holds it; leave one out"
                 )
-        adapt = tuple(dimensions) if self.adapt is None else self.adapt
         return space.Space(dimensions, adapt).fix(fixed)
+
+    def _log_uniform(self, names: Sequence[str]) -> dict[str, space.Dimension]:
+        dimensions: dict[str, space.Dimension] = {}
+        for name in names:
+            range_: Range = getattr(self, name)
+            low, high = range_.prior
+            with space.named(name):
+                dimensions[name] = (
+                    space.Constant(low)
+                    if low == high
+                    else space.LogUniform(low, high, range_.bounds)
+                )
+        return dimensions
+
+    def longest_unroll(self) -> int:
+        """The largest unroll length that a member can come to have."""
+        unroll = self.search_space().dimensions["unroll_length"]
+        if isinstance(unroll, space.IntUniform):
+            moves = "unroll_length" in self.search_space().adapt
+            return int(unroll.reach[1]) if moves else unroll.high
+        assert isinstance(unroll, space.Constant)
+        return int(unroll.value)
 
     def run_config(self, learner_config: learner.LearnerConfig) -> run.RunConfig:
         """What the engine stores: these settings without those that may differ on resume."""
@@ -164,6 +207,10 @@ class PopulationConfig:
     def agent_config(self) -> a3c.A3CConfig:
         """The agent's fixed settings."""
         return a3c.A3CConfig(core=self.core, package=self.package)
+
+    def auxiliary_config(self) -> unreal.UNREALConfig:
+        """The fixed settings of UNREAL's auxiliary tasks."""
+        return unreal.UNREALConfig(replay_steps=self.replay_steps)
 
 
 Config = TypeVar("Config", bound=PopulationConfig)

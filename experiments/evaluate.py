@@ -14,12 +14,10 @@ from typing import Any
 
 import numpy as np
 import safetensors.torch
-import scipy.stats
 import tyro
 
-from agents import a3c
 from envs import make
-from experiments import actor, config, learner, video
+from experiments import actor, config, learner, statistics, video
 from pbt import checkpoint, lineage, store
 from pbt.member import Member
 
@@ -45,20 +43,10 @@ class Evaluation:
         return float(np.mean(self.returns))
 
     def interval(self) -> tuple[float, float]:
-        """95 % bootstrap interval of the mean (percentile, 10,000 resamples)."""
-        if min(self.returns) == max(self.returns):
+        """95 % bootstrap interval of the mean; of no width for a single episode."""
+        if len(self.returns) == 1:
             return (self.returns[0], self.returns[0])
-        result = scipy.stats.bootstrap(
-            (np.array(self.returns),),
-            np.mean,
-            n_resamples=10_000,
-            method="percentile",
-            rng=np.random.default_rng(0),
-        )
-        return (
-            float(result.confidence_interval.low),
-            float(result.confidence_interval.high),
-        )
+        return statistics.interval(self.returns, np.mean)
 
     def text(self) -> str:
         """The score with its protocol, for people."""
@@ -114,7 +102,7 @@ def evaluate(
     quota = math.ceil(episodes / slots)
     envs = make.make_vec(learner_config.env_id, slots, preset=learner_config.preset)
     try:
-        player = actor.Actor(agent, envs, learner_config.clip_rewards)
+        player = actor.Actor(agent, envs, learner_config.clip_rewards, learner_config.reward_scale)
         player.reset(
             [int(s) & 0x7FFFFFFF for s in np.random.SeedSequence(seed).generate_state(slots)]
         )
@@ -141,7 +129,7 @@ def evaluate(
 
 def load_agent(
     run_store: store.Store, run_dir: Path, member: Member, seed: int
-) -> tuple[a3c.A3C, learner.LearnerConfig]:
+) -> tuple[actor.Agent, learner.LearnerConfig]:
     """A member's agent as its last checkpoint has it, with dice of its own from `seed`.
 
     Raises:

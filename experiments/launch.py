@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from envs import make
-from experiments import config, evaluate, learner, progress, report, tensorboard
+from experiments import config, evaluate, learner, progress, report, scores, tensorboard
 from pbt import checkpoint, local, run, store
 
 PROJECTION_INTERVAL_S = 10.0
@@ -40,6 +39,7 @@ def run_experiment(
     try:
         run_config = settings.run_config(learner_config)
         world = _check_world(learner_config)
+        learner_config.check_unroll_length(settings.longest_unroll())
         begun = open_or_create(run_dir, run_config, settings.fork)
     except OSError as error:
         config.fail(
@@ -149,15 +149,11 @@ def _conclude(run_dir: Path) -> None:
     with _one_at_a_time(run_dir), store.Store.open(run_dir) as run_store:
         try:
             best, _ = evaluate.best_member(run_store)
-            path = report.evaluation_path(run_dir, best)
-            if not path.exists():
+            if not scores.evaluation_path(run_dir, best).exists():
                 evaluation = evaluate.evaluate(
                     run_store, run_dir, best, EVALUATION_EPISODES, seed=0
                 )
-                path.parent.mkdir(exist_ok=True)
-                partial = path.with_suffix(".partial")
-                partial.write_text(json.dumps(evaluation.to_json(), indent=2) + "\n")
-                partial.replace(path)
+                scores.write_evaluation(run_dir, best, evaluation.to_json())
                 print(evaluation.text())
         except (ValueError, checkpoint.CheckpointError) as error:
             print(f"no evaluation: {error}")  # the run is complete all the same

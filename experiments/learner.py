@@ -15,7 +15,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from agents import a3c, rollout
+from agents import a3c, rollout, unreal
 from envs import make
 from experiments import actor
 from pbt import task
@@ -38,12 +38,16 @@ class LearnerConfig:
     """Worlds stepped together."""
     preset: str = "a3c2016"
     """Protocol of an Atari world."""
-    agent: Literal["a3c"] = "a3c"
+    agent: Literal["a3c", "unreal"] = "a3c"
     """Which agent."""
     settings: a3c.A3CConfig = dataclasses.field(default_factory=a3c.A3CConfig)
     """The agent's fixed settings."""
+    auxiliary: unreal.UNREALConfig = dataclasses.field(default_factory=unreal.UNREALConfig)
+    """Those of UNREAL's auxiliary tasks."""
     clip_rewards: bool = False
     """Learn from rewards clipped to [-1, 1] (Atari). Scores are always raw."""
+    reward_scale: float = 1.0
+    """Learn from rewards multiplied by this, before any clipping. Scores are always raw."""
     device: str = "cpu"
     """Where the network lives."""
     max_rebuilds: int = 3
@@ -55,8 +59,27 @@ class LearnerConfig:
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> "LearnerConfig":
-        """Inverse of `to_json`."""
-        return cls(**{**config, "settings": a3c.A3CConfig(**config["settings"])})
+        """Inverse of `to_json`; a replay's schedule, which lies beside, is not the learner's."""
+        settings = a3c.A3CConfig(**config["settings"])
+        auxiliary = unreal.UNREALConfig(**config.get("auxiliary", {}))
+        own = {name: value for name, value in config.items() if name != "schedule"}
+        return cls(**{**own, "settings": settings, "auxiliary": auxiliary})
+
+    def check_unroll_length(self, longest: int) -> None:
+        """Refuse an unroll that the agent's replay cannot hold.
+
+        Raises:
+            ValueError: with the ways out.
+        """
+        if self.agent == "unreal":
+            world = make.describe(self.env_id, preset=self.preset)
+            obs_shape = world.single_observation_space.shape
+            stack = obs_shape[0] // world.frame_channels
+            unreal.check_replay(self.auxiliary.replay_steps, self.num_envs, longest, stack)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.reward_scale < math.inf:
+            raise ValueError(f"reward_scale {self.reward_scale}: use a number above 0")
 
 
 def make_task(config: Mapping[str, Any], member: int, seed: int) -> "AgentTask":
@@ -64,28 +87,39 @@ def make_task(config: Mapping[str, Any], member: int, seed: int) -> "AgentTask":
     return AgentTask(LearnerConfig.from_json(config), member, seed)
 
 
-def make_agent(config: LearnerConfig, envs: Worlds, seed: int) -> a3c.A3C:
-    """An untrained agent that fits `envs`. Its learning rate is still to be set."""
+def make_agent(config: LearnerConfig, envs: Worlds, seed: int) -> actor.Agent:
+    """An untrained agent that fits `envs`. Its learning rate is still to be set.
+
+    Raises:
+        ValueError: UNREAL has no auxiliary tasks in such worlds.
+    """
     obs_shape = envs.single_observation_space.shape
     assert obs_shape is not None  # make_vec refuses such worlds
-    return a3c.A3C(
+    size = actor.action_size(envs)
+    continuous = isinstance(envs.single_action_space, gymnasium.spaces.Box)
+    if config.agent == "a3c":
+        return a3c.A3C(obs_shape, size, continuous, config.settings, 1e-4, seed, config.device)
+    return unreal.UNREAL(
         obs_shape,
-        actor.action_size(envs),
-        isinstance(envs.single_action_space, gymnasium.spaces.Box),
+        size,
+        continuous,
         config.settings,
-        learning_rate=1e-4,
-        seed=seed,
-        device=config.device,
+        config.auxiliary,
+        1e-4,
+        seed,
+        config.device,
+        make.describe(config.env_id, preset=config.preset).frame_channels,
     )
 
 
 class AgentTask:
     """An actor-critic agent in `num_envs` parallel worlds. See `pbt.task.Task` for the contract.
 
-    Hyperparameters: `learning_rate`, `entropy_cost`, `unroll_length`. All three may change at any
-    update. A checkpoint holds weights, optimiser statistics, normalisers and the generator; it
-    does not hold worlds or core states: worlds run on over a load, but every core state, last
-    action and last reward is zeroed, and running episodes finish uncounted.
+    Hyperparameters: `learning_rate`, `entropy_cost`, `unroll_length`, and with UNREAL those of
+    `agents.unreal.COSTS`. All may change at any update. A checkpoint holds weights, optimiser
+    statistics, normalisers and the generator; it does not hold worlds, core states or replay:
+    worlds run on over a load, but every core state, last action and last reward is zeroed, and
+    running episodes finish uncounted.
 
     Args:
         config: Agent and worlds.
@@ -111,6 +145,12 @@ class AgentTask:
         self._agent = make_agent(config, envs, self._next_seeds(1)[0])
         self._entropy_cost = 0.01
         self._unroll_length = 20
+        # The weights of the auxiliary losses: those of UNREAL on Labyrinth.
+        self._auxiliary_costs = (
+            dict.fromkeys(unreal.COSTS, 1.0) | {"pixel_control_cost": 0.01}
+            if config.agent == "unreal"
+            else {}
+        )
         self._failures_in_a_row = 0
         self._enter(envs)
 
@@ -120,7 +160,9 @@ class AgentTask:
 
     def _enter(self, envs: Worlds) -> None:
         """Begin fresh episodes in `envs`: all of them count."""
-        self._actor = actor.Actor(self._agent, envs, self._config.clip_rewards)
+        self._actor = actor.Actor(
+            self._agent, envs, self._config.clip_rewards, self._config.reward_scale
+        )
         self._actor.reset(self._next_seeds(envs.num_envs))
         self._counted = np.ones(envs.num_envs, dtype=bool)
 
@@ -147,7 +189,10 @@ class AgentTask:
                 continue
             restarted, self._failures_in_a_row = self._failures_in_a_row > 0, 0
             try:
-                metrics = self._agent.update(batch, self._entropy_cost)
+                if isinstance(self._agent, unreal.UNREAL):
+                    metrics = self._agent.update(batch, self._entropy_cost, self._auxiliary_costs)
+                else:
+                    metrics = self._agent.update(batch, self._entropy_cost)
             except FloatingPointError as error:
                 raise task.Diverged(str(error)) from error
             del batch  # frees the graph before the next unroll builds its own
@@ -177,6 +222,7 @@ class AgentTask:
             truncated=torch.stack([transition.truncated for transition in transitions]),
             truncation_value=torch.stack([t.truncation_value for t in transitions]),
             bootstrap_value=self._actor.bootstrap_value(),
+            endings=tuple(transition.ending for transition in transitions),
         )
         return batch, episodes
 
@@ -209,11 +255,11 @@ class AgentTask:
 
     def set_hyperparameters(self, values: Mapping[str, float]) -> None:
         """Apply from the next update on. `unroll_length` is rounded where it is used."""
-        unknown = values.keys() - {"learning_rate", "entropy_cost", "unroll_length"}
+        unknown = values.keys() - self.hyperparameters().keys()
         if unknown:
             raise ValueError(
-                f"unknown hyperparameters {sorted(unknown)}: this learner has learning_rate, "
-                "entropy_cost and unroll_length"
+                f"unknown hyperparameters {sorted(unknown)}: this learner has "
+                f"{', '.join(self.hyperparameters())}"
             )
         if "learning_rate" in values:
             self._agent.set_learning_rate(float(values["learning_rate"]))
@@ -222,6 +268,8 @@ class AgentTask:
         self._unroll_length = max(
             1, math.floor(values.get("unroll_length", self._unroll_length) + 0.5)
         )
+        for name in self._auxiliary_costs:
+            self._auxiliary_costs[name] = float(values.get(name, self._auxiliary_costs[name]))
 
     def hyperparameters(self) -> Mapping[str, float]:
         """The values in force: the optimiser's learning rate, the rounded unroll length."""
@@ -229,6 +277,7 @@ class AgentTask:
             "learning_rate": self._agent.learning_rate(),
             "entropy_cost": self._entropy_cost,
             "unroll_length": self._unroll_length,
+            **self._auxiliary_costs,
         }
 
     def save(self, directory: Path) -> None:

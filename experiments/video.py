@@ -6,7 +6,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from agents import a3c
 from envs import make, toy
 from experiments import actor, learner
 
@@ -33,7 +32,7 @@ def check(path: Path) -> None:
         ) from None
 
 
-def record(agent: a3c.A3C, config: learner.LearnerConfig, path: Path, seed: int) -> float:
+def record(agent: actor.Agent, config: learner.LearnerConfig, path: Path, seed: int) -> float:
     """Play one episode and write it; returns its raw return.
 
     Image worlds are shown as the agent sees them (Atari: the newest of its four frames, grey);
@@ -51,7 +50,7 @@ def record(agent: a3c.A3C, config: learner.LearnerConfig, path: Path, seed: int)
     keywords: dict[str, Any] = {} if sees_images else {"render_mode": "rgb_array"}
     envs = make.make_vec(config.env_id, 1, preset=config.preset, **keywords)
     try:
-        player = actor.Actor(agent, envs, config.clip_rewards)
+        player = actor.Actor(agent, envs, config.clip_rewards, config.reward_scale)
         player.reset([seed])
         fps = 15 if sees_images else 30
         writer: Any = imageio.v2.get_writer(path, fps=fps, macro_block_size=2)

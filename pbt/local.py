@@ -399,7 +399,8 @@ def _environment(workers: int) -> dict[str, str]:
     # A task named "my_learner:make_task" is found where the launcher would find it.
     result = {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
     # Each its share of the cores: more threads would only get in each other's way.
-    threads = str(max(1, available_cores() // workers))
+    # OMP_NUM_THREADS, if set, decides for all: libraries that do not agree fight over the cores.
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, available_cores() // workers)))
     return result | {name: threads for name in _THREAD_SETTINGS if name not in os.environ}
 
 

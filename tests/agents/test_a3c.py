@@ -84,7 +84,7 @@ def test_update_is_the_written_loss(package, time_scale):
         torch.stack([getattr(step, name) for step in batch.steps])
         for name in ("log_prob", "entropy", "value")
     )
-    returns = losses.n_step_returns(*batch[3:], 0.99)
+    returns = losses.n_step_returns(*batch[3:8], 0.99)
     advantage = (returns - value).detach()
     loss = time_scale * (
         -(log_prob * advantage).mean()

@@ -121,7 +121,7 @@ def test_no_return_mixes_two_episodes(monkeypatch):
     positions = list(walk(4, 61))
     begin = 0
     for batch in agent.batches:
-        returns = losses.n_step_returns(*batch[3:], GAMMA)
+        returns = losses.n_step_returns(*batch[3:8], GAMMA)
         length = returns.shape[0]
         for t in range(length):
             for b in range(4):
@@ -391,7 +391,7 @@ def test_an_episode_that_ends_on_its_last_allowed_step_has_no_future():
         del gymnasium.registry["EndsForTest-v0"]
     assert len(episodes) == 2
     assert not batch.truncated.any()
-    returns = losses.n_step_returns(*batch[3:], 0.99)
+    returns = losses.n_step_returns(*batch[3:8], 0.99)
     assert returns[-1].tolist() == [1.0, 1.0]
 
 

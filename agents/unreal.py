@@ -1,0 +1,356 @@
+"""UNREAL: A3C with three auxiliary tasks that learn from replay.
+
+"Reinforcement Learning with Unsupervised Auxiliary Tasks", Jaderberg et al. 2016
+(https://arxiv.org/abs/1611.05397), equation 1 in section 3.4:
+
+    L = L_A3C + value_replay_cost * L_VR
+              + pixel_control_cost * sum over cells c of L_Q(c)
+              + reward_prediction_cost * L_RP
+
+Pixel control: a Q-function over 20 x 20 cells learns by n-step Q-learning to change the pixels of
+each. Reward prediction: the convolutions tell from three observations whether a reward follows.
+Value replay: the value head regresses on replayed sequences too, whose ends, unlike an unroll's,
+fall anywhere. (Feature control, discussed in the paper, is not part of UNREAL.)
+
+All terms are sums over T steps and means over the batch; where A3C's package takes means over T,
+all are divided by T alike, so that the weights mean what they mean in the paper.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from agents import a3c, losses, networks, rollout, sequence_buffer
+
+COSTS = ("pixel_control_cost", "reward_prediction_cost", "value_replay_cost")
+"""The weights of the auxiliary losses: hyperparameters that may change at any update."""
+
+
+@dataclass(frozen=True)
+class UNREALConfig:
+    """Everything about the auxiliary tasks that does not change while the agent trains."""
+
+    replay_steps: int = 2_000
+    """Steps kept, over all worlds of a member: 14 MB of Atari's grey frames, 42 MB of RGB. The
+    paper's 2,000 were per actor, and its actors had one world each."""
+    pixel_control_gamma: float = 0.9
+    """Discount of pixel control (section 4 of the supplement)."""
+    least_reward: float = 0.01
+    """Smaller rewards count as none in reward prediction: a living reward is no event."""
+    shared_sequences: bool = True
+    """Pixel control and value replay learn from the same sequences. Both sample uniformly, so each
+    gradient keeps its expectation; false draws two sets as the paper did, at two thirds more
+    cost."""
+
+    def __post_init__(self) -> None:
+        if self.replay_steps < 1:
+            raise ValueError(f"replay_steps {self.replay_steps} must be at least 1")
+        if not 0 <= self.pixel_control_gamma <= 1:
+            raise ValueError(f"pixel_control_gamma {self.pixel_control_gamma} must be in [0, 1]")
+        if not self.least_reward > 0:
+            raise ValueError(f"least_reward {self.least_reward} must be above 0")
+
+
+def check_replay(replay_steps: int, num_envs: int, unroll_length: int, stack: int) -> None:
+    """Refuse a replay that cannot hold sequences as long as the unroll.
+
+    Raises:
+        ValueError: names the unroll length that fits, and the replay that would do.
+    """
+    # A sequence, the state after it, older frames of its first stack, and starts to choose from.
+    overhead = 2 * stack + 2
+    if replay_steps // num_envs < unroll_length + overhead:
+        longest = replay_steps // num_envs - overhead
+        raise ValueError(
+            f"replay_steps {replay_steps} over num_envs {num_envs} keeps "
+            f"{replay_steps // num_envs} steps of each world, too few for an unroll_length up to "
+            f"{unroll_length}: use "
+            + (f"unroll lengths up to {longest}, " if longest >= 1 else "")
+            + f"fewer worlds, or replay_steps of {(unroll_length + overhead) * num_envs}"
+        )
+
+
+def unsupported(obs_shape: tuple[int, ...], continuous: bool) -> str | None:
+    """Why there are no auxiliary tasks in such a world, with the way out; None if there are."""
+    if len(obs_shape) != 3:
+        return (
+            f"UNREAL learns to change pixels, and observations of shape {obs_shape} have none: "
+            "use agent 'a3c', or a world of images"
+        )
+    if obs_shape[1:] != (84, 84):
+        return (
+            f"UNREAL's 20 x 20 cells are made for images of 84 x 84, not {obs_shape[1]} x "
+            f"{obs_shape[2]}: resize them, for example with Gymnasium's ResizeObservation"
+        )
+    if continuous:
+        return (
+            "UNREAL's pixel control is Q-learning over discrete actions: use agent 'a3c' where "
+            "actions are continuous"
+        )
+    return None
+
+
+class PixelControlHead(nn.Module):
+    """Dueling Q-values of each action for each of 20 x 20 cells.
+
+    A dense layer to 32 maps of 9 x 9, then transposed convolutions of 4 x 4, stride 2, to one map
+    of state values and one of advantages per action (Jaderberg et al. 2016, supplement; dueling
+    after Wang et al. 2016). Without a ReLU on the streams, which replicas have: a cell below zero
+    would never learn again.
+    """
+
+    def __init__(self, width: int, num_actions: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, 32 * 9 * 9)
+        self.streams = nn.ConvTranspose2d(32, 1 + num_actions, kernel_size=4, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Q [..., A, 20, 20] of core outputs [..., width]."""
+        maps = functional.relu(self.dense(x)).reshape(-1, 9, 9, 32).permute(0, 3, 1, 2)
+        streams: torch.Tensor = self.streams(maps)  # [N, 1 + A, 20, 20]
+        streams = streams.view(*x.shape[:-1], *streams.shape[1:])
+        value, advantage = streams[..., :1, :, :], streams[..., 1:, :, :]
+        return value + advantage - advantage.mean(-3, keepdim=True)
+
+
+class Heads(nn.Module):
+    """What the auxiliary tasks add to A3C's network."""
+
+    GAINS: Mapping[str, float] = {"pixel_control.streams": 0.01, "reward_prediction.2": 0.01}
+    """Of the orthogonal initialisation: as small as a policy's, so that all begin near zero."""
+
+    def __init__(self, core_width: int, convolved_size: int, num_actions: int) -> None:
+        super().__init__()
+        self.pixel_control = PixelControlHead(core_width, num_actions)
+        self.reward_prediction = nn.Sequential(
+            nn.Linear(3 * convolved_size, 128), nn.ReLU(), nn.Linear(128, 3)
+        )
+
+
+class UNREAL:
+    """An A3C agent with auxiliary tasks; used as `agents.a3c.A3C` is.
+
+    `update` takes the weights of the three losses too. A weight of 0 switches its task off. The
+    replay is no part of `state_dict`: after a load it is filled anew, and the auxiliary tasks wait
+    until it is. Its memory is taken at the first update, so that an agent which only acts has none.
+
+    Args:
+        obs_shape: (C, 84, 84) of uint8 images.
+        action_size: Number of discrete actions.
+        continuous: Must be false.
+        config: Of the A3C agent that the tasks help.
+        auxiliary: Of the tasks.
+        learning_rate: As in `A3C`.
+        seed: As in `A3C`; replay is sampled by the same generator as actions.
+        device: As in `A3C`.
+        frame_channels: Channels of one frame, where observations are stacks of frames.
+
+    Raises:
+        ValueError: observations are no images of 84 x 84, or actions are continuous.
+    """
+
+    def __init__(
+        self,
+        obs_shape: tuple[int, ...],
+        action_size: int,
+        continuous: bool,
+        config: a3c.A3CConfig,
+        auxiliary: UNREALConfig,
+        learning_rate: float,
+        seed: int,
+        device: str = "cpu",
+        frame_channels: int = 1,
+    ) -> None:
+        problem = unsupported(obs_shape, continuous)
+        if problem is not None:
+            raise ValueError(problem)
+        self.base = a3c.A3C(obs_shape, action_size, continuous, config, learning_rate, seed, device)
+        self.auxiliary = auxiliary
+        self._obs_shape, self._frame_channels = obs_shape, frame_channels
+        self._num_actions = action_size
+        network = self.base.network
+        torso = network.torso
+        assert isinstance(torso, networks.ConvTorso)  # as all images have
+        self._torso = torso
+        self.heads = Heads(network.core_width, torso.convolved_size, action_size)
+        networks.initialise(
+            self.heads,
+            self.base.package.initialisation,
+            torch.Generator().manual_seed(seed + 2),
+            Heads.GAINS,
+        )
+        self.heads.to(self.base.device)
+        self.base.optimiser.add_param_group({"params": list(self.heads.parameters())})
+        self._replay: sequence_buffer.SequenceBuffer | None = None
+
+        self.config, self.device = self.base.config, self.base.device
+        self.generator = self.base.generator
+        self.initial_state, self.act, self.value = (
+            self.base.initial_state,
+            self.base.act,
+            self.base.value,
+        )
+        self.keeps_graph = self.base.keeps_graph
+        self.learning_rate = self.base.learning_rate
+
+    def update(
+        self, batch: rollout.Rollout, entropy_cost: float, costs: Mapping[str, float]
+    ) -> dict[str, float]:
+        """One step of the optimiser on one unroll and as many replayed steps per task.
+
+        Args:
+            batch: As in `A3C.update`, with its endings.
+            entropy_cost: As in `A3C.update`.
+            costs: The weights named in `COSTS`.
+
+        Returns:
+            A3C's metrics; `replay/filled`, from 0 to 1; and the auxiliary losses, once it is 1.
+
+        Raises:
+            FloatingPointError: a loss or the gradient is not finite; nothing was applied.
+            ValueError: the replay cannot hold sequences of this length.
+        """
+        length, num_envs = batch.reward.shape
+        if self._replay is None:
+            self._replay = sequence_buffer.SequenceBuffer(
+                self.auxiliary.replay_steps,
+                num_envs,
+                self._obs_shape,
+                self._frame_channels,
+                self._num_actions,
+                self.device,
+            )
+        check_replay(self.auxiliary.replay_steps, num_envs, length, self._replay.stack)
+        self.base.optimiser.zero_grad()
+        means = self.base.backward(batch, entropy_cost)
+        self._replay.append(batch)
+        filled = self._replay.filled()
+        metrics = {"replay/filled": filled}
+        if filled == 1:
+            metrics |= self._learn_from_replay(self._replay, length, num_envs, costs)
+        return self.base.apply(batch, means) | metrics
+
+    def _learn_from_replay(
+        self,
+        replay: sequence_buffer.SequenceBuffer,
+        length: int,
+        num_envs: int,
+        costs: Mapping[str, float],
+    ) -> dict[str, float]:
+        """Add the auxiliary losses' gradients."""
+        scale = length if self.base.package.time_reduction == "sum" else 1
+        metrics = {}
+        wanted = [name for name in ("pixel_control_cost", "value_replay_cost") if costs[name] > 0]
+        for names in [wanted] if self.auxiliary.shared_sequences else [[name] for name in wanted]:
+            sequences = replay.sample(length, num_envs, self.generator) if names else None
+            if sequences is None:
+                continue
+            state = self.base.initial_state(num_envs)
+            x = self.base.network.core_outputs(sequences.inputs, state)  # [T + 1, N, width]
+            total = x.new_zeros(())
+            if "pixel_control_cost" in names:
+                loss = self.pixel_control_loss(sequences, x)
+                metrics["loss/pixel_control"] = loss.detach()
+                total = total + costs["pixel_control_cost"] * loss
+            if "value_replay_cost" in names:
+                loss = self.value_replay_loss(sequences, x)
+                metrics["loss/value_replay"] = loss.detach()
+                total = total + costs["value_replay_cost"] * self.base.value_cost * loss
+            (total * scale).backward()  # type: ignore[no-untyped-call]
+        if costs["reward_prediction_cost"] > 0:
+            # Three observations each: as many replayed steps as the unroll has.
+            count = -(-length * num_envs // 3)
+            drawn = replay.sample_rewards(count, self.auxiliary.least_reward, self.generator)
+            if drawn is not None:
+                loss = self.reward_prediction_loss(*drawn)
+                metrics["loss/reward_prediction"] = loss.detach()
+                # One prediction per unroll in the paper, where the other terms are sums over T.
+                weight = costs["reward_prediction_cost"] * scale / length
+                (loss * weight).backward()  # type: ignore[no-untyped-call]
+        values = torch.stack(list(metrics.values())).tolist() if metrics else []
+        return dict(zip(metrics, values, strict=True))
+
+    def pixel_control_loss(
+        self, sequences: sequence_buffer.Sequences, x: torch.Tensor
+    ) -> torch.Tensor:
+        """(R - Q(s, a))^2 summed over cells, mean over [T, N] (section 3.1).
+
+        R is the n-step return of pixel changes, with max_a Q of the state after the sequence.
+
+        Args:
+            sequences: What was done.
+            x: The core's outputs [T + 1, N, width].
+        """
+        count = torch.arange(x.shape[1], device=x.device)
+        frames = sequences.inputs.obs[:, :, -self._frame_channels :]
+        change = losses.pixel_change(frames)  # [T, N, 20, 20]
+        q = self.heads.pixel_control(x[:-1])  # [T, N, A, 20, 20]
+        with torch.no_grad():
+            after = self.heads.pixel_control(x[sequences.length, count])  # [N, A, 20, 20]
+        discount = self.auxiliary.pixel_control_gamma * (~sequences.terminated).float()
+        returns = losses.sequence_returns(
+            change, discount[..., None, None], after.amax(1), sequences.length
+        )
+        index = sequences.action[..., None, None, None].expand(-1, -1, 1, 20, 20)
+        acted = q.gather(2, index).squeeze(2)
+        squared = ((returns - acted) ** 2).sum((-2, -1))  # [T, N]
+        return _mean_inside(squared, sequences.length)
+
+    def value_replay_loss(
+        self, sequences: sequence_buffer.Sequences, x: torch.Tensor
+    ) -> torch.Tensor:
+        """(R - V(s))^2, mean over [T, N] (section 3.3). Arguments as in `pixel_control_loss`."""
+        count = torch.arange(x.shape[1], device=x.device)
+        value = self.base.network.value(x).squeeze(-1)  # [T + 1, N]
+        after = value[sequences.length, count].detach()
+        returns = losses.sequence_returns(
+            sequences.reward, sequences.discount, after, sequences.length
+        )
+        return _mean_inside(losses.value_loss(value[:-1], returns), sequences.length)
+
+    def reward_prediction_loss(self, obs: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of the next reward's class: none, positive, negative (section 3.2).
+
+        Args:
+            obs: Three observations in a row, uint8 [3, N, C, H, W].
+            reward: What followed the third [N].
+        """
+        seen = self._torso.convolve(obs.flatten(0, 1)).view(3, len(reward), -1)
+        logits = self.heads.reward_prediction(seen.transpose(0, 1).flatten(1))  # [N, 3]
+        least = self.auxiliary.least_reward
+        kind = (reward >= least).long() + 2 * (reward <= -least).long()
+        return functional.cross_entropy(logits, kind)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Apply from the next update on."""
+        for group in self.base.optimiser.param_groups:
+            group["lr"] = learning_rate
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """A3C's, and the heads' weights and optimiser statistics."""
+        state = self.base.state_dict()
+        for name, parameter in self.heads.named_parameters():
+            state[f"heads.{name}"] = parameter
+            state[f"mean_square.heads.{name}"] = self.base.optimiser.state[parameter]["mean_square"]
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over `state_dict` of an agent of the same shape, wholly or not at all.
+
+        Raises:
+            ValueError: names differ, or shapes do: the message lists them.
+        """
+        a3c.load(self.state_dict(), state)
+        self.generator.set_state(state["generator"].cpu())
+        if self._replay is not None:
+            self._replay.clear()  # another policy's steps
+
+
+def _mean_inside(per_step: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """Sum of [T, N] inside each sequence over T x N: a short one counts for less, as in a sum."""
+    steps = torch.arange(per_step.shape[0], device=per_step.device).unsqueeze(-1)
+    return (per_step * (steps < length)).mean()
