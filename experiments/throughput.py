@@ -3,6 +3,8 @@
     python -m experiments.throughput                  # about 7 minutes
     python -m experiments.throughput --quick          # under a minute, rough
     python -m experiments.throughput --json out.json
+    python -m experiments.throughput --agent unreal   # beside A3C's network
+    python -m experiments.throughput --game Doom/MyWayHome
 
 Measured, each in as many processes (one thread each) as there are workers, all at the same time:
 
@@ -10,9 +12,11 @@ Measured, each in as many processes (one thread each) as there are workers, all 
 - network: the trainer's own `act` and `update` alone, in worlds that stand still;
 - population: real workers of the PBT engine on a real run, with checkpoints, commits, decisions,
   live table and TensorBoard; once with the default population, once with a large one (all of whose
-  members stay alive in memory).
+  members stay alive in memory);
+- network of a3c: the same as network for A3C, where the agent is another; their ratio is
+  `cost_of_agent`, its network time per agent step over A3C's.
 
-Machines are noisy, so the four take turns in short windows; reported are medians over the windows.
+Machines are noisy, so all take turns in short windows; reported are medians over the windows.
 `limit` = 1 / (1 / emulation + 1 / network): what a program could reach that did nothing else.
 Intervals are a quarter of the defaults, so that short windows see them; that makes the engine's
 own cost larger than in a real run by four, and `pbt_cost` is what was measured divided by four.
@@ -28,13 +32,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import psutil
 import torch
 import tyro
 
+from agents import unreal
 from envs import make
 from experiments import atari, config, learner, progress, tensorboard
 from pbt import local, store, task, worker
@@ -55,6 +60,10 @@ class Arguments:
     """Under a minute: fewer members and worlds, short windows, no large population."""
     game: str = "Pong"
     """Any Atari game, or other world."""
+    agent: Literal["a3c", "unreal"] = "a3c"
+    """Which agent."""
+    auxiliary: unreal.UNREALConfig = dataclasses.field(default_factory=unreal.UNREALConfig)
+    """Fixed settings of UNREAL's auxiliary tasks."""
     num_envs: int = 32
     """Worlds per member."""
     unroll_length: int = 20
@@ -263,6 +272,7 @@ def _population(
     settings = dataclasses.replace(
         atari.PRESETS["default"],
         population=population,
+        agent=arguments.agent,
         num_envs=arguments.num_envs,
         total_steps=10**9 // arguments.num_envs * arguments.num_envs,
         report_interval=_interval(atari.PRESETS["default"].report_interval, arguments.num_envs),
@@ -291,7 +301,13 @@ def _interval(default: int, num_envs: int) -> int:
 
 
 def _learner_config(arguments: Arguments) -> learner.LearnerConfig:
-    return learner.LearnerConfig(arguments.game, arguments.num_envs, clip_rewards=True)
+    return learner.LearnerConfig(
+        arguments.game,
+        arguments.num_envs,
+        agent=arguments.agent,
+        auxiliary=arguments.auxiliary,
+        clip_rewards=True,
+    )
 
 
 def _warm(turn: Turn, run_dir: Path, population: int) -> None:
@@ -332,6 +348,9 @@ def measure(arguments: Arguments, directory: Path) -> dict[str, Any]:
             _start("emulation", workers, _emulate, arguments.game, arguments.num_envs),
             _start("network", workers, _learn, learner_config, arguments.unroll_length),
         ]
+        if arguments.agent != "a3c":
+            plain = dataclasses.replace(learner_config, agent="a3c")
+            alone.append(_start("network of a3c", workers, _learn, plain, arguments.unroll_length))
         for turn in alone:
             turn.wait_until_ready()
         with (
@@ -371,8 +390,14 @@ def measure(arguments: Arguments, directory: Path) -> dict[str, Any]:
     limit = 1 / (1 / emulation + 1 / network)
     population_rate = groups[0][0].rate
     large = groups[1][0].rate if len(groups) > 1 else None
+    beside = (
+        {"network_a3c": alone[2].rate, "cost_of_agent": alone[2].rate / network}
+        if len(alone) > 2
+        else {}
+    )
     return {
         "game": arguments.game,
+        "agent": arguments.agent,
         "num_envs": arguments.num_envs,
         "unroll_length": arguments.unroll_length,
         "workers": workers,
@@ -384,6 +409,7 @@ def measure(arguments: Arguments, directory: Path) -> dict[str, Any]:
         "ratio_to_limit": population_rate / limit,
         "ratio_to_emulation": population_rate / emulation,
         "ratio_of_populations": None if large is None else large / population_rate,
+        **beside,
         "worker_memory_mb": max(memory_mb),
         "windows": {turn.name: turn.rates for turn in (*alone, *(turn for turn, _ in groups))},
         **shares,
@@ -420,17 +446,25 @@ def _overheads(
 def report(figures: Mapping[str, Any]) -> str:
     """The figures for people."""
     lines = [
-        f"{figures['game']}, {figures['num_envs']} worlds per member, unroll length "
+        f"{figures['game']}, {figures['agent']}, {figures['num_envs']} worlds per member, "
+        f"unroll length "
         f"{figures['unroll_length']}, {figures['workers']} processes with one thread each",
     ]
-    for name in ("emulation", "network", "limit", "population"):
-        lines.append(f"  {name:<24}{figures[name]:>10,.0f} agent steps/s")
+    for name in ("emulation", "network", "network_a3c", "limit", "population"):
+        if name in figures:
+            lines.append(f"  {name:<24}{figures[name]:>10,.0f} agent steps/s")
     large = [name for name in figures if name.startswith("population_")]
     for name in large:
         if figures[name] is not None:
             lines.append(f"  {name:<24}{figures[name]:>10,.0f} agent steps/s")
-    for name in ("ratio_to_limit", "ratio_to_emulation", "ratio_of_populations", "pbt_cost"):
-        if figures[name] is not None:
+    for name in (
+        "ratio_to_limit",
+        "ratio_to_emulation",
+        "ratio_of_populations",
+        "pbt_cost",
+        "cost_of_agent",
+    ):
+        if figures.get(name) is not None:
             lines.append(f"  {name:<24}{figures[name]:>10.3f}")
     lines.append(f"  {'worker_memory_mb':<24}{figures['worker_memory_mb']:>10,.0f}")
     return "\n".join(lines)
@@ -445,6 +479,7 @@ def main() -> None:
         )
     try:
         make.describe(arguments.game)
+        _learner_config(arguments).check_unroll_length(arguments.unroll_length)
     except ValueError as error:
         config.fail(str(error))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that are started now
