@@ -29,7 +29,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from envs import atari, toy
+from envs import atari, doom, toy
 
 SUPPORTED_OBSERVATIONS = (
     "a Box of one dimension (a vector), a uint8 Box of two or three (an image), or Discrete "
@@ -230,7 +230,7 @@ def _import_module_of(env_id: str) -> None:
 
 
 def _unknown(env_id: str, name: str) -> str:
-    known = [*gymnasium.registry, *atari.games(), *toy.WORLDS]
+    known = [*gymnasium.registry, *atari.games(), *doom.ids(), *toy.WORLDS]
     stem = name.partition("-v")[0]
     close = sorted(other for other in known if other.partition("-v")[0] == stem)
     if not close:
@@ -239,6 +239,7 @@ def _unknown(env_id: str, name: str) -> str:
         close = [folded[match] for match in matches]
     hint = f"; did you mean {' or '.join(close)}?" if close else "."
     return (
-        f"unknown environment {env_id!r}{hint} Give an Atari game (Pong), a Gymnasium id "
-        f"(CartPole-v1), module:EnvId, or a toy world ({', '.join(toy.WORLDS)})"
+        f"unknown environment {env_id!r}{hint} Give an Atari game (Pong), a first-person level "
+        f"(Doom/MyWayHome), a Gymnasium id (CartPole-v1), module:EnvId, or a toy world "
+        f"({', '.join(toy.WORLDS)})"
     )

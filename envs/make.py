@@ -5,9 +5,10 @@
     while training:
         obs, reward, terminated, truncated, info = worlds.step(actions)
 
-Ids: an Atari game by plain name (`Pong`, `MsPacman`) or as `ALE/Pong-v5`; a toy world (`Catch`,
-`MemoryChain`, `Counter`); a Gymnasium id (`CartPole-v1`); `module:EnvId`, where importing `module`
-registers `EnvId`.
+Ids: an Atari game by plain name (`Pong`, `MsPacman`) or as `ALE/Pong-v5`; a first-person level of
+ViZDoom (`Doom/MyWayHome`, or `VizdoomMyWayHome-v1`) or of DeepMind Lab (`Lab/nav_maze_static_01`);
+a toy world (`Catch`, `MemoryChain`, `Counter`); a Gymnasium id (`CartPole-v1`); `module:EnvId`,
+where importing `module` registers `EnvId`.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ import numpy as np
 from ale_py import roms
 from gymnasium import spaces
 
-from envs import atari, gym, toy
+from envs import atari, doom, first_person, gym, lab, toy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,11 @@ class WorldSpec:
     """Emulator frames per agent step; 1 where there is no emulator."""
     is_atari: bool
     """Rewards are raw game scores, to be clipped for learning; `life_lost` may be true."""
+    frame_channels: int
+    """Channels of one frame: 1 for Atari, whose 4 are the last 4 frames; all for any other image;
+    1 for a vector, which has none."""
+    reward_scale: float = 1.0
+    """What learning should multiply raw rewards by; 1 where nothing is known."""
 
 
 def describe(env_id: str, *, preset: str | atari.Preset = "a3c2016", **keywords: Any) -> WorldSpec:
@@ -52,6 +58,9 @@ def describe(env_id: str, *, preset: str | atari.Preset = "a3c2016", **keywords:
     if env_id in toy.WORLDS:
         worlds = _make_toy(env_id, 1, keywords)
         return _spec(env_id, worlds.single_observation_space, worlds.single_action_space)
+    level = _find_level(env_id)
+    if level is not None:
+        return _first_person_spec(level, keywords)
     game = atari.find_game(env_id)
     if game is None:
         return _spec(env_id, *gym.inspect(env_id, keywords))
@@ -63,6 +72,7 @@ def describe(env_id: str, *, preset: str | atari.Preset = "a3c2016", **keywords:
         single_action_space=spaces.Discrete(18 if chosen.full_action_space else _actions(game)),
         frames_per_step=atari.FRAMES_PER_STEP,
         is_atari=True,
+        frame_channels=1,
     )
 
 
@@ -108,6 +118,11 @@ def make_vec(
     spec = describe(env_id, preset=preset, **keywords)
     if spec.is_atari:
         return atari.AtariWorlds(spec.name, num_envs, atari.find_preset(preset), num_threads)
+    level = _find_level(env_id)
+    if isinstance(level, doom.Level):
+        return doom.DoomWorlds(level, num_envs, **keywords)
+    if isinstance(level, lab.Level):
+        return lab.LabWorlds(level, num_envs, **keywords)
     if env_id in toy.WORLDS:
         return _make_toy(env_id, num_envs, keywords)
     return gym.GymWorlds(spec.name, num_envs, keywords)
@@ -116,6 +131,14 @@ def make_vec(
 def protocol(env_id: str, *, preset: str | atari.Preset = "a3c2016") -> str:
     """What a score must be read with: the world and, for Atari, how it is played, in one line."""
     spec = describe(env_id, preset=preset)
+    level = _find_level(env_id)
+    if level is not None:
+        assert isinstance(spec.single_action_space, spaces.Discrete)
+        limit = f", at most {level.max_tics:,} frames" if isinstance(level, doom.Level) else ""
+        return (
+            f"{spec.name}: 84 x 84 RGB, {spec.single_action_space.n} actions, "
+            f"{spec.frames_per_step} frames per agent step{limit}"
+        )
     if not spec.is_atari:
         return f"{spec.name}, as Gymnasium registers it" if env_id not in toy.WORLDS else spec.name
     chosen = atari.find_preset(preset)
@@ -131,16 +154,53 @@ def protocol(env_id: str, *, preset: str | atari.Preset = "a3c2016") -> str:
 def _spec(name: str, observation: spaces.Space[Any], action: spaces.Space[Any]) -> WorldSpec:
     assert isinstance(observation, spaces.Box)
     assert isinstance(action, (spaces.Discrete, spaces.Box))
-    return WorldSpec(name, observation, action, frames_per_step=1, is_atari=False)
+    return WorldSpec(
+        name,
+        observation,
+        action,
+        frames_per_step=1,
+        is_atari=False,
+        frame_channels=observation.shape[0] if len(observation.shape) == 3 else 1,
+    )
+
+
+def _find_level(env_id: str) -> doom.Level | lab.Level | None:
+    return doom.find_level(env_id) or lab.find_level(env_id)
+
+
+def _first_person_spec(level: doom.Level | lab.Level, keywords: dict[str, Any]) -> WorldSpec:
+    if isinstance(level, doom.Level):
+        name, num_actions = doom.PREFIX + level.name, len(level.actions)
+        _check_keywords(name, doom.DoomWorlds, keywords)
+        doom.episode_tics(level, **keywords)
+        doom.check_installed()
+    else:
+        name, num_actions = lab.PREFIX + level.name, len(lab.ACTIONS)
+        _check_keywords(name, lab.LabWorlds, keywords)
+        lab.check_renderer(**keywords)
+        lab.check_installed()
+    return WorldSpec(
+        name=name,
+        single_observation_space=spaces.Box(0, 255, first_person.OBSERVATION_SHAPE, np.uint8),
+        single_action_space=spaces.Discrete(num_actions),
+        frames_per_step=first_person.FRAMES_PER_STEP,
+        is_atari=False,
+        frame_channels=first_person.OBSERVATION_SHAPE[0],
+        reward_scale=level.reward_scale,
+    )
 
 
 def _make_toy(name: str, num_envs: int, keywords: dict[str, Any]) -> toy.ToyWorlds:
     world = toy.WORLDS[name]
-    known = set(inspect.signature(world).parameters) - {"num_envs"}
+    _check_keywords(name, world, keywords)
+    return world(num_envs, **keywords)
+
+
+def _check_keywords(name: str, worlds: type[Any], keywords: dict[str, Any]) -> None:
+    known = set(inspect.signature(worlds).parameters) - {"num_envs", "level"}
     unknown = sorted(set(keywords) - known)
     if unknown:
         raise ValueError(f"{name} does not take {unknown}: give {sorted(known) or 'nothing'}")
-    return world(num_envs, **keywords)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Three fast worlds, vectorised in numpy: Catch, a memory chain, and a counter.
+"""Four fast worlds, vectorised in numpy: Catch, a memory chain, repetition, and a counter.
 
 All are SAME_STEP: where an episode ends, the returned observation is the next one's first, and
 `info["final_obs"]` holds the last. `t` counts the steps of an episode from 0.
@@ -16,6 +16,13 @@ The best return is 1, a random player's mean -0.6.
 `length + 1` steps. What is seen at the answer does not depend on the cue, so the expected return of
 every memoryless player is exactly 0; one with a memory reaches 1. (Who is shown its own last action
 has a memory.)
+
+**RepeatPrevious** (after POPGym's, Morad et al. 2023, arXiv 2303.01859): at every step one of
+`symbols` symbols is shown, each with equal chance, and the action should be the symbol shown
+`delay` steps before. Observation: the present symbol, one-hot, float32 `[symbols]`. Actions: the
+symbols. Reward: 0 in the first `delay` steps, then +1 for the right symbol, else -1; the episode
+terminates after `delay + answers` steps. The present symbol says nothing about the answer, so every
+memoryless player expects `answers * (2 / symbols - 1)`; one with a memory reaches `answers`.
 
 **Counter**: nothing is random, and every number says where it comes from. For slot `i`, episode `e`
 and step `t`, with the action `a` in 0..3 taken at that observation:
@@ -193,6 +200,45 @@ class MemoryChain(ToyWorlds):
         return reward, answered, np.zeros(self.num_envs, dtype=np.bool_)
 
 
+class RepeatPrevious(ToyWorlds):
+    """Say at every step what was shown `delay` steps before. See the module's docstring."""
+
+    def __init__(self, num_envs: int, symbols: int = 3, delay: int = 2, answers: int = 12) -> None:
+        if symbols < 2 or delay < 1 or answers < 1:
+            raise ValueError(
+                f"symbols={symbols}, delay={delay}, answers={answers}: give at least 2 symbols, "
+                "a delay of 1 step and 1 answer"
+            )
+        super().__init__(num_envs, spaces.Box(0.0, 1.0, (symbols,), np.float32), symbols)
+        self._symbols, self._delay, self._answers = symbols, delay, answers
+        # What is shown at each step of the running episode; one more, shown at its end.
+        self._shown = np.zeros((num_envs, delay + answers + 1), dtype=np.int64)  # [B, T + 1]
+        self._t = np.zeros(num_envs, dtype=np.int64)  # [B]
+        self._slot = np.arange(num_envs)
+
+    def _begin(self, slots: NDArray[np.intp]) -> None:
+        for slot in slots:
+            self._shown[slot] = self._generators[slot].integers(
+                self._symbols, size=self._shown.shape[1]
+            )
+        self._t[slots] = 0
+
+    def _observe(self) -> NDArray[Any]:
+        obs = np.zeros((self.num_envs, self._symbols), dtype=np.float32)
+        obs[self._slot, self._shown[self._slot, self._t]] = 1.0
+        return obs
+
+    def _advance(
+        self, actions: NDArray[np.integer[Any]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        asked = self._t - self._delay
+        right = self._shown[self._slot, np.maximum(asked, 0)] == actions
+        reward = np.where(asked < 0, 0.0, np.where(right, 1.0, -1.0))
+        self._t += 1
+        over = self._t == self._delay + self._answers
+        return reward, over, np.zeros(self.num_envs, dtype=np.bool_)
+
+
 class Counter(ToyWorlds):
     """A world that counts, for tests of alignment. See the module's docstring."""
 
@@ -238,8 +284,9 @@ class Counter(ToyWorlds):
         return reward, over & ~truncates, over & truncates
 
 
-WORLDS: dict[str, type[Catch] | type[MemoryChain] | type[Counter]] = {
+WORLDS: dict[str, type[Catch] | type[MemoryChain] | type[RepeatPrevious] | type[Counter]] = {
     "Catch": Catch,
     "MemoryChain": MemoryChain,
+    "RepeatPrevious": RepeatPrevious,
     "Counter": Counter,
 }

@@ -150,7 +150,7 @@ class PopulationConfig:
         fixed = parse_fixed(self.fixed)
         for flag, names in (("--adapt", adapt), ("--fixed", fixed)):
             for name in names:
-                if name not in dimensions:
+                if name in unreal.COSTS and self.agent != "unreal":
                     raise ValueError(
                         f"{flag} {name}: the agent {self.agent!r} has "
                         f"{', '.join(dimensions)}; --agent unreal has the auxiliary costs too"

@@ -1,6 +1,7 @@
 """The one door: ids, bad input, and nothing left open."""
 
 import gymnasium
+import numpy as np
 import psutil
 import pytest
 from gymnasium import spaces
@@ -16,6 +17,19 @@ def test_describe_by_plain_name_and_by_id():
     assert make.describe("Pong", preset="machado2018").single_action_space == spaces.Discrete(18)
     cartpole = make.describe("CartPole-v1")
     assert (cartpole.name, cartpole.frames_per_step, cartpole.is_atari) == ("CartPole-v1", 1, False)
+
+
+def test_channels_of_one_frame():
+    class Picture(gymnasium.Env):
+        observation_space = spaces.Box(0, 255, (24, 32, 3), np.uint8)
+        action_space = spaces.Discrete(2)
+
+    gymnasium.register("Picture-v0", Picture)
+    try:
+        for env_id, channels in (("Pong", 1), ("CartPole-v1", 1), ("Catch", 1), ("Picture-v0", 3)):
+            assert make.describe(env_id).frame_channels == channels
+    finally:
+        gymnasium.registry.pop("Picture-v0")
 
 
 def test_describe_leaves_nothing_open():
@@ -54,6 +68,7 @@ def test_close_frees_the_emulators_threads():
         ("Cartpol-v1", "CartPole-v1"),
         ("catch", "did you mean Catch"),
         ("memorychain", "did you mean MemoryChain"),
+        ("MyWayHome", "did you mean Doom/MyWayHome"),
         ("", "unknown environment ''"),
         ("no_such_module:Thing-v0", "no module named 'no_such_module'"),
         (":Thing-v0", "cannot be imported"),

@@ -118,6 +118,38 @@ def test_memory_chain_needs_memory(length):
         assert abs(np.mean(rewards)) < 4 / np.sqrt(len(rewards))
 
 
+@pytest.mark.parametrize(("symbols", "delay", "answers"), [(3, 2, 12), (2, 1, 3)])
+def test_repeat_previous_against_a_list_of_what_was_shown(symbols, delay, answers):
+    keywords = {"symbols": symbols, "delay": delay, "answers": answers}
+    worlds = make.make_vec("RepeatPrevious", 4, **keywords)
+    obs, _ = worlds.reset(seed=0)
+    rng = np.random.default_rng(0)
+    guesses, symbols_seen = [], []
+    for _ in range(40):
+        shown = []  # in this episode, [t][slot]
+        for t in range(delay + answers):
+            assert obs.sum(axis=1).tolist() == [1.0] * 4
+            shown.append(obs.argmax(axis=1))
+            # The first two slots remember, the others guess.
+            a_t = rng.integers(symbols, size=4)
+            if t >= delay:
+                a_t[:2] = shown[t - delay][:2]
+            obs, reward, terminated, truncated, info = worlds.step(a_t)
+            asked = t >= delay
+            right = shown[t - delay] == a_t if asked else [False] * 4
+            assert reward.tolist() == [asked * (1.0 if yes else -1.0) for yes in right]
+            assert terminated.tolist() == [t == delay + answers - 1] * 4
+            assert not truncated.any()
+            if asked:
+                assert reward[:2].tolist() == [1.0, 1.0]
+                guesses += reward[2:].tolist()
+        assert info["final_obs"].sum(axis=1).tolist() == [1.0] * 4
+        symbols_seen += np.ravel(shown).tolist()
+    assert np.mean(guesses) == pytest.approx(2 / symbols - 1, abs=4 / np.sqrt(len(guesses)))
+    counts = np.bincount(symbols_seen)
+    assert counts == pytest.approx(np.mean(counts), rel=0.2)
+
+
 def test_episodes_after_the_first_go_on_with_the_slots_own_generator():
     worlds = make.make_vec("MemoryChain", 2, length=1)
     obs, _ = worlds.reset(seed=[4, 4])
@@ -137,6 +169,7 @@ def test_episodes_after_the_first_go_on_with_the_slots_own_generator():
     [
         ("MemoryChain", {"length": 0}, "at least 1"),
         ("MemoryChain", {"lenght": 3}, "does not take .*lenght.* give .*length"),
+        ("RepeatPrevious", {"symbols": 1}, "at least 2 symbols"),
         ("Catch", {"rows": 1}, "at least 2 rows"),
         ("Counter", {"x": 1}, "nothing"),
     ],

@@ -1,0 +1,406 @@
+"""What is special about ViZDoom's levels: frames, rewards, and the processes behind them."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+
+from envs import doom, doom_engine, make
+
+vizdoom = pytest.importorskip("vizdoom", reason="the extra vizdoom is not installed")
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def engines():
+    """Find the engines of a process, by default this one; without those of tests that failed."""
+
+    def find(owner=None):
+        children = psutil.Process(owner).children(recursive=True)
+        return [child for child in children if child.name() == "vizdoom" and child not in before]
+
+    before = []
+    before = find()
+    return find
+
+
+def wait_until_gone(processes, seconds=30.0):
+    """Return when all have ended, be they reaped or not; fails at the deadline."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        left = []
+        for process in processes:
+            try:
+                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    left.append(process)
+            except psutil.NoSuchProcess:
+                pass
+        if not left:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"still there after {seconds} s: {left}")
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """An empty working directory, and temporary files in one of their own; both stay empty."""
+    working, temporary = tmp_path / "it's here", tmp_path / "it's temporary"
+    working.mkdir()
+    temporary.mkdir()
+    monkeypatch.chdir(working)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    yield
+    assert list(working.iterdir()) == []
+    assert list(temporary.iterdir()) == []
+
+
+# Ids and settings.
+
+
+def test_a_level_by_its_id_and_by_vizdooms_own():
+    spec = make.describe("Doom/MyWayHome")
+    assert spec == make.describe("VizdoomMyWayHome-v1")
+    assert (spec.name, spec.frames_per_step, spec.frame_channels) == ("Doom/MyWayHome", 4, 3)
+    assert not spec.is_atari
+    assert make.describe("Doom/HealthGathering").reward_scale == 0.01
+    assert make.protocol("VizdoomBasic-v1").startswith("Doom/Basic: 84 x 84 RGB")
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("Doom/MyWayHme", "did you mean Doom/MyWayHome"),
+        ("Doom/mywayhome", "did you mean Doom/MyWayHome"),
+        ("Doom/", "There are MyWayHome, "),
+        ("VizdoomMyWayHome-v0", "did you mean Doom/MyWayHome"),
+        ("VizdoomMyWayHome", "did you mean Doom/MyWayHome"),
+        ("VizdoomBasic-MultiBinary-v1", "did you mean Doom/Basic"),
+        ("Doom/MyWayHome-v1", "did you mean Doom/MyWayHome"),
+        ("doom/MyWayHome", "did you mean Doom/MyWayHome"),
+        ("Doom/Deathmatch", "There are MyWayHome, "),
+    ],
+)
+def test_unknown_levels_are_refused_in_one_line(engines, env_id, message):
+    for build in (make.describe, lambda env_id: make.make_vec(env_id, 2)):
+        with pytest.raises(ValueError, match=message) as caught:
+            build(env_id)
+        assert "\n" not in str(caught.value)
+    assert engines() == []
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"max_tics": 0}, "max_tics is 0: an agent step is 4"),
+        ({"max_tics": -4}, "max_tics is -4"),
+        ({"max_tics": 42}, "max_tics is 42"),
+        ({"tics": 8}, r"Doom/Basic does not take \['tics'\]: give \['max_tics'\]"),
+        ({"level": "Basic"}, "does not take"),
+    ],
+)
+def test_bad_settings_are_refused(keywords, message):
+    for build in (make.describe, lambda env_id, **kw: make.make_vec(env_id, 2, **kw)):
+        with pytest.raises(ValueError, match=message):
+            build("Doom/Basic", **keywords)
+
+
+def test_without_the_package_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vizdoom", None)  # importing it fails
+    for build in (make.describe, lambda env_id: make.make_vec(env_id, 2)):
+        with pytest.raises(ValueError, match="vizdoom") as caught:
+            build("Doom/Basic")
+        assert "pip install -c constraints.txt -e '.[vizdoom]'" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+# What is seen and paid.
+
+SILENCE = {  # rewards of one step of waiting, from the scenarios' files
+    "MyWayHome": -0.0004,
+    "HealthGathering": 4.0,
+    "HealthGatheringSupreme": 4.0,
+    "TakeCover": 4.0,
+    "DefendCenter": 0.0,
+    "DefendLine": 0.0,
+    "PredictPosition": -0.004,
+    "Basic": -4.0,
+}
+
+
+@pytest.mark.parametrize("level", doom.LEVELS.values(), ids=lambda level: level.name)
+def test_every_level_plays(level):
+    assert level.actions[0] == ()  # waiting
+    assert len(set(level.actions)) == len(level.actions)
+    assert level.max_tics % 4 == 0
+    worlds = make.make_vec(f"Doom/{level.name}", 1)
+    assert worlds.single_action_space.n == len(level.actions)
+    first, _ = worlds.reset(seed=0)
+    assert len(np.unique(first)) > 20  # a picture
+    _, reward, terminated, truncated, _ = worlds.step(np.zeros(1, dtype=np.int64))
+    if level.name in SILENCE:
+        assert reward[0] == pytest.approx(SILENCE[level.name], rel=1e-9)
+    for action in range(1, len(level.actions)):
+        if not terminated[0]:
+            _, _, terminated, truncated, _ = worlds.step(np.array([action]))
+        assert not truncated.any()
+    worlds.close()
+
+
+def test_shrinking_is_averaging_by_area():
+    screen = np.random.default_rng(0).integers(0, 256, (3, 120, 160), dtype=np.uint8)
+    got = doom.shrink(screen)
+    expected = cv2.resize(screen.transpose(1, 2, 0), (84, 84), interpolation=cv2.INTER_AREA)
+    difference = got.astype(int) - expected.transpose(2, 0, 1)
+    assert np.abs(difference).max() <= 1
+    assert (difference == 0).mean() > 0.98
+
+
+def reference(seed, buttons_of_actions, buttons):
+    """An episode of DeadlyCorridor through ViZDoom alone: its frames, its return, its steps."""
+    game = vizdoom.DoomGame()
+    game.load_config(str(Path(vizdoom.scenarios_path, "deadly_corridor.cfg")))
+    game.set_window_visible(False)
+    game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
+    game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+    game.set_available_buttons([getattr(vizdoom.Button, name) for name in buttons])
+    game.set_episode_timeout(0)
+    game.init()
+    game.set_seed(int(np.random.default_rng(seed).integers(2**32)))
+    game.new_episode()
+    frames, taken = [game.get_state().screen_buffer], 0
+    for pressed in buttons_of_actions:
+        game.make_action([name in pressed for name in buttons], 4)
+        taken += 1
+        if game.is_episode_finished():
+            break
+        frames.append(game.get_state().screen_buffer)
+    total = game.get_total_reward()
+    game.close()
+    shrunk = [cv2.resize(one, (84, 84), interpolation=cv2.INTER_AREA) for one in frames]
+    return [one.transpose(2, 0, 1) for one in shrunk], total, taken
+
+
+@pytest.mark.parametrize("steps", [200, 5], ids=["death", "time-out"])
+def test_frames_rewards_and_ends_are_the_engines(tmp_path, monkeypatch, steps):
+    level = doom.LEVELS["DeadlyCorridor"]
+    chosen = np.random.default_rng(3).integers(len(level.actions), size=steps)
+    monkeypatch.chdir(tmp_path)  # where ViZDoom by itself leaves what it leaves
+    frames, total, taken = reference(
+        11,
+        [level.actions[action] for action in chosen],
+        ["TURN_LEFT", "TURN_RIGHT", "MOVE_FORWARD", "MOVE_LEFT", "MOVE_RIGHT", "ATTACK"],
+    )
+    dies = steps == 200
+    assert (taken < steps) == dies
+    worlds = make.make_vec("Doom/DeadlyCorridor", 2, max_tics=2_100 if dies else 4 * steps)
+    obs, _ = worlds.reset(seed=[10, 11])
+    seen, paid = [obs[1]], 0.0
+    for t, action in enumerate(chosen[:taken], start=1):
+        obs, reward, terminated, truncated, info = worlds.step(np.array([0, action]))
+        paid += reward[1]
+        assert (terminated[1], truncated[1]) == ((t == taken) and dies, (t == taken) and not dies)
+        seen.append(obs[1])
+    final = info["final_obs"][1]
+    if dies:  # ViZDoom shows no more: the frame that the last action was chosen at
+        assert np.array_equal(final, seen[-2])
+        seen.pop()
+    else:
+        seen[-1] = final
+    assert paid == pytest.approx(total, rel=1e-12)
+    assert len(seen) == len(frames)
+    for one, other in zip(seen, frames, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+    worlds.close()
+
+
+# Processes and files.
+
+
+def test_nothing_is_printed_and_nothing_stays(engines, alone, capfd):
+    make.describe("Doom/Basic")
+    assert engines() == []
+    threads = threading.active_count()
+    worlds = make.make_vec("Doom/Basic", 3, max_tics=8)
+    running = engines()
+    assert len(running) == 3
+    ids = [
+        line[line.index("+viz_instance_id") + 1] for line in map(psutil.Process.cmdline, running)
+    ]
+    worlds.reset(seed=0)
+    for _ in range(5):
+        worlds.step(np.zeros(3, dtype=np.int64))
+    # Not even while they run: so not after SIGKILL either.
+    assert not [path for path in Path("/dev/shm").iterdir() if path.name.endswith(tuple(ids))]
+    assert list(Path.cwd().iterdir()) == []
+    assert os.listdir(tempfile.gettempdir()) == []
+    worlds.close()
+    wait_until_gone(running)
+    assert threading.active_count() == threads
+    assert capfd.readouterr() == ("", "")
+
+
+def test_worlds_that_are_dropped_end_too(engines, alone):
+    worlds = make.make_vec("Doom/Basic", 2)
+    running = engines()
+    del worlds
+    wait_until_gone(running)
+
+
+OWNER = """
+import signal, sys
+import numpy as np
+from envs import make
+seen = []
+if sys.argv[1] == "handles":
+    signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+worlds = make.make_vec("Doom/Basic", 2)
+worlds.reset(seed=0)
+print("ready", flush=True)
+if sys.argv[1] == "waits":
+    sys.stdin.read()
+while not seen:
+    worlds.step(np.zeros(2, dtype=np.int64))
+for _ in range(20):
+    worlds.step(np.zeros(2, dtype=np.int64))
+worlds.close()
+print("done", flush=True)
+"""
+
+
+@pytest.fixture
+def owner(alone, engines):
+    """Start a process that owns worlds, in a group of its own; returns when it has them."""
+    started = []
+
+    def start(manner):
+        process = subprocess.Popen(
+            [sys.executable, "-c", OWNER, manner],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        return process, engines(process.pid)
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
+@pytest.mark.parametrize("manner", ["waits", "steps"])
+def test_engines_die_with_a_killed_owner(owner, manner):
+    process, running = owner(manner)
+    assert len(running) == 2
+    process.send_signal(signal.SIGKILL)
+    wait_until_gone(running)
+
+
+def test_ctrl_c_is_the_owners_alone(owner):
+    process, running = owner("handles")
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "done\n", "")
+    wait_until_gone(running)
+
+
+def step_on(worlds, actions, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        worlds.step(actions)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_dead_engine_raises_and_the_rest_can_be_closed(engines, alone, busy):
+    worlds = make.make_vec("Doom/Basic", 3)
+    running = engines()
+    worlds.reset(seed=0)
+    actions = np.zeros(3, dtype=np.int64)
+    killer = threading.Timer(0.2 if busy else 0.0, running[1].kill)
+    killer.start()
+    if not busy:
+        killer.join()
+    with pytest.raises(Exception, match="ViZDoom") as caught:
+        step_on(worlds, actions)
+    assert isinstance(caught.value, RuntimeError | vizdoom.ViZDoomErrorException)
+    killer.join()
+    with pytest.raises(Exception, match="ViZDoom"):
+        worlds.step(actions)
+    worlds.close()
+    wait_until_gone(running)
+
+
+def test_an_error_while_building_ends_what_was_built(engines, alone, monkeypatch):
+    started = []
+
+    def fail(instance_id):
+        started.extend(engines())
+        raise OSError("no memory to share")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(doom_engine, "unlink_shared_memory", fail)
+        with pytest.raises(OSError, match="no memory to share"):
+            make.make_vec("Doom/Basic", 2)
+    assert started
+    wait_until_gone(started)
+    make.make_vec("Doom/Basic", 2).close()  # and all is well again
+
+
+BUILDER = """
+import os, signal
+from envs import doom_engine, make
+doom_engine.unlink_shared_memory = lambda instance_id: os.kill(os.getpid(), signal.SIGKILL)
+make.make_vec("Doom/Basic", 2)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /dev/shm")
+def test_what_a_killed_builder_left_is_cleared_away_by_the_next(alone):
+    died = subprocess.run(
+        [sys.executable, "-c", BUILDER],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
+    assert died.returncode == -signal.SIGKILL
+    (left,) = Path(tempfile.gettempdir()).iterdir()
+    names = [note.name.removeprefix("instance-") for note in left.glob("instance-*")]
+    files = [file for file in Path("/dev/shm").iterdir() if file.name.endswith(tuple(names))]
+    assert files
+
+    make.make_vec("Doom/Basic", 1).close()
+    assert left.exists()  # it might be about to be used
+    os.utime(left, (0, 0))
+    lock = os.open(left, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    make.make_vec("Doom/Basic", 1).close()
+    assert left.exists()  # it is in use
+    os.close(lock)
+    make.make_vec("Doom/Basic", 1).close()
+    assert not left.exists()
+    assert not [file for file in files if file.exists()]
+
+
+def test_a_temporary_directory_that_takes_no_programs(engines, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as on a noexec file system
+    with pytest.raises(ValueError, match="set TMPDIR"):
+        make.make_vec("Doom/Basic", 1)
+    assert list(tmp_path.iterdir()) == []
+    assert engines() == []
