@@ -1,6 +1,7 @@
 """Score a member of a run by fresh episodes, which nothing was chosen by.
 
     python -m experiments.evaluate RUN_DIR
+    python -m experiments.evaluate RUN_DIR --save             # for reports and comparisons
     python -m experiments.evaluate RUN_DIR --member 3 --episodes 100 --video pong.mp4
 
 The mean of a member's last ten training episodes chose that member, so it is biased upward: what
@@ -17,7 +18,7 @@ import safetensors.torch
 import tyro
 
 from envs import make
-from experiments import actor, config, learner, statistics, video
+from experiments import actor, config, learner, scores, statistics, video
 from pbt import checkpoint, lineage, store
 from pbt.member import Member
 
@@ -170,6 +171,8 @@ class Arguments:
     """Of worlds and actions."""
     video: Path | None = None
     """Write the first episode as a video here (.mp4; needs the extra "video")."""
+    save: bool = False
+    """Write the score into RUN_DIR/report, where reports and comparisons find it; once."""
 
     def check(self) -> None:
         """Refuse what makes no sense, with a ValueError of one line."""
@@ -186,6 +189,12 @@ def main() -> None:
         arguments.check()
         with store.Store.open(arguments.run_dir) as run_store:
             member = _find(run_store, arguments.member)
+            written = scores.evaluation_path(arguments.run_dir, member)
+            if arguments.save and written.exists():
+                raise ValueError(
+                    f"--save: {written} exists; a score that is played until it pleases is none. "
+                    "Leave --save out"
+                )
             if arguments.video is not None:
                 video.check(arguments.video)
                 agent, played = load_agent(run_store, arguments.run_dir, member, arguments.seed)
@@ -194,6 +203,8 @@ def main() -> None:
             evaluation = evaluate(
                 run_store, arguments.run_dir, member, arguments.episodes, arguments.seed
             )
+            if arguments.save:
+                scores.write_evaluation(arguments.run_dir, member, evaluation.to_json())
     except (ValueError, store.StoreError, checkpoint.CheckpointError, OSError) as error:
         config.fail(" ".join(str(error).split()))
     print(evaluation.text())

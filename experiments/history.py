@@ -53,3 +53,13 @@ class History:
         dimensions = self.config.space.dimensions
         free = [n for n, d in dimensions.items() if not isinstance(d, space.Constant)]
         return sorted(free, key=lambda name: name not in self.config.space.adapt)
+
+    @property
+    def ranked(self) -> list[Member]:
+        """All members, the highest training score of their present weights first."""
+
+        def rank(member: Member) -> tuple[bool, float, int]:
+            score = self.tree.scores[self.tree.newest(member.id)]
+            return (score is None, -(score or 0.0), member.id)
+
+        return sorted(self.members, key=rank)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from envs import make
-from experiments import config, evaluate, learner, progress, report, scores, tensorboard
+from experiments import config, evaluate, learner, progress, provenance, report, scores, tensorboard
 from pbt import checkpoint, local, run, store
 
 PROJECTION_INTERVAL_S = 10.0
@@ -48,6 +48,7 @@ def run_experiment(
         )
     except (ValueError, store.StoreError, checkpoint.CheckpointError) as error:
         config.fail(" ".join(str(error).split()))
+    provenance.record(run_dir)
     print(
         f"{begun} {run_dir}: {settings.population} members, "
         f"{settings.total_steps:,} agent steps each, {settings.num_workers()} workers\n"

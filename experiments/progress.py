@@ -25,7 +25,7 @@ import rich.live
 import rich.table
 import rich.text
 
-from experiments.figures import format_steps
+from experiments import wording
 from pbt import run
 from pbt import store as stores
 from pbt.member import Event, Member
@@ -122,7 +122,8 @@ class Progress:
         """The run in a few phrases."""
         done = sum(member.agent_steps for member in members)
         total = config.population * config.total_steps
-        parts = [f"{format_steps(done)} of {format_steps(total)} agent steps ({done / total:.0%})"]
+        trained = f"{wording.steps(done)} of {wording.steps(total)} agent steps"
+        parts = [f"{trained} ({done / total:.0%})"]
         rate = self._rate.per_second(self._shown_s)
         if rate is not None:
             parts.append(f"{rate:,.0f} steps/s")
@@ -169,7 +170,7 @@ class Progress:
             used = config.space.used(member.hyperparameters)
             table.add_row(
                 str(member.id),
-                format_steps(member.agent_steps),
+                wording.steps(member.agent_steps),
                 f"{member.window_mean:.4g}" if member.window else "-",
                 *(_number(used[name]) for name in names),
                 self._copied(member, clock_s),

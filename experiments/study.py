@@ -1,264 +1,380 @@
 """Controlled comparisons: the same worlds, draws and budget, one thing different.
 
-    python -m experiments.study random-search                 # PBT against random search, 10 seeds
-    python -m experiments.study random-search --seeds 2 --out results/mine
+    python -m experiments.study random-search --dry-run    # member runs, agent steps, hours
+    python -m experiments.study random-search              # PBT, random search, a tuned setting
+    python -m experiments.study copy --seeds 5 --world Pong --population 4
+    python -m experiments.study all                        # seed by seed
 
-Each arm and seed is an ordinary run directory under --run-dir, so a study resumes like any run.
-The world, the budget, the priors and the statistics of a study are the constants below: they are
-fixed before it runs.
+Studies: random-search, population-size, exploit, copy, schedule, ready; `experiments/arms.py` says
+which arms each compares, and has the default world, its budget, priors and hand-tuned setting as
+constants. On other worlds the suite's defaults for that kind of world apply
+(`experiments/worlds.py`), and the arm "hand-tuned" is left out unless `--tuned` gives its setting.
 
-**random-search**: PBT against `--exploit none`, which is random search with equal budget through
-the same code. Within a seed both arms begin with the same draws and the same weights. The score of
-a run is the mean of 30 fresh episodes of the member chosen by its training score. Reported: paired
-differences, their mean with a 95 % bootstrap interval over seeds, and the probability of
-improvement P(PBT > random search) over pairs of runs (Agarwal et al. 2021,
-https://arxiv.org/abs/2108.13264). Random search as in section 4 of the PBT paper.
+Each arm and seed is an ordinary run directory, named by its settings: arms that are the same are
+one run, shared by all studies. The same command again goes on where it was; with more seeds it adds
+them. Within a seed all arms begin with the same draws and weights, as far as they have them. The
+score of a run is the mean of 30 fresh episodes of the member chosen by its training score.
+
+Results go to `--out`: study.json (what was done), CSVs with all numbers, and README.md and figures,
+which `python -m experiments.report DIR` makes again from the former.
 """
 
-import csv
 import dataclasses
+import hashlib
+import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import scipy.stats
 import tyro
-from matplotlib.figure import Figure
 
-from envs import make
-from experiments import config, evaluate, gym, launch, learner
-from pbt import local, store
-
-EVALUATION_EPISODES = 30
-EVALUATION_SEED = 1_000
-"""Plus the run's seed: no world of training has it."""
-
-RANDOM_SEARCH = gym.GymConfig(
-    env="CartPole-v1",
-    population=8,
-    num_envs=16,
-    total_steps=40_000,
-    report_interval=2_000,
-    ready_interval=4_000,
-    # Five decades: most draws learn nothing, as if one knew nothing about the world.
-    learning_rate=config.Range((1e-5, 1.0), (1e-7, 10.0)),
-    entropy_cost=config.Range((1e-4, 1e-1), (1e-6, 1.0)),
-    unroll_length=config.Range((2, 32), (1, 50)),
+from experiments import (
+    arms,
+    config,
+    launch,
+    learner,
+    outcome,
+    provenance,
+    schedule,
+    study_results,
+    worlds,
 )
-"""Short enough that random search's best stays below the maximum, a return of 500: pilots of random
-search with seeds 97 to 99, which the study does not use, reached it in 2 of 3 runs of 64,000 steps
-per member, and scored 111 and 319 after 32,000."""
+from pbt import local, process, run, space, store, worker
 
-ARMS: dict[str, gym.GymConfig] = {
-    "pbt": RANDOM_SEARCH,
-    "random-search": dataclasses.replace(RANDOM_SEARCH, exploit="none"),
-}
+Name = Literal["random-search", "population-size", "exploit", "copy", "schedule", "ready", "all"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Run a study, or go on with it."""
 
-    name: tyro.conf.Positional[Literal["random-search"]]
+    name: tyro.conf.Positional[Name]
     """Which study."""
+    world: str = arms.DEFAULT_WORLD
+    """Any world of the suite: an Atari game, a Gymnasium id, module:EnvId, a toy world, ..."""
+    agent: str = "a3c"
+    """Any agent of the suite."""
     seeds: int = 10
     """Paired repetitions: seeds 0, 1, ..."""
+    dry_run: bool = False
+    """Only say what would be done, and how long it takes."""
+    population: int | None = None
+    """Members, where an arm does not say; default: the world's."""
+    total_steps: int | None = None
+    """Agent steps of each member; default: the world's."""
+    report_interval: int | None = None
+    """Agent steps between two commits; default: the world's."""
+    ready_interval: int | None = None
+    """Agent steps between two looks at the others; default: the world's."""
+    num_envs: int | None = None
+    """Worlds that a member steps together; default: the world's."""
+    tuned: tuple[str, ...] | None = None
+    """The hand-tuned setting, learning_rate=7e-4 ...; default: the world's, if there is one."""
     workers: int = 1
     """Processes per run. With 1 a run repeats exactly; with more, timing decides who meets whom."""
-    run_dir: Path = Path("results/runs")
-    """Where run directories are made."""
+    run_dir: Path = Path("results/runs/studies")
+    """Where run directories are made: <here>/<world>/<settings>-seed-<seed>."""
     out: Path | None = None
-    """Where the results go; default: results/runs/study-<name>."""
+    """Where the results go; default: results/runs/study-<name>, and -<world> if not the default."""
 
-    def __post_init__(self) -> None:
-        if self.seeds < 2:
-            raise ValueError(f"--seeds {self.seeds}: use 2 or more, an interval needs them")
+    def check(self) -> None:
+        """Refuse what makes no sense, with a ValueError of one line."""
+        if self.seeds < 1:
+            raise ValueError(f"--seeds {self.seeds}: use 1 or more")
         if self.workers < 1:
             raise ValueError(f"--workers {self.workers}: use 1 or more")
 
+    @property
+    def studies(self) -> tuple[str, ...]:
+        """The names of the studies to do."""
+        return tuple(arms.STUDIES) if self.name == "all" else (self.name,)
+
+    def directory(self, study: str) -> Path:
+        """Where a study's results go."""
+        slug = f"study-{study}"
+        if self.world != arms.DEFAULT_WORLD:
+            slug += f"-{_slug(self.world)}"
+        if self.out is None:
+            return Path("results/runs") / slug
+        return self.out / study if self.name == "all" else self.out
+
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One run of one arm."""
+class Plan:
+    """What a command asks for."""
 
-    arm: str
-    seed: int
-    member: int
-    """Chosen by training score."""
-    training_score: float
-    """Biased upward: it chose the member."""
-    score: float
-    """Mean of fresh episodes."""
-    agent_steps: int
-    """Of all members together."""
-    copies: int
-    """Exploits in the run."""
+    base: worlds.Worlds
+    tuned: tuple[str, ...] | None
+    run_dir: Path
+    """Where the runs of this world are."""
+    workers: int
+
+    def arms_of(self, study: str) -> list[arms.Arm]:
+        """The arms that can be run here."""
+        return [arm for arm in arms.STUDIES[study].arms if self.tuned or arm.setting != "tuned"]
+
+    def run_config(
+        self, arm: arms.Arm, seed: int, winner: schedule.Schedule | None
+    ) -> run.RunConfig:
+        """What the engine is told of an arm's run."""
+        settings = arms.settings_of(arm, self.base.settings, seed, self.tuned, winner)
+        return settings.run_config(self.base.learner_config)
+
+    def done(self, arm: arms.Arm, seed: int) -> tuple[str, outcome.Outcome] | None:
+        """Name and outcome of an arm's run, if it is over."""
+        winner = None
+        if arm.needs_winner:
+            found = self.done(arms.PBT, seed)
+            if found is None:
+                return None
+            winner = schedule.Schedule.from_json(list(found[1].schedule))
+        name = directory_name(self.run_config(arm, seed, winner))
+        known = outcome.read(self.run_dir / name)
+        return None if known is None else (name, known)
+
+    def complete(self, arm: arms.Arm, seed: int) -> tuple[str, outcome.Outcome]:
+        """Train an arm's run to its end, and first what it needs; or read it if it is there.
+
+        Raises:
+            ValueError: the directory holds something else, or the run has no score.
+            SystemExit: it was interrupted, or its population died.
+        """
+        if found := self.done(arm, seed):
+            return found
+        winner = None
+        if arm.needs_winner:
+            pbt = self.complete(arms.PBT, seed)[1]
+            winner = schedule.Schedule.from_json(list(pbt.schedule))
+        run_config = self.run_config(arm, seed, winner)
+        name = directory_name(run_config)
+        directory = self.run_dir / name
+        launch.open_or_create(directory, run_config, fork=None)
+        provenance.record(directory)
+        train(directory, self.workers)
+        return name, outcome.conclude(directory)
 
 
-def run_arm(arm: str, seed: int, run_dir: Path, workers: int) -> Row:
-    """Train one run to its end, or read it if it is there, and evaluate its best member.
+def train(run_dir: Path, workers: int) -> None:
+    """Train a run to its end; with one worker in this process, which saves its start.
 
     Raises:
-        ValueError: the directory holds a run with other settings, or the run did not finish.
+        SystemExit: it was interrupted, or its population died.
     """
-    settings = dataclasses.replace(ARMS[arm], seed=seed)
-    run_config = settings.run_config(
-        learner.LearnerConfig(settings.env, settings.num_envs, settings=settings.agent_config())
-    )
-    launch.open_or_create(run_dir, run_config, fork=None)
-    if exit_code := local.run(run_dir, workers, say=lambda line: None):
-        raise SystemExit(exit_code)
-    with store.Store.open(run_dir) as run_store:
-        members = run_store.members()
-        best, training_score = evaluate.best_member(run_store)
-        played = evaluate.evaluate(
-            run_store, run_dir, best, EVALUATION_EPISODES, EVALUATION_SEED + seed
+    if workers > 1:
+        if exit_code := local.run(run_dir, workers, say=lambda line: None):
+            raise SystemExit(exit_code)
+        return
+    with process.Stop().installed() as stop, store.Store.open(run_dir) as run_store:
+        done = worker.run(run_store, run_dir, resident_limit=run_store.config.population, stop=stop)
+        if stop() or done.exit_code:
+            print(f"{run_dir}: {done.message}; the same command goes on", file=sys.stderr)
+            raise SystemExit(128 + stop() if stop() else done.exit_code)
+
+
+def directory_name(run_config: run.RunConfig) -> str:
+    """A name that says what a run is: readable settings, a digest of all of them, the seed."""
+    values = run_config.to_json()
+    seed = values.pop("seed")
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    parts = [f"{run_config.population}x{run_config.total_steps}"]
+    dimensions = run_config.space.dimensions.values()
+    if "schedule" in run_config.task_config:
+        parts.append("replay")
+    elif all(isinstance(dimension, space.Constant) for dimension in dimensions):
+        parts.append("fixed")
+    parts.append("nobody-copies" if run_config.exploit == "none" else run_config.exploit)
+    if run_config.exploit != "none":
+        parts += [f"copy-{run_config.copy}", f"ready-{run_config.ready_interval}"]
+    return "-".join([*parts, digest, "seed", str(seed)])
+
+
+def _slug(world: str) -> str:
+    return world.replace(":", "-").replace("/", "-")
+
+
+def jobs(plan: Plan, studies: Sequence[str], seeds: int) -> Iterator[tuple[arms.Arm, int]]:
+    """Every arm and seed of some studies, each once; seed by seed."""
+    for seed in range(seeds):
+        listed: set[arms.Arm] = set()
+        for study in studies:
+            for arm in plan.arms_of(study):
+                # Its name and panel make no other run of it.
+                bare = dataclasses.replace(arm, name="", panel="")
+                size = arm.population or plan.base.settings.population
+                if size == plan.base.settings.population:
+                    bare = dataclasses.replace(bare, population=None, equal_total=False)
+                if bare not in listed:
+                    listed.add(bare)
+                    yield arm, seed
+
+
+def estimate(plan: Plan, studies: Sequence[str], seeds: int) -> str:
+    """Member runs, agent steps, what is done and how many hours are left, in words."""
+    members = steps = done_members = left_steps = runs = 0
+    recorded_s = recorded_steps = 0.0
+    for arm, seed in jobs(plan, studies, seeds):
+        settings = arms.settings_of(
+            dataclasses.replace(arm, setting="drawn"), plan.base.settings, seed, None, None
         )
-        return Row(
-            arm=arm,
-            seed=seed,
-            member=best.id,
-            training_score=training_score,
-            score=played.mean,
-            agent_steps=sum(member.agent_steps for member in members),
-            copies=sum(event.kind == "exploit" for event in run_store.events()),
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """What two paired arms say about each other."""
-
-    differences: tuple[float, ...]
-    """Score of the first arm minus that of the second, per seed."""
-    mean: float
-    interval: tuple[float, float]
-    """95 % bootstrap interval of the mean over seeds (percentile, 10,000 resamples)."""
-    probability_of_improvement: float
-    """P(X > Y) + P(X = Y) / 2 over all pairs of runs of the two arms."""
-    probability_interval: tuple[float, float]
-    """95 % bootstrap interval, resampling the runs of each arm."""
-
-
-def compare(first: Sequence[float], second: Sequence[float]) -> Comparison:
-    """Compare the scores of two arms, paired by seed."""
-    x, y = np.array(first), np.array(second)
-    differences = x - y
-    interval = scipy.stats.bootstrap(
-        (differences,),
-        np.mean,
-        n_resamples=10_000,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    rng = np.random.default_rng(0)
-    resampled = [_improvement(rng.choice(x, len(x)), rng.choice(y, len(y))) for _ in range(10_000)]
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Comparison(
-        differences=tuple(float(difference) for difference in differences),
-        mean=float(differences.mean()),
-        interval=(float(interval.low), float(interval.high)),
-        probability_of_improvement=_improvement(x, y),
-        probability_interval=(float(low), float(high)),
+        runs += 1
+        members += settings.population
+        steps += settings.population * settings.total_steps
+        if found := plan.done(arm, seed):
+            done_members += settings.population
+            recorded_s += found[1].seconds
+            recorded_steps += found[1].agent_steps
+        else:
+            left_steps += settings.population * settings.total_steps
+    if recorded_steps:
+        pace, source = recorded_s / recorded_steps, "from the seconds that finished runs recorded"
+    else:
+        pace, source = _measured_pace(plan.base), "from a few seconds of training just now"
+    hours = left_steps * pace / 3600
+    return (
+        f"{', '.join(studies)} in {plan.base.learner_config.env_id}: {runs} runs, {members} "
+        f"member runs, {steps:,} agent steps; {done_members} member runs are done\n"
+        f"left: {left_steps:,} agent steps, about {hours:.2g} hours of one core ({1 / pace:,.0f} "
+        f"agent steps per second, {source})"
     )
 
 
-def _improvement(x: np.ndarray, y: np.ndarray) -> float:
-    return float(np.mean((x[:, None] > y) + 0.5 * (x[:, None] == y)))
+def _measured_pace(base: worlds.Worlds, seconds: float = 3.0) -> float:
+    """Seconds per agent step of one member at the middle of the prior."""
+    values = config.parse_fixed(arms.middle(base.settings))
+    member = learner.make_task(base.learner_config.to_json(), 0, 0)
+    try:
+        member.set_hyperparameters(values)
+        updates = member.train(base.settings.total_steps, base.settings.total_steps)
+        next(updates)  # the first one is slow
+        started_s, taken = time.perf_counter(), 0
+        for progress in updates:
+            taken += progress.agent_steps
+            if time.perf_counter() - started_s > seconds:
+                break
+        return (time.perf_counter() - started_s) / max(taken, 1)
+    finally:
+        member.close()
 
 
-def figure(rows: Sequence[Row], comparison: Comparison, title: str) -> Figure:
-    """Scores of both arms, paired by seed, and the paired differences."""
-    drawn = Figure(figsize=(9, 4), layout="constrained")
-    scores, paired = drawn.subplots(1, 2, width_ratios=(3, 2))
-    arms = list(ARMS)
-    by_seed = {
-        seed: [r for arm in arms for r in rows if (r.arm, r.seed) == (arm, seed)]
-        for seed in sorted({row.seed for row in rows})
-    }
-    for pair in by_seed.values():
-        scores.plot([0, 1], [row.score for row in pair], color="0.75", linewidth=1, zorder=1)
-    for x, (arm, colour) in enumerate(zip(arms, ("#0072b2", "#d55e00"), strict=True)):
-        values = [row.score for row in rows if row.arm == arm]
-        scores.scatter([x] * len(values), values, color=colour, zorder=2)
-        scores.hlines(np.mean(values), x - 0.15, x + 0.15, color=colour, linewidth=3)
-    scores.set_xticks([0, 1], arms)
-    scores.set_xlim(-0.5, 1.5)
-    scores.set_ylabel(f"mean of {EVALUATION_EPISODES} fresh episodes")
-    scores.set_title(title, loc="left", fontsize=10)
-    paired.axhline(0, color="0.6", linewidth=1)
-    paired.scatter(range(len(comparison.differences)), comparison.differences, color="0.3")
-    paired.axhspan(*comparison.interval, color="#0072b2", alpha=0.15, label="95 % interval")
-    paired.axhline(comparison.mean, color="#0072b2", linewidth=2, label="mean")
-    paired.set_xlabel("seed")
-    paired.set_ylabel(f"{arms[0]} minus {arms[1]}")
-    count = len(comparison.differences)
-    paired.set_title(f"paired differences, n = {count}", loc="left", fontsize=10)
-    paired.legend(frameon=False, fontsize=8)
-    for axes in (scores, paired):
-        axes.spines[["top", "right"]].set_visible(False)
-    return drawn
-
-
-def summary(rows: Sequence[Row], comparison: Comparison) -> str:
-    """The result in words and a table, in Markdown."""
-    first, second = ARMS
-    settings = ARMS[first]
-    low, high = comparison.interval
-    p_low, p_high = comparison.probability_interval
-    lines = [
-        f"# {first} against {second}",
-        "",
-        f"{make.protocol(settings.env)}; {settings.population} members, "
-        f"{settings.total_steps:,} agent steps each; learning rate log-uniform in "
-        f"{settings.learning_rate.prior}, entropy cost in {settings.entropy_cost.prior}, unroll "
-        f"length in {settings.unroll_length.prior}; ready every {settings.ready_interval:,} agent "
-        f"steps. Score: mean of {EVALUATION_EPISODES} fresh episodes (raw returns) "
-        "of the member with the highest training score.",
-        "",
-        f"- paired difference: mean {comparison.mean:.1f}, 95 % interval {low:.1f} to {high:.1f} "
-        f"(n = {len(comparison.differences)} seeds)",
-        f"- P({first} > {second}) = {comparison.probability_of_improvement:.2f}, 95 % interval "
-        f"{p_low:.2f} to {p_high:.2f}",
-        "",
-        "| arm | seed | member | training score | score | copies |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {r.arm} | {r.seed} | {r.member} | {r.training_score:.1f} | {r.score:.1f} "
-            f"| {r.copies} |"
-            for r in rows
-        ),
-        "",
+def collect(plan: Plan, study: str, seeds: int) -> list[study_results.Result]:
+    """All finished runs of a study."""
+    return [
+        study_results.Result(arm.panel, arm.name, seed, *found)
+        for seed in range(seeds)
+        for arm in plan.arms_of(study)
+        if (found := plan.done(arm, seed)) is not None
     ]
-    return "\n".join(lines)
+
+
+def write(plan: Plan, study: str, results: Sequence[study_results.Result], out: Path) -> None:
+    """Write a study's results: what was done, the tables, and what follows from them."""
+    settings = plan.base.settings
+    described = arms.STUDIES[study]
+    study_results.write(
+        out,
+        {
+            "study": study,
+            "title": described.title,
+            "question": described.question,
+            "paper": described.paper,
+            "reference": described.reference,
+            "arms": [
+                {
+                    "panel": arm.panel,
+                    "name": arm.name,
+                    "settings": describe(arm, plan, results),
+                }
+                for arm in plan.arms_of(study)
+            ],
+            "world": plan.base.learner_config.env_id,
+            "agent": settings.agent,
+            "settings": {
+                "members": settings.population,
+                "agent steps per member": settings.total_steps,
+                "ready interval": settings.ready_interval,
+                "worlds per member": settings.num_envs,
+                "learning rate": settings.learning_rate.prior,
+                "entropy cost": settings.entropy_cost.prior,
+                "unroll length": settings.unroll_length.prior,
+            },
+            "protocol": results[0].outcome.protocol.rpartition("; ")[0],
+            "command": f"python -m experiments.{' '.join(['study', *sys.argv[1:]])}",
+            "commit": provenance.commit() or "unknown",
+        },
+        results,
+    )
+
+
+def describe(arm: arms.Arm, plan: Plan, results: Sequence[study_results.Result]) -> str:
+    """An arm's settings, where they differ from the world's, in words."""
+    base = plan.base.settings
+    match arm.setting:
+        case "tuned":
+            return f"fixed: {', '.join(plan.tuned or ())}"
+        case "middle":
+            return f"fixed: {', '.join(arms.middle(base))}"
+        case "final":
+            return "fixed: last values of the PBT winner of the same seed"
+        case "schedule":
+            return "the schedule of the PBT winner of the same seed"
+        case "drawn":
+            pass
+    settings = arms.settings_of(arm, base, 0, None, None)
+    said = [
+        f"{settings.population} members x {settings.total_steps:,} agent steps",
+        f"exploit {settings.exploit}",
+    ]
+    if settings.exploit != "none":
+        said += [f"copy {settings.copy}", f"ready every {settings.ready_interval:,}"]
+    return ", ".join(said)
 
 
 def main() -> None:
-    """Parse the command line, run what is missing, compare."""
+    """Parse the command line, run what is missing, write the results."""
+    arguments = tyro.cli(Arguments, description=__doc__)
     try:
-        arguments = tyro.cli(Arguments, description=__doc__)
-        rows = []
-        for seed in range(arguments.seeds):
-            for arm in ARMS:
-                run_dir = arguments.run_dir / f"study-{arguments.name}-{arm}-{seed}"
-                rows.append(run_arm(arm, seed, run_dir, arguments.workers))
-                print(f"{arm}, seed {seed}: {rows[-1].score:.1f}", flush=True)
+        arguments.check()
+        base, tuned = arms.world(
+            arguments.world,
+            arguments.agent,
+            {
+                "population": arguments.population,
+                "total_steps": arguments.total_steps,
+                "report_interval": arguments.report_interval,
+                "ready_interval": arguments.ready_interval,
+                "num_envs": arguments.num_envs,
+            },
+        )
+        tuned = arguments.tuned or tuned
+        world_dir = arguments.run_dir / _slug(base.learner_config.env_id)
+        plan = Plan(base, tuned, world_dir, arguments.workers)
+        for arm, _ in jobs(plan, arguments.studies, 1):
+            if not arm.needs_winner:
+                plan.run_config(arm, 0, None)  # says what does not fit before anything exists
+        if tuned is None and any(
+            arm.setting == "tuned"
+            for study in arguments.studies
+            for arm in arms.STUDIES[study].arms
+        ):
+            print(f"no hand-tuned setting for {arguments.world}: that arm is left out; see --tuned")
+        if arguments.dry_run:
+            print(estimate(plan, arguments.studies, arguments.seeds))
+            return
+        for arm, seed in jobs(plan, arguments.studies, arguments.seeds):
+            started_s = time.monotonic()
+            name, found = plan.complete(arm, seed)
+            took_s = time.monotonic() - started_s
+            print(
+                f"{arm.name}, seed {seed}: {found.score:.2f} ({took_s:.0f} s, {name})", flush=True
+            )
+        for study in arguments.studies:
+            out = arguments.directory(study)
+            write(plan, study, collect(plan, study, arguments.seeds), out)
+            print(f"{study}: {out / 'README.md'}")
     except (ValueError, store.StoreError, OSError) as error:
         config.fail(" ".join(str(error).split()))
-    scores = {arm: [row.score for row in rows if row.arm == arm] for arm in ARMS}
-    comparison = compare(*scores.values())
-    out = arguments.out or arguments.run_dir / f"study-{arguments.name}"
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "scores.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
-    (out / "summary.md").write_text(summary(rows, comparison))
-    title = f"{make.protocol(ARMS['pbt'].env)}, {ARMS['pbt'].total_steps:,} steps per member"
-    figure(rows, comparison, title).savefig(out / "comparison.png", dpi=160)
-    sys.stdout.write(summary(rows, comparison))
 
 
 if __name__ == "__main__":

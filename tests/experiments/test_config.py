@@ -83,3 +83,9 @@ def test_help_is_readable(capsys):
 @pytest.mark.parametrize("name", ["Pong", "ALE/Pong-v5"])
 def test_a_game_has_one_name(name):
     assert atari.find_game(name) == "Pong"
+
+
+def test_rewards_are_scaled_where_a_scale_is_known_unless_told():
+    assert gym.PRESETS["quick"].learned_scale() == gym.REWARD_SCALES["CartPole-v1"] < 1
+    assert parse("--env", "Pendulum-v1").learned_scale() == 1.0
+    assert parse("--reward-scale", "0.5").learned_scale() == 0.5

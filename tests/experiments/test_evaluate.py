@@ -8,7 +8,7 @@ import imageio.v2
 import numpy as np
 import pytest
 
-from experiments import evaluate, gym, history, report
+from experiments import evaluate, gym, history, summary
 from pbt import checkpoint, store
 
 TINY = (
@@ -117,8 +117,26 @@ def test_a_finished_run_is_scored_by_fresh_episodes_once(run):
     fresh = evaluate.evaluate(run_store, Path("run"), best, 30, seed=0)
     assert written["returns"] == list(fresh.returns)
     assert written["mean"] == pytest.approx(fresh.mean)
-    text = report.summary(history.History.read(run_store, "run"), Path("run"))
+    text = summary.summary(history.History.read(run_store, "run"), Path("run"))
     assert f"- score {fresh.mean:.2f}: mean of 30 fresh episodes" in text
+
+
+def test_a_score_is_saved_once(run, command):
+    run_store = run("Catch")
+    best, _ = evaluate.best_member(run_store)
+    other = 1 - best.id
+    saved = Path(f"run/report/evaluation-{other:02d}-{run_store.member(other).version}.json")
+    assert command(evaluate, "run", "--member", other, "--episodes", "5").code is None
+    assert not saved.exists()
+    result = command(evaluate, "run", "--member", other, "--episodes", "5", "--save")
+    assert result.code is None, result
+    written = saved.read_text()
+    assert len(json.loads(written)["returns"]) == 5
+    again = command(evaluate, "run", "--member", other, "--episodes", "6", "--save")
+    assert again.code == 2
+    assert "exists" in again.err
+    assert len(again.err.splitlines()) == 1
+    assert saved.read_text() == written
 
 
 def test_a_member_without_checkpoint_is_refused(here, run):

@@ -8,7 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from experiments import figures, history, report
+from experiments import curves, drawing, family, figures, history, page, report
 from pbt import lineage, store
 from pbt.member import Event
 
@@ -19,6 +19,7 @@ _spec.loader.exec_module(runs)
 
 PICTURES = {"schedule.png", "learning_curves.png", "hyperparameters.png", "family_tree.png"}
 TABLES = {"summary.md", "schedule.csv", "reports.csv", "episodes.csv", "events.jsonl"}
+PAGE = {"index.html"}
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_the_whole_report(population, run_dir, capsys):
     population.train(1000)
     assert report.main([str(run_dir)]) == 0
     out = run_dir / "report"
-    assert {path.name for path in out.iterdir()} == PICTURES | TABLES
+    assert {path.name for path in out.iterdir()} == PICTURES | TABLES | PAGE
     for name in PICTURES:
         pixels = matplotlib.image.imread(out / name)
         assert min(pixels.shape[:2]) > 400
@@ -129,7 +130,7 @@ def test_a_run_whose_members_have_no_score_yet(tmp_path, capsys):
 
 
 def test_a_run_in_the_middle(population, run_dir):
-    for turns in (1, 22):
+    for turns in (1, 12):
         population.train(turns)
         assert report.main([str(run_dir)]) == 0  # over the old one
 
@@ -183,7 +184,7 @@ def test_no_line_of_the_family_tree_crosses_another(tmp_path, seed):
     population.restore()
     population.train(1000)
     tree = lineage.Tree(population.store.versions())
-    order = figures.tree_order([b for b in tree.branches() if b.parent is None])
+    order = family.tree_order([b for b in tree.branches() if b.parent is None])
     assert len(order) == len(tree.branches()) > 15
     row = {branch.keys[0]: place for place, branch in enumerate(order)}
     for branch in order:
@@ -195,18 +196,11 @@ def test_no_line_of_the_family_tree_crosses_another(tmp_path, seed):
 
 def test_the_moving_mean_is_one():
     y = np.random.default_rng(0).normal(size=300)
-    x, means = figures.moving_mean(np.arange(300.0), y, 10)
+    x, means = curves.moving_mean(np.arange(300.0), y, 10)
     assert x[0] == 9  # not a mean of fewer
     for at, mean in zip(x.astype(int), means, strict=True):
         assert mean == pytest.approx(y[at - 9 : at + 1].mean())
-    assert len(figures.moving_mean(np.arange(9e4), np.zeros(90_000), 10)[0]) <= 400
-
-
-@pytest.mark.parametrize(
-    ("steps", "text"), [(0, "0"), (500, "500"), (250e3, "250k"), (999_999, "1M"), (1.25e6, "1.25M")]
-)
-def test_steps_for_people(steps, text):
-    assert figures.format_steps(steps) == text
+    assert len(curves.moving_mean(np.arange(9e4), np.zeros(90_000), 10)[0]) <= 400
 
 
 def test_a_member_s_curve_is_cut_where_its_weights_changed(population):
@@ -214,12 +208,58 @@ def test_a_member_s_curve_is_cut_where_its_weights_changed(population):
     seen = history.History.read(population.store, "x")
     for number in range(4):
         copies = [v for v in seen.versions if v.member == number and v.kind == "exploit"]
-        assert len(list(figures.curve_pieces(seen, number))) == len(copies) + 1
+        assert len(list(curves.curve_pieces(seen, number))) == len(copies) + 1
 
 
 def test_large_and_small_populations_have_figures(tmp_path):
     for size in (1, 2, 40):
         population = runs.Population(tmp_path / str(size), runs.configuration(size, 4))
         population.train(1000)
-        drawn = figures.figures(history.History.read(population.store, "x"))
+        seen = history.History.read(population.store, "x")
+        drawn = figures.figures(seen)
         assert set(drawn) == PICTURES
+        assert len(page.page(seen, tmp_path, drawn).encode()) < 1_000_000
+
+
+def test_a_figure_of_many_marks_is_pixels_inside_the_page(tmp_path, monkeypatch):
+    population = runs.Population(tmp_path, runs.configuration())
+    population.train(1000)
+    monkeypatch.setattr(drawing, "RASTER_FROM", 10)
+    seen = history.History.read(population.store, "x")
+    for name, marks in (("family_tree.png", "<path"), ("learning_curves.png", "<use")):
+        text = drawing.svg(figures.figures(seen)[name], name)
+        assert text.count("data:image/png;base64,") >= 1
+        assert text.count(marks) < 60
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A folder that says it is a study's."""
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / report.STUDY_FILE).write_text("{}")
+    return folder
+
+
+def test_a_study_is_rebuilt_from_its_folder(study, monkeypatch, capsys):
+    from experiments import study_results
+
+    rebuilt = []
+    monkeypatch.setattr(study_results, "rebuild", rebuilt.append)
+    assert report.main([str(study)]) == 0
+    assert rebuilt == [study]
+    assert report.main([str(study), "--out", str(study / "elsewhere")]) == 2
+    assert "rebuilt where it lies" in capsys.readouterr().err
+    assert rebuilt == [study]
+
+
+def test_a_damaged_study_is_refused_in_one_line(study, capsys):
+    before = sorted(study.iterdir())
+    for text in ("{", "{}", "[]"):
+        (study / report.STUDY_FILE).write_text(text)
+        assert report.main([str(study)]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("error: ")
+        assert len(captured.err.splitlines()) == 1
+    assert sorted(study.iterdir()) == before

@@ -1,66 +1,184 @@
+"""Studies: arms that differ in one thing, runs that are shared, and how they are told."""
+
 import dataclasses
+import re
 
-import numpy as np
 import pytest
-import scipy.stats
 
-from experiments import gym, study
+from experiments import arms, outcome, schedule, study
+from pbt import decide, store
 
-
-def test_comparison_against_scipy():
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(1, 1, 10).round(1), rng.normal(0, 1, 10).round(1)  # rounded: with ties
-    result = study.compare(x, y)
-    assert result.mean == pytest.approx(np.mean(x - y))
-    u = scipy.stats.mannwhitneyu(x, y).statistic
-    assert result.probability_of_improvement == pytest.approx(u / 100)
-    # The percentile interval of a mean is close to the normal one at n = 10.
-    standard_error = np.std(x - y, ddof=1) / np.sqrt(10)
-    assert result.interval[0] == pytest.approx(result.mean - 1.96 * standard_error, abs=0.3)
-    assert result.interval[1] == pytest.approx(result.mean + 1.96 * standard_error, abs=0.3)
-    low, high = result.probability_interval
-    assert low < result.probability_of_improvement < high
+TINY = (
+    *("--world", "Catch", "--population", "2", "--num-envs", "4", "--seeds", "2"),
+    *("--total-steps", "240", "--report-interval", "120", "--ready-interval", "120"),
+    *("--tuned", "learning_rate=0.01", "entropy_cost=0.01", "unroll_length=5"),
+    *("--run-dir", "runs"),
+)
 
 
-def test_comparison_of_equals_is_undecided():
-    result = study.compare([1.0, 2.0, 3.0], [3.0, 1.0, 2.0])
-    assert result.mean == 0
-    assert result.probability_of_improvement == 0.5
-    assert result.interval[0] < 0 < result.interval[1]
+def settings(arm, seed=0, winner=None):
+    base, tuned = arms.world(arms.DEFAULT_WORLD)
+    run_config = arms.settings_of(arm, base.settings, seed, tuned, winner)
+    return run_config.run_config(base.learner_config).to_json()
 
 
-def test_arms_differ_in_one_thing_and_begin_alike():
-    pbt, random_search = study.ARMS["pbt"], study.ARMS["random-search"]
-    assert dataclasses.replace(random_search, exploit="t-test") == pbt
+def flat_differences(one, other):
+    return {name for name in one if one[name] != other[name]}
 
 
-def test_a_study_runs_resumes_and_repeats(tmp_path, monkeypatch, capsys):
-    tiny = gym.GymConfig(
-        env="Catch",
-        population=2,
-        num_envs=4,
-        total_steps=800,
-        report_interval=400,
-        ready_interval=400,
+@pytest.mark.parametrize(
+    ("name", "arm", "differs"),
+    [
+        ("random-search", "random search", {"exploit"}),
+        ("random-search", "hand-tuned", {"exploit", "space"}),
+        ("exploit", "truncation", {"exploit"}),
+        ("exploit", "binary tournament", {"exploit"}),
+        ("copy", "weights only", {"copy"}),
+        ("copy", "hyperparameters only", {"copy"}),
+        ("copy", "nothing, but explore", {"copy"}),
+        ("ready", "ready x 4", {"ready_interval"}),
+        ("population-size", "16 members", {"population"}),
+        ("schedule", "middle of the prior", {"exploit", "space"}),
+    ],
+)
+def test_an_arm_differs_from_pbt_in_what_it_names(name, arm, differs):
+    (found, *_) = (other for other in arms.STUDIES[name].arms if other.name == arm)
+    assert flat_differences(settings(found), settings(arms.PBT)) == differs
+
+
+def test_panels_of_population_size_have_equal_steps_or_equal_totals():
+    found = {(arm.panel, arm.name): settings(arm) for arm in arms.STUDIES["population-size"].arms}
+    assert len(found) == 8
+    for (panel, _), values in found.items():
+        total = values["population"] * values["total_steps"]
+        if panel == arms.EQUAL_STEPS:
+            assert values["total_steps"] == arms.REPEAT_PREVIOUS.total_steps
+        else:
+            assert total == 8 * arms.REPEAT_PREVIOUS.total_steps
+    eights = [values for (_, name), values in found.items() if name == "8 members"]
+    assert eights[0] == eights[1] == settings(arms.PBT)
+
+
+def test_every_study_has_its_reference_in_every_panel_and_settings_the_engine_takes():
+    winner = schedule.Schedule(
+        ((0, {"learning_rate": 0.01, "entropy_cost": 0.02, "unroll_length": 3.6}),)
     )
-    arms = {"pbt": tiny, "random-search": dataclasses.replace(tiny, exploit="none")}
-    monkeypatch.setattr(study, "ARMS", arms)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    command = ["study", "random-search", "--seeds", "2", "--run-dir", str(tmp_path / "a b")]
-    monkeypatch.setattr("sys.argv", command)
-    study.main()
-    first = (tmp_path / "a b/study-random-search/scores.csv").read_text()
-    assert "| pbt | 1 |" in capsys.readouterr().out
-    study.main()  # all runs are there: nothing is trained
-    assert (tmp_path / "a b/study-random-search/scores.csv").read_text() == first
-    assert (tmp_path / "a b/study-random-search/comparison.png").stat().st_size > 10_000
-    row = study.run_arm("pbt", 1, tmp_path / "again", workers=1)
-    assert ",".join(str(value) for value in dataclasses.astuple(row)) in first
+    for described in arms.STUDIES.values():
+        for panel in described.panels:
+            names = [arm.name for arm in described.arms if arm.panel == panel]
+            assert described.reference in names
+            assert len(set(names)) == len(names)
+        for arm in described.arms:
+            values = settings(arm, seed=3, winner=winner)
+            assert values["seed"] == 3
+            fixed = values["space"]["dimensions"]
+            if arm.setting == "final":
+                assert fixed["unroll_length"] == {"kind": "Constant", "value": 4.0}
+            if arm.setting == "schedule":
+                assert values["task_config"]["schedule"] == winner.to_json()
 
 
-def test_too_few_seeds_are_refused(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["study", "random-search", "--seeds", "1"])
-    with pytest.raises(SystemExit) as caught:
-        study.main()
-    assert caught.value.code == 2
-    assert "--seeds 1: use 2 or more" in capsys.readouterr().err
+@pytest.mark.parametrize("world", ["Catch", "CartPole-v1", "Pong"])
+def test_any_world_has_settings(world):
+    base, tuned = arms.world(world, changes={"population": 3, "seed": None})
+    assert base.settings.population == 3
+    assert base.learner_config.clip_rewards == (world == "Pong")
+    assert base.learner_config.reward_scale == (0.05 if world == "CartPole-v1" else 1.0)
+    assert (tuned is None) == (world != "Pong")
+    arms.settings_of(arms.PBT, base.settings, 0, tuned, None).run_config(base.learner_config)
+
+
+def test_a_study_runs_resumes_repeats_and_shares_its_runs(command, here, monkeypatch):
+    first = command(study, "copy", *TINY)
+    assert first.code is None, first
+    assert "nothing, but explore, seed 1" in first.out
+    results = here / "results/runs/study-copy-Catch"
+    readme = (results / "README.md").read_text()
+    assert "| weights only | 2 |" in readme
+    for figure in ("scores.png", "curves.png", "schedules.png"):
+        assert (results / figure).stat().st_size > 10_000
+    runs = sorted((here / "runs/Catch").iterdir())
+    assert len(runs) == 10
+    trained = study.train
+    monkeypatch.setattr(study, "train", lambda run_dir, workers: pytest.fail(f"trains {run_dir}"))
+    again = command(study, "copy", *TINY)
+    assert again.code is None
+    unchanged = r"\(\d+ s, |command: .*"
+    told = (results / "README.md").read_text()
+    assert re.sub(unchanged, "", told) == re.sub(unchanged, "", readme)
+    # The exploit study has two arms that the copy study has, too; a run repeats exactly.
+    monkeypatch.setattr(study, "train", trained)
+    shared = next(run for run in runs if "t-test-copy-both" in run.name)
+    before = outcome.read(shared)
+    for path in sorted(shared.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    shared.rmdir()
+    made = []
+    monkeypatch.setattr(study, "train", lambda d, w: (made.append(d.name), trained(d, w)))
+    assert command(study, "exploit", *TINY, "--seeds", "1").code is None
+    assert len(made) == 3, made
+    assert shared.name in made
+    repeated = outcome.read(shared)
+    assert dataclasses.replace(repeated, seconds=0) == dataclasses.replace(before, seconds=0)
+
+
+def test_arms_begin_alike_and_replays_follow_the_winner(command, here):
+    assert command(study, "schedule", *TINY, "--seeds", "1").code is None
+    assert command(study, "random-search", *TINY, "--seeds", "1").code is None
+    first_draws, replayed = set(), []
+    for run in (here / "runs/Catch").iterdir():
+        with store.Store.open(run) as opened:
+            if opened.config.space.adapt:
+                first_draws.add(
+                    tuple(str(v.hyperparameters) for v in opened.versions() if v.kind == "initial")
+                )
+            replayed += [opened.config.task_config.get("schedule")]
+            assert decide.task_seed(opened.config.seed, 0, 0) == decide.task_seed(0, 0, 0)
+        if "copy-both" in run.name:
+            winner = outcome.read(run).schedule
+    assert len(first_draws) == 1
+    assert [found for found in replayed if found] == [list(winner)]
+
+
+def test_a_dry_run_counts_and_creates_nothing(command, here):
+    done = command(study, "all", *TINY, "--dry-run")
+    assert done.code is None, done
+    # 14 runs of 2 members; 4, 8, 16 and 32 at equal steps; the same at equal totals, of which the
+    # last two are rounded to the 4 worlds.
+    members = 14 * 2 + 2 * (4 + 8 + 16 + 32)
+    steps = 14 * 2 * 240 + (4 + 8 + 16 + 32) * 240 + 2 * 2 * 240 + 16 * 28 + 32 * 12
+    assert f"44 runs, {2 * members} member runs, {2 * steps:,} agent steps" in done.out
+    assert "0 member runs are done" in done.out
+    assert "a few seconds of training just now" in done.out
+    assert list(here.iterdir()) == []
+    assert command(study, "ready", *TINY, "--seeds", "1").code is None
+    done = command(study, "random-search", *TINY, "--dry-run")
+    assert "6 runs, 12 member runs, 2,880 agent steps; 2 member runs are done" in done.out
+    assert "left: 2,400 agent steps" in done.out
+    assert "from the seconds that finished runs recorded" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--seeds", "0"), "--seeds 0: use 1 or more"),
+        (("--workers", "0"), "--workers 0: use 1 or more"),
+        (("--world", "Pongg"), "Pong"),
+        (("--agent", "a4c"), "--agent a4c: use one of a3c"),
+        (("--total-steps", "241"), "total_steps 241 is no multiple of 4"),
+        (("--tuned", "learning_rate=fast"), "learning_rate=fast"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_nothing_created(command, here, arguments, message):
+    result = command(study, "random-search", *TINY, *arguments)
+    assert result.code == 2
+    assert message in result.err
+    assert result.err.count("\n") == 1
+    assert list(here.iterdir()) == []
+
+
+def test_a_world_without_a_tuned_setting_leaves_that_arm_out(command, here):
+    arguments = [argument for argument in TINY if "=" not in argument and argument != "--tuned"]
+    result = command(study, "random-search", *arguments, "--dry-run")
+    assert "no hand-tuned setting" in result.out
+    assert "4 runs" in result.out

@@ -1,0 +1,159 @@
+"""Figures of several runs side by side: learning curves overlaid, schedules next to each other."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from experiments import comparison, curves, drawing, statistics, wording
+from pbt import lineage, space
+
+MOST_COLUMNS = 4
+"""Groups that have room next to each other; of more, schedules are laid over each other."""
+
+
+def learning_curves(compared: Sequence[comparison.Group]) -> Figure:
+    """Training scores: best members over agent steps and over hours, populations over agent steps.
+
+    One row of panels per world; no populations where all are of one member. Of several runs, the
+    interquartile mean with its 95 % interval at each point; of a single run, its own curve. Hours
+    are what workers spent training a member, at the mean speed of its run: an agent that learns
+    more from a step may take longer over it.
+    """
+    worlds = list(dict.fromkeys(group.world for group in compared))
+    alone = all(run.history.config.population == 1 for g in compared for run in g.runs)
+    figure, rows = drawing.grid(len(worlds), 2 if alone else 3, 3.0, share_steps=False)
+    for world, (best, by_hours, *population) in zip(worlds, rows, strict=True):
+        for index, group in enumerate(compared):
+            if group.world != world:
+                continue
+            found = [curves.population_curves(run.history) for run in group.distinct]
+            style = line_style(index)
+            _draw(best, [(one.steps, one.best) for one in found], style)
+            hours = [curves.hours_per_step(run.history) for run in group.distinct]
+            _draw(
+                by_hours,
+                [(one.steps * each, one.best) for one, each in zip(found, hours, strict=True)],
+                style,
+            )
+            for axes in population:
+                _draw(axes, [(one.steps, _middle(one)) for one in found], style)
+        best.set_ylabel(f"training score, {', '.join(world)}", parse_math=False)
+        for axes in (best, *population):
+            drawing.steps_axis(axes, "agent steps per member", bins=4)
+        by_hours.set_xlabel("hours of training per member")
+        by_hours.margins(x=0.015)
+    for axes, text in zip(
+        rows[0], ("best member", "best member, by time", "population (IQM)"), strict=False
+    ):
+        axes.set_title(text, fontsize=10, loc="left", color=drawing.INK)
+    drawing.title(figure, "Learning curves")
+    drawing.legend(figure, _handles(compared))
+    return figure
+
+
+def schedules(compared: Sequence[comparison.Group]) -> Figure | None:
+    """The hyperparameters behind every run's best member; None if none has any that vary."""
+    names = list(
+        dict.fromkeys(name for g in compared for run in g.runs for name in run.history.varied)
+    )
+    if not names or not any(run.history.lineage for group in compared for run in group.runs):
+        return None
+    is_wide = len(compared) <= MOST_COLUMNS
+    figure, rows = drawing.grid(len(names), len(compared) if is_wide else 1, 1.6)
+    for name, panels in zip(names, rows, strict=True):
+        for index, group in enumerate(compared):
+            axes = panels[index] if is_wide else panels[0]
+            _draw_schedules(axes, group, name, line_style(index))
+        for axes, group in zip(panels, compared, strict=False):
+            hyper = group.runs[0].history.config.space
+            if not isinstance(hyper.dimensions.get(name, space.Constant(0.0)), space.Constant):
+                drawing.value_axis(axes, name, hyper)
+        for axes in panels[1:]:
+            axes.set_ylabel("")
+        panels[0].set_ylabel(name.replace("_", " "), parse_math=False)
+    if is_wide:
+        for axes, group in zip(rows[0], compared, strict=True):
+            name = wording.shortened(group.name, 72 // len(compared) - 8)
+            label = f"{name}, n = {len(group.distinct)}"
+            axes.set_title(label, fontsize=10, loc="left", color=drawing.INK, parse_math=False)
+    for axes in rows[-1]:
+        drawing.steps_axis(axes, "steps behind the weights", bins=max(3, 8 // len(rows[0])))
+    drawing.title(figure, "Schedules behind the best members")
+    drawing.legend(figure, [*([] if is_wide else _handles(compared)), drawing.dashed("prior")])
+    return figure
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Colour and dashes of the n-th group, the same in all figures."""
+    cycle, place = divmod(index, len(drawing.SERIES))
+    return {"color": drawing.SERIES[place], "ls": drawing.DASHES[cycle % len(drawing.DASHES)]}
+
+
+def _draw(
+    axes: Axes, found: Sequence[tuple[curves.Floats, curves.Floats]], style: dict[str, Any]
+) -> None:
+    """One group in one panel."""
+    width, opacity = (1.8, 1.0) if len(found) == 1 else (0.6, 0.35)
+    for steps, values in found:
+        axes.plot(steps, values, **style, linewidth=width, alpha=opacity, zorder=2)
+    if len(found) == 1:
+        return
+    end = min(steps[-1] for steps, _ in found)
+    shared = np.linspace(0, end, curves.GRID_POINTS + 1)
+    table = np.array([_at(shared, steps, values) for steps, values in found])
+    known = ~np.isnan(table).any(axis=0)
+    if not known.any():
+        return
+    low, high = statistics.curve_interval(table[:, known])
+    axes.fill_between(
+        shared[known], low, high, color=style["color"], alpha=0.18, linewidth=0, zorder=3
+    )
+    means = [statistics.iqm(point) for point in table.T[known]]
+    axes.plot(shared[known], means, **style, linewidth=2.0, zorder=4)
+
+
+def _at(wanted: curves.Floats, steps: curves.Floats, values: curves.Floats) -> curves.Floats:
+    """The values in force at the wanted steps."""
+    return values[np.searchsorted(steps, wanted, side="right") - 1]
+
+
+def _middle(population: curves.PopulationCurves) -> curves.Floats:
+    """The interquartile mean of the members at each point that half of them have reached."""
+    needed = math.ceil(len(population.scores) / 2)
+    columns = [column[~np.isnan(column)] for column in population.scores.T]
+    return np.array([statistics.iqm(c) if len(c) >= needed else np.nan for c in columns])
+
+
+def _draw_schedules(axes: Axes, group: comparison.Group, name: str, style: dict[str, Any]) -> None:
+    for run in group.distinct:
+        rows = lineage.schedule(run.history.lineage)
+        hyper = run.history.config.space
+        if name not in hyper.dimensions or not rows:
+            continue
+        values = [float(hyper.used(row.hyperparameters)[name]) for row in rows]
+        opacity = max(0.35, 1 / len(group.distinct))
+        axes.step(
+            [row.agent_steps for row in rows],
+            values,
+            where="post",
+            linewidth=1.5,
+            alpha=opacity,
+            zorder=3,
+            **style,
+        )
+
+
+def _label(group: comparison.Group) -> str:
+    return f"{group.name} (n = {len(group.distinct)})"
+
+
+def _handles(compared: Sequence[comparison.Group]) -> list[Line2D]:
+    return [
+        Line2D([], [], **line_style(index), linewidth=2.0, label=_label(group))
+        for index, group in enumerate(compared)
+    ]

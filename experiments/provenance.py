@@ -1,0 +1,82 @@
+"""Which command and which commit made a run: a line per start, in RUN_DIR/commands.jsonl.
+
+Nothing reads it but reports. Only the command line is kept, never the environment.
+"""
+
+import contextlib
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+FILE_NAME = "commands.jsonl"
+_SOURCES = Path(__file__).resolve().parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """One start of a command on a run: its creation, or a resumption."""
+
+    command: str
+    """As one could type it."""
+    commit: str | None
+    """Of the checkout that the code came from, `-dirty` with uncommitted changes; None: unknown."""
+    started_s: float
+    """Unix time."""
+
+
+def record(run_dir: Path) -> None:
+    """Append this process's command line; a run that cannot be written to says so elsewhere."""
+    command = shlex.join(["python", *sys.orig_argv[1:]])
+    start = Start(command, commit(), time.time())
+    with contextlib.suppress(OSError), (run_dir / FILE_NAME).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(dataclasses.asdict(start)) + "\n")
+
+
+def read(run_dir: Path) -> list[Start]:
+    """All starts, oldest first; lines that are not ours are left out."""
+    try:
+        lines = (run_dir / FILE_NAME).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    starts = []
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            found = json.loads(line)
+            known = found["commit"]
+            starts.append(
+                Start(
+                    str(found["command"]),
+                    None if known is None else str(known),
+                    float(found["started_s"]),
+                )
+            )
+    return starts
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this code runs from; None outside of one."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"],
+            cwd=_SOURCES,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+        inside = subprocess.run(
+            ["git", "rev-parse", "--show-toplevel"],
+            cwd=_SOURCES,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    # Installed into a virtual environment that lies in somebody else's checkout: not our commit.
+    return described.stdout.strip() if Path(inside.stdout.strip()) == _SOURCES else None

@@ -1,0 +1,71 @@
+"""Numbers as people read them, in figures, tables and pages."""
+
+import datetime
+import math
+import re
+
+
+def steps(count: float, _position: int | None = None) -> str:
+    """Agent steps: 500, 250k, 2M, 1.5G. The second argument is matplotlib's."""
+    for unit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(count) >= unit * 0.9999:
+            return f"{count / unit:.4g}{suffix}"
+    return f"{count:.4g}"
+
+
+def value(number: float, _position: int | None = None) -> str:
+    """A hyperparameter: 0.0025, 7, 3.2e-5."""
+    return _short_exponent(f"{number:.3g}")
+
+
+def score(number: float) -> str:
+    """A score, a mean or a statistic: 10.10, 199.7, 12,340, 3.2e-5."""
+    if not math.isfinite(number):
+        return "n/a"
+    size = abs(number)
+    if 0 < size < 0.1 or size >= 1e7:
+        return _short_exponent(f"{number:.3g}")
+    decimals = 2 if size < 100 else 1 if size < 1_000 else 0
+    return f"{number:,.{decimals}f}"
+
+
+def interval(ends: tuple[float, float]) -> str:
+    """Both ends of an interval; a single run has none."""
+    low, high = ends
+    return f"{score(low)} to {score(high)}" if low == low and high == high else "none for n = 1"
+
+
+def probability(number: float) -> str:
+    """A p value, or how probable something is: 0.34, 0.0093, 2.1e-8."""
+    return f"{number:.2f}" if number >= 0.1 else _short_exponent(f"{number:.2g}")
+
+
+def duration(seconds: float) -> str:
+    """Wall-clock time: 45 s, 77 min, 3 h 05 min."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """1 copy, 2 copies."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def written_on() -> str:
+    """When a page was made."""
+    return f"Written on {datetime.datetime.now(datetime.UTC):%Y-%m-%d at %H:%M} UTC."
+
+
+def shortened(text: str, length: int) -> str:
+    """A name with its middle left out where there is no room for it."""
+    if len(text) <= length:
+        return text
+    half = max(1, (length - 1) // 2)
+    return f"{text[:half]}…{text[-half:]}"
+
+
+def _short_exponent(text: str) -> str:
+    """1e-5, not 1e-05."""
+    return re.sub(r"e([+-])0*(\d)", lambda found: "e" + found[1].strip("+") + found[2], text)

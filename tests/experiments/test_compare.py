@@ -1,0 +1,267 @@
+"""Runs side by side: who belongs together, what may be compared, and what is said about it."""
+
+import csv
+import importlib.util
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from experiments import compare, comparison, scores, statistics
+from pbt import store
+
+HERE = Path(__file__).parent
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+runs = load("projection_run")
+check = load("html_check").check
+
+
+def make(path, seed=0, turns=1000, **settings):
+    """A run, trained as far as `turns` go."""
+    config = runs.configuration(**({"population": 3, "slices": 4, "seed": seed} | settings))
+    population = runs.Population(path, config, seed)
+    population.train(turns)
+    population.store.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Three seeds of one arm, two of another; tests copy what they change."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed in range(3):
+        make(folder / f"pbt-{seed}", seed)
+    for seed in range(2):
+        make(folder / f"none-{seed}", seed, exploit="none")
+    make(folder / "breakout", task_config={"env_id": "Breakout", "preset": "a3c2016"})
+    make(folder / "sticky", task_config={"env_id": "Pong", "preset": "machado2018"})
+    make(folder / "half", 7, turns=6)
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    shutil.copytree(made, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def evaluated(run_dir, returns):
+    """Fresh episodes of the best member, as `experiments.evaluate --save` writes them."""
+    with store.Store.open(run_dir) as opened:
+        best = comparison.History.read(opened, "x").best
+    low, high = statistics.interval(returns, np.mean)
+    scores.write_evaluation(
+        run_dir,
+        best,
+        {
+            "mean": float(np.mean(returns)),
+            "interval_95": (low, high),
+            "returns": list(returns),
+            "protocol": "as agreed",
+        },
+    )
+
+
+def arms(folder, *names):
+    found = [folder / f"{name}-{seed}" for name in names for seed in range(3)]
+    return [path for path in found if path.exists()]
+
+
+def test_the_whole_comparison(folder, tmp_path, capsys):
+    given = [str(path) for path in arms(folder, "pbt", "none")]
+    for index, path in enumerate(given):
+        evaluated(Path(path), [index, index + 1.5])
+    out = tmp_path / "out"
+    assert compare.main([*given, "--out", str(out)]) == 0
+    names = {"index.html", "learning_curves.png", "schedules.png", "scores.csv"}
+    assert {path.name for path in out.iterdir()} == names
+    for name in ("learning_curves.png", "schedules.png"):
+        assert matplotlib.image.imread(out / name).std() > 0.05
+    elements, words = check((out / "index.html").read_text(encoding="utf-8"))
+    assert [tag for tag, _ in elements].count("svg") == 2
+    assert "biased upward" not in words.partition("Scores")[2].partition("Learning curves")[0]
+    printed = capsys.readouterr().out
+    means = [index + 0.75 for index in range(5)]
+    low, high = statistics.interval(means[:3])
+    assert f"pbt: 1.75 (95 % interval {low:.2f} to {high:.2f}), n = 3" in printed
+    assert "P(pbt > none) = 0.00 (95 % interval 0.00 to 0.00), n = 3 and 2" in printed
+    # Paired over seeds 0 and 1: 0.75 - 3.75 and 1.75 - 4.75.
+    assert "-3.00" in words
+    with (out / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["group"] for row in rows] == ["pbt"] * 3 + ["none"] * 2
+    assert [float(row["score"]) for row in rows] == means
+    assert [row["seed"] for row in rows] == ["0", "1", "2", "0", "1"]
+    assert "exploittruncationnone" in words  # the table of what differs
+    assert "ready_interval" not in words  # the same in both
+
+
+def test_nothing_in_the_runs_changes(folder, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    given = [str(path) for path in arms(folder, "pbt")]
+    assert compare.main([*given, "--out", str(tmp_path / "out")]) == 0
+    after = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.suffix not in ("-wal", "-shm")}
+    assert {p: t for p, t in after.items() if p.is_file()} == {
+        p: t for p, t in before.items() if p.is_file()
+    }
+
+
+def test_statistics_are_those_of_the_groups(folder):
+    found = comparison.groups(comparison.read(arms(folder, "pbt", "none")))
+    assert [(group.name, len(group.runs)) for group in found] == [("pbt", 3), ("none", 2)]
+    training = {group.name: [run.training.mean for run in group.runs] for group in found}
+    for one in comparison.aggregates(found):
+        assert one.kind == "training"
+        assert one.iqm == pytest.approx(np.mean(training[one.group.name]))  # too few to trim
+        assert one.interval == statistics.interval(training[one.group.name])
+    (pair,) = comparison.pairs(found)
+    wins = [(x > y) + (x == y) / 2 for x, y in itertools.product(training["pbt"], training["none"])]
+    assert pair.probability == pytest.approx(np.mean(wins))
+    differences = np.subtract(training["pbt"][:2], training["none"])
+    assert pair.seeds == (0, 1)
+    assert pair.difference == pytest.approx(differences.mean())
+    assert pair.difference_interval == statistics.paired_interval(differences)
+
+
+def test_fresh_and_training_scores_are_never_mixed(folder, capsys, tmp_path):
+    given = arms(folder, "pbt", "none")
+    for path in given[:-1]:
+        evaluated(path, [1.0, 2.0])
+    found = comparison.groups(comparison.read(given))
+    assert {one.kind for one in comparison.aggregates(found)} == {"training"}
+    assert compare.main([*map(str, given), "--out", str(tmp_path / "out")]) == 0
+    assert "not all runs have been evaluated" in capsys.readouterr().out
+    _, words = check((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    assert "not all runs have been evaluated" in words
+    assert "training scores, biased upward" in words
+    evaluated(given[-1], [1.0, 2.0])
+    found = comparison.groups(comparison.read(given))
+    assert {one.kind for one in comparison.aggregates(found)} == {"fresh"}
+    assert comparison.pairs(found)[0].probability == 0.5
+
+
+def test_single_runs_are_n_1(folder, tmp_path, capsys):
+    given = [str(folder / name) for name in ("pbt-0", "none-0")]
+    assert compare.main([*given, "--out", str(tmp_path / "out")]) == 0
+    _, words = check((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    assert words.count("none: one seed") == 2
+    assert "Every line is one run: n = 1" in words
+    assert "No two groups are compared" in words
+    printed = capsys.readouterr().out
+    assert "n = 1" in printed
+    assert "P(" not in printed
+    assert "nan" not in printed + words
+
+
+@pytest.mark.parametrize("other", ["breakout", "sticky"])
+def test_scores_of_different_worlds_are_not_compared(folder, tmp_path, capsys, other):
+    given = [*arms(folder, "pbt"), folder / other]
+    assert compare.main([*map(str, given), "--out", str(tmp_path / "out")]) == 0
+    assert "different worlds or protocols" in capsys.readouterr().out
+    _, words = check((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    assert "none are pooled" in words
+    found = comparison.groups(comparison.read(given))
+    assert len(found) == 2
+    assert comparison.pairs(found) == []
+
+
+def test_what_is_no_sample_of_its_own_is_left_out(folder, capsys, tmp_path):
+    make(folder / "again", seed=1)  # trained anew with the settings and the seed of pbt-1
+    given = [*arms(folder, "pbt"), folder / "again", folder / "half"]
+    (group,) = comparison.groups(comparison.read(given))
+    assert [run.name for run in group.counted] == ["pbt-0", "pbt-1", "pbt-2"]
+    assert comparison.aggregates([group])[0].count == 3
+    assert compare.main([*map(str, given), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "Not finished, and left out of what is computed over seeds: half." in printed
+    assert "left out of what is computed over seeds: again." in printed
+
+
+def test_names(folder, tmp_path):
+    given = arms(folder, "pbt", "none")
+    names = ["ours", "ours", "ours", "theirs a", "theirs b"]
+    found = comparison.groups(comparison.read(given, names))
+    assert [group.name for group in found] == ["ours", "theirs"]
+    nested = [tmp_path / "runs" / "pbt-0", make(tmp_path / "more" / "pbt-0", seed=9)]
+    assert comparison.short_names(nested) == ["runs/pbt-0", "more/pbt-0"]
+
+
+def test_names_are_escaped(folder, tmp_path):
+    given = [str(folder / name) for name in ("pbt-0", "none-0")]
+    bad = "<script>alert(1)</script>$x_1$"
+    arguments = ["--names", bad, "b & c", "--out", str(tmp_path / "out")]
+    assert compare.main([*given, *arguments]) == 0
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    _, words = check(text)
+    assert "<script>alert" not in text
+    assert bad in words
+
+
+def bad_input(folder, tmp_path):
+    (folder / "empty").mkdir()
+    shutil.copytree(folder / "pbt-0", folder / "copy")
+    (tmp_path / "file").write_text("")
+    one, two, other = (str(folder / name) for name in ("pbt-0", "pbt-1", "none-0"))
+    return [
+        ([], "two or more"),
+        ([one], "two or more"),
+        ([one, str(folder / "empty")], "empty"),
+        ([one, str(folder / "missing")], "missing"),
+        ([one, two, one], "given twice"),
+        ([one, str(folder / "pbt-1" / ".." / "pbt-0")], "given twice"),
+        ([one, str(folder / "copy")], "is a copy of"),
+        ([one, two, "--names", "a"], "--names has 1 for 2 runs"),
+        ([one, two, "--names", "a", " "], "can be read"),
+        ([one, other, "--names", "a", "a"], "different settings: name them apart"),
+        ([one, two, "--out", str(tmp_path / "file")], "is a file"),
+        ([one, two, "--out", other], "is a run"),
+    ]
+
+
+def test_bad_input_is_refused_in_one_line_and_nothing_is_made(folder, tmp_path, capsys):
+    for arguments, message in bad_input(folder, tmp_path):
+        before = sorted(tmp_path.rglob("*"))
+        if "--out" not in arguments:
+            arguments = [*arguments, "--out", str(tmp_path / "out")]
+        assert compare.main(arguments) == 2, arguments
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert message in captured.err, arguments
+        assert len(captured.err.splitlines()) == 1
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_runs_without_anything_yet_are_compared_all_the_same(tmp_path, capsys):
+    given = [str(make(tmp_path / str(seed), seed, turns=0)) for seed in range(2)]
+    assert compare.main([*given, "--out", str(tmp_path / "out")]) == 0
+    _, words = check((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    assert "not evaluated" in words
+    assert "nan" not in words
+
+
+def test_many_groups_have_room(folder, tmp_path):
+    given = [make(tmp_path / f"m{n}", ready_interval=n * runs.INTERVAL) for n in range(1, 8)]
+    assert compare.main([*map(str, given), "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    check(text)
+    assert len(text.encode()) < 1_000_000
+
+
+def test_scores_read_back_as_they_were_written(folder):
+    evaluated(folder / "pbt-0", [1.0, 4.0])
+    (path,) = (folder / "pbt-0" / "report").iterdir()
+    assert json.loads(path.read_text())["returns"] == [1.0, 4.0]
+    run = comparison.read([folder / "pbt-0", folder / "pbt-1"])[0]
+    assert (run.fresh.mean, run.fresh.episodes, run.fresh.protocol) == (2.5, 2, "as agreed")

@@ -1,0 +1,329 @@
+"""The page of a run: whole, closed, escaped, and without need of anything else."""
+
+import base64
+import hashlib
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from experiments import (
+    curves,
+    decisions,
+    drawing,
+    family,
+    figures,
+    history,
+    markup,
+    page,
+    provenance,
+    report,
+    scores,
+    sections,
+    style,
+    wording,
+)
+from pbt import run
+
+HERE = Path(__file__).parent
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+runs = load("projection_run")
+check = load("html_check").check
+
+NASTY = "<script>alert(1)</script>\"'&amp; größer $a_b$"
+
+
+def read(population, name="a run"):
+    return history.History.read(population.store, name)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run with copies and a restore; tests only read it."""
+    population = runs.Population(tmp_path_factory.mktemp("runs") / "one", runs.configuration())
+    population.train(30)
+    population.restore()
+    population.train(1000)
+    return population
+
+
+@pytest.fixture(scope="module")
+def seen(trained):
+    return read(trained)
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory):
+    """A finished run under the t-test."""
+    config = runs.configuration(exploit="t-test")
+    population = runs.Population(tmp_path_factory.mktemp("runs") / "two", config)
+    population.train(1000)
+    return read(population)
+
+
+def test_the_page_of_a_run_is_whole_and_needs_nothing_else(trained, tmp_path):
+    report.write_report(trained.store, tmp_path / "report")
+    text = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    elements, words = check(text)
+    assert text.startswith("<!doctype html>")
+    tags = [tag for tag, _ in elements]
+    assert tags.count("svg") == tags.count("figure") == 4
+    for tag, attributes in elements:
+        if tag == "svg":
+            assert attributes["role"] == "img"
+            assert len(attributes["aria-label"]) > 40
+        if tag == "th":
+            assert attributes["scope"] in ("col", "row")
+        if tag == "html":
+            assert attributes["lang"] == "en"
+    assert tags.count("caption") == tags.count("table") == 3
+    for heading in (
+        "How it was run",
+        "Learning curves",
+        "Hyperparameters",
+        "The winner's schedule",
+        "Family tree",
+        "Decisions",
+        "Members",
+    ):
+        assert heading in words
+    for fact in ("a3c2016", "Sticky actions", "No-op starts", "no-exploit", "truncation"):
+        assert fact in words
+
+
+def test_only_the_page_s_own_script_may_run(seen):
+    text = page.page(seen, Path("run"), {})
+    elements, _ = check(text)
+    (policy,) = (a["content"] for t, a in elements if a.get("http-equiv"))
+    digest = base64.b64encode(hashlib.sha256(style.SCRIPT.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert text.count("<script>") == 1
+    assert f"<script>{style.SCRIPT}</script>" in text
+
+
+def test_whatever_comes_from_a_run_is_escaped(tmp_path):
+    config = runs.configuration(
+        population=2, slices=6, task_config={"env_id": NASTY, "preset": NASTY, "agent": NASTY}
+    )
+    population = runs.Population(tmp_path / "run", config)
+    population.train(4)
+    population.restore()
+    lease = population.store.claim("tester/boot/1/2")
+    population.store.crash(lease, f"RuntimeError: {NASTY}")
+    population.train(100)
+    run_dir = tmp_path / "run"
+    seen = read(population, NASTY)
+    path = scores.evaluation_path(run_dir, seen.best)
+    path.parent.mkdir()
+    path.write_text(
+        json.dumps({"mean": 1, "interval_95": [0, 2], "returns": [0, 2], "protocol": NASTY})
+    )
+    line = {"command": NASTY, "commit": NASTY, "started_s": 0.0}
+    (run_dir / provenance.FILE_NAME).write_text(json.dumps(line) + "\n")
+    text = page.page(seen, run_dir / NASTY.replace("/", ""), {})
+    text += page.page(seen, run_dir, figures.figures(seen))
+    assert "<script>alert" not in text
+    for part in text.split("<!doctype html>")[1:]:
+        elements, words = check("<!doctype html>" + part)
+        assert [tag for tag, _ in elements].count("script") == 1
+    assert words.count(" ".join(NASTY.split())) >= 6  # name, world, agent, protocol, command, error
+
+
+def test_a_run_without_anything_has_a_page(tmp_path):
+    population = runs.Population(tmp_path, runs.configuration())
+    _, words = check(page.page(read(population), Path("run"), {}))
+    assert "No score yet" in words
+    assert "Decisions" not in words
+
+
+def test_the_score_says_what_it_is(seen, tmp_path):
+    run_dir = tmp_path / "a run"
+    run_dir.mkdir()
+    _, words = check(page.page(seen, run_dir, {}))
+    assert "biased upward" in words
+    assert f"python -m experiments.evaluate '{run_dir}' --save" in words
+    scores.write_evaluation(
+        run_dir,
+        seen.best,
+        {"mean": 3.25, "interval_95": (2, 4.5), "returns": [2, 4.5], "protocol": "as agreed"},
+    )
+    _, words = check(page.page(seen, run_dir, {}))
+    assert "biased upward" not in words
+    assert "3.25 mean of 2 fresh episodes" in words
+    assert "95 % interval 2.00 to 4.50; one run, one seed (n = 1)" in words
+    assert "68 % of human" in words  # Pong: (3.25 + 20.7) / 35.3
+    assert "Played as: as agreed." in words
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"mean": 1}', '{"mean": NaN, "interval_95": [0, 1], "returns": [1]}', "\xff"],
+)
+def test_an_evaluation_that_is_none_is_not_believed(seen, tmp_path, text):
+    path = scores.evaluation_path(tmp_path, seen.best)
+    path.parent.mkdir()
+    path.write_text(text, encoding="latin-1")
+    assert not scores.best_score(seen, tmp_path).is_fresh
+
+
+def test_the_decisions_are_those_of_the_store(trained, seen):
+    rows = decisions.decisions(seen)
+    events = [event for event in seen.events if event.kind != "explore"]
+    assert [(row.kind, row.member, row.agent_steps) for row in rows] == [
+        (event.kind, event.member, event.agent_steps) for event in events
+    ]
+    copies = [row for row in rows if row.is_copy]
+    assert copies
+    for row, event in zip(rows, events, strict=True):
+        assert row.other == event.details.get("donor", event.details.get("opponent"))
+        if row.is_copy:
+            child = trained.store.version(event.member, event.version)
+            old = trained.store.version(event.member, event.version - 1)
+            used = seen.config.space.used
+            assert row.before == pytest.approx(dict(used(old.hyperparameters)))
+            assert row.after == pytest.approx(dict(used(child.hyperparameters)))
+        else:
+            assert row.before == row.after == {}
+
+
+def test_a_t_test_is_shown_with_its_evidence(tested):
+    rows = [row for row in decisions.decisions(tested) if row.t is not None]
+    assert rows
+    elements, words = check(page.page(tested, Path("run"), {}))
+    for row in rows:
+        assert wording.score(row.t) in words
+        assert wording.probability(row.p) in words
+    values = [float(a["data-value"]) for _, a in elements if "data-value" in a]
+    assert {row.p for row in rows} <= set(values)  # sorted by what is known, not by what is shown
+
+
+def test_a_long_table_of_decisions_keeps_every_copy(tested, monkeypatch):
+    rows = decisions.decisions(tested)
+    copies = sum(row.is_copy for row in rows)
+    monkeypatch.setattr(sections, "MOST_DECISIONS", copies + 2)
+    elements, words = check(page.page(tested, Path("run"), {}))
+    assert sum(a.get("class") == "copy" for _, a in elements) == copies
+    assert f"first {len(rows) - copies - 2} that copied nothing are left out" in words
+
+
+def test_random_search_and_a_single_agent_are_called_so(tmp_path):
+    for settings, words in (
+        ({"exploit": "none"}, "random search, the control"),
+        ({"population": 1}, "with nobody to learn from"),
+        ({"task_config": {}}, "not one of this suite's"),
+    ):
+        population = runs.Population(tmp_path / words, runs.configuration(**settings))
+        population.train(3)
+        assert words in check(page.page(read(population), Path("run"), {}))[1]
+
+
+def test_no_id_of_one_figure_meets_another_s(seen):
+    both = [drawing.svg(family.family_tree(seen), key) for key in ("one", "two")]
+    ids = [re.findall(r' id="([^"]+)"', text) for text in both]
+    assert ids[0]
+    assert not set(ids[0]) & set(ids[1])
+
+
+def test_the_same_run_is_drawn_the_same(seen):
+    first, again = (drawing.svg(family.family_tree(seen), "x") for _ in range(2))
+    assert first == again
+
+
+def test_an_inline_figure_follows_the_page_and_says_what_it_shows(trained):
+    text = drawing.svg(figures.schedule(read(trained, NASTY)), "schedule")
+    assert "learning rate" in text  # text, not outlines
+    assert "alert" not in text  # its title is the page's
+    assert "var(--ink)" in text
+    assert drawing.INK not in text
+    assert "font-family" not in text
+    assert "http" not in text
+
+
+def test_elements_escape_text_and_keep_markup():
+    made = markup.element(
+        "p", "1 < 2 & ", markup.element("b", "x"), None, class_='a"b', hidden=True
+    )
+    assert made == '<p class="a&quot;b" hidden>1 &lt; 2 &amp; <b>x</b></p>'
+    assert markup.element("meta", name="a", content=None) == '<meta name="a">'
+    with pytest.raises(ValueError, match="zip"):
+        markup.table("c", [markup.Column("a")], [["1", "2"]])
+
+
+def test_a_population_s_curves_are_its_members_scores(seen):
+    found = curves.population_curves(seen, points=40)
+    for row, member in zip(found.scores, seen.members, strict=True):
+        for steps, value in zip(found.steps, row, strict=True):
+            # Slowly: of the versions that still stand, the last one made at or before these steps.
+            standing = []
+            for version in (v for v in seen.versions if v.member == member.id):
+                standing = [v for v in standing if v.agent_steps < version.agent_steps]
+                standing.append(version)
+            known = [
+                seen.tree.scores[v.member, v.version]
+                for v in standing
+                if v.agent_steps <= steps and seen.tree.scores[v.member, v.version] is not None
+            ]
+            if steps > member.agent_steps or not known:
+                assert value != value
+            else:
+                assert value == known[-1]
+    best = found.best
+    assert best[-1] == max(row[-1] for row in found.scores)
+
+
+def test_the_commands_of_a_run_are_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.orig_argv", ["/usr/bin/python3", "-m", "experiments.gym", "a b"])
+    assert provenance.read(tmp_path) == []
+    provenance.record(tmp_path)
+    with (tmp_path / provenance.FILE_NAME).open("a") as file:
+        file.write('not json\n{"command": 1}\n')
+    provenance.record(tmp_path)
+    first, second = provenance.read(tmp_path)
+    assert first.command == "python -m experiments.gym 'a b'"
+    assert second.started_s >= first.started_s
+    assert first.commit is None or re.fullmatch(r"[0-9a-f]{12,40}(-dirty)?", first.commit)
+    provenance.record(tmp_path / "nowhere")  # nothing to write into: no error, and nothing made
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (10.1, "10.10"),
+        (199.66, "199.7"),
+        (12_345.6, "12,346"),
+        (0, "0.00"),
+        (-0.5, "-0.50"),
+        (3.21e-5, "3.21e-5"),
+        (2e9, "2e9"),
+        (float("nan"), "n/a"),
+    ],
+)
+def test_scores_for_people(number, text):
+    assert wording.score(number) == text
+
+
+@pytest.mark.parametrize(
+    ("steps", "text"), [(0, "0"), (500, "500"), (250e3, "250k"), (999_999, "1M"), (1.25e6, "1.25M")]
+)
+def test_steps_for_people(steps, text):
+    assert wording.steps(steps) == text
+
+
+def test_every_exploit_rule_is_described(tmp_path):
+    for rule in get_args(run.Exploit):
+        population = runs.Population(tmp_path / rule, runs.configuration(2, 1, exploit=rule))
+        _, words = check(page.page(read(population), Path("run"), {}))
+        assert rule.replace("binary-", "binary ") in words

@@ -1,0 +1,126 @@
+"""A study's page: what it says follows from its tables, and from nothing else."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import arms, outcome, report, statistics, study_results
+
+COMMITTED = sorted(Path(__file__).parents[2].glob("results/*/study.json"))
+DESCRIBED = {
+    "study": "random-search",
+    "title": "PBT against random search",
+    "question": "Which is better?",
+    "paper": "Figure 3: PBT.",
+    "reference": "PBT",
+    "arms": [
+        {"panel": "", "name": "PBT", "settings": "t-test"},
+        {"panel": "", "name": "random search", "settings": "nobody copies"},
+        {"panel": "", "name": "never run", "settings": "nothing"},
+    ],
+    "world": "Catch",
+    "agent": "a3c",
+    "settings": {"members": 8, "learning rate": [1e-4, 0.1]},
+    "protocol": "Catch; actions sampled",
+    "command": "python -m experiments.study random-search",
+    "commit": "abc1234",
+}
+SCORES = {"PBT": [5.0, 6.5, 7.0, 9.0], "random search": [5.5, 3.0, 4.0, 5.0]}
+
+
+def result(arm, seed, score):
+    return study_results.Result(
+        panel="",
+        arm=arm,
+        seed=seed,
+        run=f"{arm}-{seed}",
+        outcome=outcome.Outcome(
+            member=1,
+            training_score=score + 1,
+            score=score,
+            median_training_score=score - 1,
+            agent_steps=800,
+            seconds=360.0,
+            decisions={"exploit": 4, "no-exploit": 6} if arm == "PBT" else {},
+            protocol="Catch; actions sampled; evaluation seed 1",
+            curve=((100, None, None), (200, 1.0, 0.5), (300, score, score - 1)),
+            schedule=(
+                ({"agent_steps": 0, "rate": 0.1}, {"agent_steps": 300, "rate": 0.01})
+                if arm == "PBT"
+                else ()
+            ),
+        ),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    results = [result(arm, seed, s) for arm, own in SCORES.items() for seed, s in enumerate(own)]
+    study_results.write(tmp_path / "study", DESCRIBED, results)
+    return tmp_path / "study"
+
+
+def test_the_table_says_what_the_scores_say(folder):
+    lines = (folder / "README.md").read_text().splitlines()
+    (row,) = (line for line in lines if line.startswith("| random search |"))
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    x, y = np.array(SCORES["PBT"]), np.array(SCORES["random search"])
+    assert cells[1] == "4"
+    low, high = statistics.interval(y)
+    assert cells[2] == f"{np.mean([4.0, 5.0]):.2f} ({low:.2f} to {high:.2f})"  # the middle two
+    assert cells[3] == f"{y.mean():.2f}"
+    assert cells[4] == f"{(y - 1).mean():.2f}"
+    assert cells[6].startswith(f"{(x - y).mean():.2f} (")
+    above = np.mean([a > b for a in x for b in y]) + np.mean([a == b for a in x for b in y]) / 2
+    assert cells[7].startswith(f"{above:.2f} (")
+    assert "| never run | 0 |" in "\n".join(lines)
+    text = "\n".join(lines)
+    for said in ("Figure 3: PBT.", "abc1234", "seeds 0 to 3", "in (0.0001, 0.1)", "0.80 hours"):
+        assert said in text, said
+
+
+def test_a_rebuilt_folder_is_the_same_and_notes_are_kept(folder, command):
+    (folder / "notes.md").write_text("## What it shows\n\nNothing yet.\n")
+    assert report.main([str(folder)]) == 0
+    text = (folder / "README.md").read_text()
+    assert "Nothing yet." in text
+    for made in ("README.md", "scores.png", "curves.png", "schedules.png"):
+        (folder / made).unlink()
+    assert report.main([str(folder)]) == 0
+    assert (folder / "README.md").read_text() == text
+    assert (folder / "schedules.png").stat().st_size > 10_000
+
+
+def test_a_damaged_table_is_named(folder):
+    text = (folder / "scores.csv").read_text()
+    (folder / "scores.csv").write_text(text.replace("6.5", "six"))
+    with pytest.raises(ValueError, match=r"scores.csv, line 3: not a row of scores"):
+        study_results.rebuild(folder)
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    results = [result(arm, 0, own[0]) for arm, own in SCORES.items()]
+    study_results.write(tmp_path, DESCRIBED, results)
+    assert "| random search | 1 | 5.50 (none for n = 1) |" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("study", COMMITTED, ids=lambda path: path.parent.name)
+def test_committed_results_are_made_of_their_tables(study, tmp_path):
+    committed = study.parent
+    for name in ("study.json", "scores.csv", "curves.csv", "schedules.csv", "notes.md"):
+        if (committed / name).exists():
+            shutil.copy(committed / name, tmp_path / name)
+    study_results.rebuild(tmp_path)
+    assert (tmp_path / "README.md").read_text() == (committed / "README.md").read_text()
+    described = json.loads(study.read_text())
+    assert described["study"] in arms.STUDIES
+    rows = list(csv.DictReader((committed / "scores.csv").open()))
+    assert {row["arm"] for row in rows} <= {arm["name"] for arm in described["arms"]}
+    assert re.search(
+        r"command: `python -m experiments\.study", (tmp_path / "README.md").read_text()
+    )
