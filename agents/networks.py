@@ -81,9 +81,9 @@ class ConvTorso(nn.Module):
         x = obs.contiguous(memory_format=layout).float().sub_(mean)
         first: nn.Conv2d = self.convolutions[0]  # type: ignore[assignment]
         x = functional.conv2d(x, first.weight * (1 / 255), first.bias, first.stride)
-        x = functional.relu(x)
+        x = functional.relu(x, inplace=True)
         for convolution in self.convolutions[1:]:
-            x = functional.relu(convolution(x))
+            x = functional.relu(convolution(x), inplace=True)
         return x.flatten(1)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:

@@ -230,10 +230,10 @@ def test_half_of_the_predicted_rewards_are_rewards(stack, channels):
     assert len(rare) < 0.45 * len(worlds.done)
     drawn = buffer.sample_rewards(4_000, 0.5, torch.Generator().manual_seed(2))
     obs, reward = drawn
-    assert obs.shape == (3, 4_000, stack * channels, SIZE, SIZE)
+    assert obs.shape == (4_000, 3, stack * channels, SIZE, SIZE)
     assert abs((reward != 0).float().mean() - 0.5) < 4 * 0.5 / np.sqrt(4_000)
     for n in range(400):
-        keys = [told(obs[k, n], stack) for k in range(3)]
+        keys = [told(obs[n, k], stack) for k in range(3)]
         world, episode, t = keys[-1]
         assert keys == [(world, episode, t - 2), (world, episode, t - 1), (world, episode, t)]
         assert worlds.done[keys[-1]][1] == reward[n]

@@ -224,11 +224,11 @@ def test_value_replay_regresses_on_n_step_returns():
 def test_reward_prediction_is_cross_entropy_over_three_classes():
     agent = make(least_reward=0.1)
     rng = np.random.default_rng(0)
-    obs = torch.from_numpy(rng.integers(0, 256, (3, 5, 2, 84, 84)).astype(np.uint8))
+    obs = torch.from_numpy(rng.integers(0, 256, (5, 3, 2, 84, 84)).astype(np.uint8))
     reward = torch.tensor([0.0, 0.1, -3.0, 0.09, -0.09])
     with torch.no_grad():
         found = agent.reward_prediction_loss(obs, reward).item()
-        seen = [agent.base.network.torso.convolve(obs[k]) for k in range(3)]
+        seen = [agent.base.network.torso.convolve(obs[:, k]) for k in range(3)]
         logits = agent.heads.reward_prediction(torch.cat(seen, dim=1)).numpy()
     log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     none, positive, negative = 0, 1, 2
