@@ -242,10 +242,6 @@ class DoomWorlds(first_person.FirstPersonWorlds):
     def _launch(self, level: Level, buttons: Sequence[str]) -> None:
         import vizdoom
 
-        def launch(slot: int) -> None:
-            self._games[slot].init()
-            doom_engine.unlink_shared_memory(self._games[slot].get_instance_id())
-
         with doom_engine.launcher(vizdoom.exe_path) as executable:
             for _ in range(self.num_envs):
                 game = vizdoom.DoomGame()
@@ -260,7 +256,10 @@ class DoomWorlds(first_person.FirstPersonWorlds):
                 game.set_available_game_variables([])
                 game.set_episode_timeout(0)  # tics are counted here
                 self._games.append(game)
-            self._in_every_slot(launch)
+                # One after another: OpenBLAS ends its threads before each fork, and two forks at
+                # the same time wait for each other for ever (seen with SciPy 1.17).
+                game.init()
+                doom_engine.unlink_shared_memory(game.get_instance_id())
 
     def _in_every_slot(
         self, play: Callable[[int], first_person.Result]
