@@ -255,11 +255,11 @@ class AgentTask:
 
     def set_hyperparameters(self, values: Mapping[str, float]) -> None:
         """Apply from the next update on. `unroll_length` is rounded where it is used."""
-        unknown = values.keys() - self.hyperparameters().keys()
+        known = ("learning_rate", "entropy_cost", "unroll_length", *self._auxiliary_costs)
+        unknown = values.keys() - set(known)
         if unknown:
             raise ValueError(
-                f"unknown hyperparameters {sorted(unknown)}: this learner has "
-                f"{', '.join(self.hyperparameters())}"
+                f"unknown hyperparameters {sorted(unknown)}: this learner has {', '.join(known)}"
             )
         if "learning_rate" in values:
             self._agent.set_learning_rate(float(values["learning_rate"]))
