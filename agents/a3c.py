@@ -280,7 +280,8 @@ class A3C:
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Apply from the next update on."""
-        self.optimiser.param_groups[0]["lr"] = learning_rate
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate
 
     def learning_rate(self) -> float:
         """The learning rate in force, read from the optimiser."""

@@ -290,13 +290,12 @@ class ActorCritic(nn.Module):
     ) -> torch.Tensor:
         """Without a reset on the way all input products are one, which takes half the time."""
         assert self.core is not None
-        x = torch.cat((features, inputs.last_action, inputs.last_reward.unsqueeze(-1)), dim=-1)
-        keep = (~inputs.is_first[0]).unsqueeze(-1).to(features.dtype)
-        begin = [(part * keep).unsqueeze(0) for part in state]
+        first = rollout.Inputs(*(field[0] for field in inputs))
+        begin = [part.unsqueeze(0) for part in _kept(state, first)]
         core = self.core
         weights = [core.weight_ih, core.weight_hh, core.bias_ih, core.bias_hh]
         outputs: torch.Tensor = torch.lstm(
-            x, begin, weights, True, 1, 0.0, self.training, False, False
+            _core_input(features, inputs), begin, weights, True, 1, 0.0, self.training, False, False
         )[0]
         return outputs
 
@@ -305,10 +304,19 @@ class ActorCritic(nn.Module):
     ) -> tuple[torch.Tensor, rollout.CoreState]:
         if self.core is None:
             return features, ()
-        keep = (~inputs.is_first).unsqueeze(-1).to(features.dtype)  # [B, 1]
-        x = torch.cat((features, inputs.last_action, inputs.last_reward.unsqueeze(-1)), dim=-1)
-        h, c = self.core(x, (state[0] * keep, state[1] * keep))
+        h, c = self.core(_core_input(features, inputs), _kept(state, inputs))
         return h, (h, c)
+
+
+def _core_input(features: torch.Tensor, inputs: rollout.Inputs) -> torch.Tensor:
+    """Features, last action and last reward, [..., features + A + 1]."""
+    return torch.cat((features, inputs.last_action, inputs.last_reward.unsqueeze(-1)), dim=-1)
+
+
+def _kept(state: rollout.CoreState, inputs: rollout.Inputs) -> rollout.CoreState:
+    """The core's state [B, hidden], zero where an episode starts."""
+    keep = (~inputs.is_first).unsqueeze(-1).to(state[0].dtype)  # [B, 1]
+    return tuple(part * keep for part in state)
 
 
 GAINS: Mapping[str, float] = {"policy.linear": 0.01, "value": 1.0}

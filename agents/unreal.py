@@ -110,22 +110,11 @@ class PixelControlHead(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Q [..., A, 20, 20] of core outputs [..., width]."""
-        value, advantage = self._streams(x)
-        return value + advantage - advantage.mean(-3, keepdim=True)
-
-    def of_action(self, x: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """Q [..., 20, 20] of one action each, int64 [...]: cheaper than all of them."""
-        value, advantage = self._streams(x)
-        index = action[..., None, None, None].expand(*action.shape, 1, *value.shape[-2:])
-        acted = value + advantage.gather(-3, index)
-        return acted.squeeze(-3) - advantage.mean(-3)
-
-    def _streams(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Value [..., 1, 20, 20] and advantages [..., A, 20, 20]."""
         maps = functional.relu(self.dense(x)).reshape(-1, 9, 9, 32).permute(0, 3, 1, 2)
         streams: torch.Tensor = self.streams(maps)  # [N, 1 + A, 20, 20]
         streams = streams.view(*x.shape[:-1], *streams.shape[1:])
-        return streams[..., :1, :, :], streams[..., 1:, :, :]
+        value, advantage = streams[..., :1, :, :], streams[..., 1:, :, :]
+        return value + advantage - advantage.mean(-3, keepdim=True)
 
 
 class Heads(nn.Module):
@@ -207,6 +196,7 @@ class UNREAL:
         )
         self.keeps_graph = self.base.keeps_graph
         self.learning_rate = self.base.learning_rate
+        self.set_learning_rate = self.base.set_learning_rate
 
     def update(
         self, batch: rollout.Rollout, entropy_cost: float, costs: Mapping[str, float]
@@ -299,13 +289,15 @@ class UNREAL:
         count = torch.arange(x.shape[1], device=x.device)
         frames = sequences.inputs.obs[:, :, -self._frame_channels :]
         change = losses.pixel_change(frames)  # [T, N, 20, 20]
-        acted = self.heads.pixel_control.of_action(x[:-1], sequences.action)  # [T, N, 20, 20]
+        q = self.heads.pixel_control(x[:-1])  # [T, N, A, 20, 20]
         with torch.no_grad():
             after = self.heads.pixel_control(x[sequences.length, count])  # [N, A, 20, 20]
         discount = self.auxiliary.pixel_control_gamma * (~sequences.terminated).float()
         returns = losses.sequence_returns(
             change, discount[..., None, None], after.amax(1), sequences.length
         )
+        index = sequences.action[..., None, None, None].expand(-1, -1, 1, 20, 20)
+        acted = q.gather(2, index).squeeze(2)
         squared = ((returns - acted) ** 2).sum((-2, -1))  # [T, N]
         return _mean_inside(squared, sequences.length)
 
@@ -333,11 +325,6 @@ class UNREAL:
         least = self.auxiliary.least_reward
         kind = (reward >= least).long() + 2 * (reward <= -least).long()
         return functional.cross_entropy(logits, kind)
-
-    def set_learning_rate(self, learning_rate: float) -> None:
-        """Apply from the next update on."""
-        for group in self.base.optimiser.param_groups:
-            group["lr"] = learning_rate
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """A3C's, and the heads' weights and optimiser statistics."""

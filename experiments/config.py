@@ -177,10 +177,10 @@ class PopulationConfig:
 
     def longest_unroll(self) -> int:
         """The largest unroll length that a member can come to have."""
-        unroll = self.search_space().dimensions["unroll_length"]
+        searched = self.search_space()
+        unroll = searched.dimensions["unroll_length"]
         if isinstance(unroll, space.IntUniform):
-            moves = "unroll_length" in self.search_space().adapt
-            return int(unroll.reach[1]) if moves else unroll.high
+            return int(unroll.reach[1]) if "unroll_length" in searched.adapt else unroll.high
         assert isinstance(unroll, space.Constant)
         return int(unroll.value)
 
