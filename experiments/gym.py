@@ -63,7 +63,7 @@ def main() -> None:
     """Parse the command line and run."""
     settings = config.parse(PRESETS, __doc__)
     launch.run_experiment(
-        f"gym-{settings.env.replace(':', '-').replace('/', '-')}",
+        f"gym-{launch.slug(settings.env)}",
         settings,
         learner.LearnerConfig(
             env_id=settings.env,

@@ -57,7 +57,7 @@ def main() -> None:
         config.fail(str(error))
     prefix = doom.PREFIX if isinstance(level, doom.Level) else lab.PREFIX
     launch.run_experiment(
-        f"lab-{level.name.replace('/', '-')}",
+        f"lab-{launch.slug(level.name)}",
         settings,
         learner.LearnerConfig(
             env_id=prefix + level.name,

@@ -84,6 +84,11 @@ def run_experiment(
     sys.exit(exit_code)
 
 
+def slug(world: str) -> str:
+    """A world's id as a part of a directory's name."""
+    return world.replace(":", "-").replace("/", "-")
+
+
 def _check_world(learner_config: learner.LearnerConfig) -> make.WorldSpec:
     """Build world and agent once, so that whatever does not fit is said before anything exists.
 

@@ -324,7 +324,7 @@ def main() -> NoReturn:
     parts = [
         "replay",
         (arguments.schedule or arguments.source or Path()).resolve().stem,
-        learner_config.env_id.replace(":", "-").replace("/", "-"),
+        launch.slug(learner_config.env_id),
         *(["final"] if arguments.final else []),
     ]
     launch.run_experiment("-".join(parts), settings, learner_config)

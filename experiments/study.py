@@ -95,7 +95,7 @@ class Arguments:
         """Where a study's results go."""
         slug = f"study-{study}"
         if self.world != arms.DEFAULT_WORLD:
-            slug += f"-{_slug(self.world)}"
+            slug += f"-{launch.slug(self.world)}"
         if self.out is None:
             return Path("results/runs") / slug
         return self.out / study if self.name == "all" else self.out
@@ -188,10 +188,6 @@ def directory_name(run_config: run.RunConfig) -> str:
     if run_config.exploit != "none":
         parts += [f"copy-{run_config.copy}", f"ready-{run_config.ready_interval}"]
     return "-".join([*parts, digest, "seed", str(seed)])
-
-
-def _slug(world: str) -> str:
-    return world.replace(":", "-").replace("/", "-")
 
 
 def jobs(plan: Plan, studies: Sequence[str], seeds: int) -> Iterator[tuple[arms.Arm, int]]:
@@ -348,7 +344,7 @@ def main() -> None:
             },
         )
         tuned = arguments.tuned or tuned
-        world_dir = arguments.run_dir / _slug(base.learner_config.env_id)
+        world_dir = arguments.run_dir / launch.slug(base.learner_config.env_id)
         plan = Plan(base, tuned, world_dir, arguments.workers)
         for arm, _ in jobs(plan, arguments.studies, 1):
             if not arm.needs_winner:
