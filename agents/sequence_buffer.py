@@ -119,7 +119,7 @@ class SequenceBuffer:
 
     def _write(self, worlds: torch.Tensor, frame: torch.Tensor, kind: int) -> torch.Tensor:
         at = self._written[worlds] % self.num_slots
-        self._frame[worlds, at] = frame
+        self._frame.flatten(0, 1).index_copy_(0, worlds * self.num_slots + at, frame)
         self._kind[worlds, at] = kind
         self._is_first[worlds, at] = False
         self._written[worlds] += 1

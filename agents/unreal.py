@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from agents import a3c, losses, networks, rollout, sequence_buffer
+from agents import a3c, losses, memory, networks, rollout, sequence_buffer
 
 COSTS = ("pixel_control_cost", "reward_prediction_cost", "value_replay_cost")
 """The weights of the auxiliary losses: hyperparameters that may change at any update."""
@@ -113,7 +113,8 @@ class PixelControlHead(nn.Module):
         maps = functional.relu(self.dense(x)).reshape(-1, 9, 9, 32).permute(0, 3, 1, 2)
         streams: torch.Tensor = self.streams(maps)  # [N, 1 + A, 20, 20]
         streams = streams.view(*x.shape[:-1], *streams.shape[1:])
-        value, advantage = streams[..., :1, :, :], streams[..., 1:, :, :]
+        # Not two slices: the gradient of each would be as large as both.
+        value, advantage = torch.split(streams, [1, streams.shape[-3] - 1], dim=-3)
         return value + advantage - advantage.mean(-3, keepdim=True)
 
 
@@ -217,6 +218,7 @@ class UNREAL:
         """
         length, num_envs = batch.reward.shape
         if self._replay is None:
+            memory.keep_freed()
             self._replay = sequence_buffer.SequenceBuffer(
                 self.auxiliary.replay_steps,
                 num_envs,
