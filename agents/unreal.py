@@ -43,8 +43,8 @@ class UNREALConfig:
     """Smaller rewards count as none in reward prediction: a living reward is no event."""
     shared_sequences: bool = True
     """Pixel control and value replay learn from the same sequences. Both sample uniformly, so each
-    gradient keeps its expectation; false draws two sets as the paper did, at two thirds more
-    cost."""
+    gradient keeps its expectation; false draws two sets as the paper did, which
+    takes 1.3 times as long."""
 
     def __post_init__(self) -> None:
         if self.replay_steps < 1:
