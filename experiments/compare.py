@@ -27,15 +27,8 @@ from pathlib import Path
 
 import tyro
 
-from experiments import (
-    comparison,
-    comparison_figures,
-    comparison_page,
-    drawing,
-    markup,
-    report,
-    wording,
-)
+from experiments import comparison, report
+from experiments.pages import comparison_figures, comparison_page, drawing, markup, wording
 from pbt import store as stores
 
 

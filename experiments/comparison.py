@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from experiments import protocol, scores, statistics
-from experiments.history import History
+from experiments import scores, statistics
+from experiments.pages import protocol
+from experiments.pages.history import History
 from pbt import store as stores
 
 Kind = Literal["fresh", "training"]

@@ -25,7 +25,7 @@ import rich.live
 import rich.table
 import rich.text
 
-from experiments import wording
+from experiments.pages import wording
 from pbt import run
 from pbt import store as stores
 from pbt.member import Event, Member

@@ -35,8 +35,9 @@ from pathlib import Path
 
 import tyro
 
-from experiments import drawing, figures, markup, page, summary, tables, tensorboard
-from experiments.history import History
+from experiments import tensorboard
+from experiments.pages import drawing, figures, markup, run_page, summary, tables
+from experiments.pages.history import History
 from pbt import lineage
 from pbt import store as stores
 
@@ -92,7 +93,7 @@ def write_report(
     drawn = figures.figures(history) if history.reports else {}
     for file_name, figure in drawn.items():
         drawing.save(figure, directory / file_name)
-    replace(directory / markup.FILE_NAME, page.page(history, run_dir, drawn))
+    replace(directory / markup.FILE_NAME, run_page.page(history, run_dir, drawn))
     if event_files is not None and history.lineage:
         tensorboard.write_best_lineage(
             history.lineage, history.reports, history.config.space, event_files / "best-lineage"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.history import History
+from experiments.pages.history import History
 from pbt.member import Member
 
 

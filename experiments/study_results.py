@@ -24,16 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import (
-    drawing,
-    markup,
-    outcome,
-    schedule,
-    statistics,
-    study_figures,
-    study_page,
-    wording,
-)
+from experiments import outcome, schedule, statistics
+from experiments.pages import drawing, markup, study_figures, study_page, wording
 
 STUDY, SCORES, CURVES, SCHEDULES = "study.json", "scores.csv", "curves.csv", "schedules.csv"
 NOTES, README = "notes.md", "README.md"

@@ -3,7 +3,7 @@
 import html.parser
 import re
 
-from experiments import style
+from experiments.pages import style
 
 
 class Checker(html.parser.HTMLParser):

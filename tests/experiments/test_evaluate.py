@@ -8,7 +8,8 @@ import imageio.v2
 import numpy as np
 import pytest
 
-from experiments import evaluate, gym, history, summary
+from experiments import evaluate, gym
+from experiments.pages import history, summary
 from pbt import checkpoint, store
 
 TINY = (

@@ -10,7 +10,8 @@ from typing import get_args
 
 import pytest
 
-from experiments import (
+from experiments import provenance, report, scores
+from experiments.pages import (
     curves,
     decisions,
     drawing,
@@ -18,10 +19,7 @@ from experiments import (
     figures,
     history,
     markup,
-    page,
-    provenance,
-    report,
-    scores,
+    run_page,
     sections,
     style,
     wording,
@@ -103,7 +101,7 @@ def test_the_page_of_a_run_is_whole_and_needs_nothing_else(trained, tmp_path):
 
 
 def test_only_the_page_s_own_script_may_run(seen):
-    text = page.page(seen, Path("run"), {})
+    text = run_page.page(seen, Path("run"), {})
     elements, _ = check(text)
     (policy,) = (a["content"] for t, a in elements if a.get("http-equiv"))
     digest = base64.b64encode(hashlib.sha256(style.SCRIPT.encode()).digest()).decode()
@@ -132,8 +130,8 @@ def test_whatever_comes_from_a_run_is_escaped(tmp_path):
     )
     line = {"command": NASTY, "commit": NASTY, "started_s": 0.0}
     (run_dir / provenance.FILE_NAME).write_text(json.dumps(line) + "\n")
-    text = page.page(seen, run_dir / NASTY.replace("/", ""), {})
-    text += page.page(seen, run_dir, figures.figures(seen))
+    text = run_page.page(seen, run_dir / NASTY.replace("/", ""), {})
+    text += run_page.page(seen, run_dir, figures.figures(seen))
     assert "<script>alert" not in text
     for part in text.split("<!doctype html>")[1:]:
         elements, words = check("<!doctype html>" + part)
@@ -143,7 +141,7 @@ def test_whatever_comes_from_a_run_is_escaped(tmp_path):
 
 def test_a_run_without_anything_has_a_page(tmp_path):
     population = runs.Population(tmp_path, runs.configuration())
-    _, words = check(page.page(read(population), Path("run"), {}))
+    _, words = check(run_page.page(read(population), Path("run"), {}))
     assert "No score yet" in words
     assert "Decisions" not in words
 
@@ -151,7 +149,7 @@ def test_a_run_without_anything_has_a_page(tmp_path):
 def test_the_score_says_what_it_is(seen, tmp_path):
     run_dir = tmp_path / "a run"
     run_dir.mkdir()
-    _, words = check(page.page(seen, run_dir, {}))
+    _, words = check(run_page.page(seen, run_dir, {}))
     assert "biased upward" in words
     assert f"python -m experiments.evaluate '{run_dir}' --save" in words
     scores.write_evaluation(
@@ -159,7 +157,7 @@ def test_the_score_says_what_it_is(seen, tmp_path):
         seen.best,
         {"mean": 3.25, "interval_95": (2, 4.5), "returns": [2, 4.5], "protocol": "as agreed"},
     )
-    _, words = check(page.page(seen, run_dir, {}))
+    _, words = check(run_page.page(seen, run_dir, {}))
     assert "biased upward" not in words
     assert "3.25 mean of 2 fresh episodes" in words
     assert "95 % interval 2.00 to 4.50; one run, one seed (n = 1)" in words
@@ -201,7 +199,7 @@ def test_the_decisions_are_those_of_the_store(trained, seen):
 def test_a_t_test_is_shown_with_its_evidence(tested):
     rows = [row for row in decisions.decisions(tested) if row.t is not None]
     assert rows
-    elements, words = check(page.page(tested, Path("run"), {}))
+    elements, words = check(run_page.page(tested, Path("run"), {}))
     for row in rows:
         assert wording.score(row.t) in words
         assert wording.probability(row.p) in words
@@ -213,7 +211,7 @@ def test_a_long_table_of_decisions_keeps_every_copy(tested, monkeypatch):
     rows = decisions.decisions(tested)
     copies = sum(row.is_copy for row in rows)
     monkeypatch.setattr(sections, "MOST_DECISIONS", copies + 2)
-    elements, words = check(page.page(tested, Path("run"), {}))
+    elements, words = check(run_page.page(tested, Path("run"), {}))
     assert sum(a.get("class") == "copy" for _, a in elements) == copies
     assert f"first {len(rows) - copies - 2} that copied nothing are left out" in words
 
@@ -226,7 +224,7 @@ def test_random_search_and_a_single_agent_are_called_so(tmp_path):
     ):
         population = runs.Population(tmp_path / words, runs.configuration(**settings))
         population.train(3)
-        assert words in check(page.page(read(population), Path("run"), {}))[1]
+        assert words in check(run_page.page(read(population), Path("run"), {}))[1]
 
 
 def test_no_id_of_one_figure_meets_another_s(seen):
@@ -325,5 +323,5 @@ def test_steps_for_people(steps, text):
 def test_every_exploit_rule_is_described(tmp_path):
     for rule in get_args(run.Exploit):
         population = runs.Population(tmp_path / rule, runs.configuration(2, 1, exploit=rule))
-        _, words = check(page.page(read(population), Path("run"), {}))
+        _, words = check(run_page.page(read(population), Path("run"), {}))
         assert rule.replace("binary-", "binary ") in words

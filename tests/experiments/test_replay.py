@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from experiments import gym, learner, replay, schedule, tables
+from experiments import gym, learner, replay, schedule
+from experiments.pages import tables
 from pbt import lineage, local, run, space, store, task, worker
 
 SCHEDULE = schedule.Schedule(

@@ -8,7 +8,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from experiments import curves, drawing, family, figures, history, page, report
+from experiments import report
+from experiments.pages import curves, drawing, family, figures, history, run_page
 from pbt import lineage, store
 from pbt.member import Event
 
@@ -218,7 +219,7 @@ def test_large_and_small_populations_have_figures(tmp_path):
         seen = history.History.read(population.store, "x")
         drawn = figures.figures(seen)
         assert set(drawn) == PICTURES
-        assert len(page.page(seen, tmp_path, drawn).encode()) < 1_000_000
+        assert len(run_page.page(seen, tmp_path, drawn).encode()) < 1_000_000
 
 
 def test_a_figure_of_many_marks_is_pixels_inside_the_page(tmp_path, monkeypatch):

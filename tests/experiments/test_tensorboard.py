@@ -13,7 +13,8 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from experiments import event_file, history, tensorboard
+from experiments import event_file, tensorboard
+from experiments.pages import history
 from pbt.task import Episode
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.history import History
+from experiments.pages.history import History
 from pbt.task import Episode
 
 Floats = NDArray[np.float64]

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import comparison, curves, drawing, statistics, wording
+from experiments import comparison, statistics
+from experiments.pages import curves, drawing, wording
 from pbt import lineage, space
 
 MOST_COLUMNS = 4

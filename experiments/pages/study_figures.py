@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import drawing, statistics, wording
+from experiments import statistics
+from experiments.pages import drawing, wording
 
 Run = Mapping[str, Any]
 """A line of scores.csv: panel, arm, seed, run, score."""

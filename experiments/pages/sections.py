@@ -6,9 +6,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments import decisions, drawing, family, markup, wording
-from experiments.history import History
-from experiments.markup import Cell, Column, Content, Html, element
+from experiments.pages import decisions, drawing, family, markup, wording
+from experiments.pages.history import History
+from experiments.pages.markup import Cell, Column, Content, Html, element
 from pbt import lineage
 from pbt.member import Member
 

@@ -5,17 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from experiments import (
-    comparison,
-    comparison_figures,
-    drawing,
-    markup,
-    protocol,
-    provenance,
-    wording,
-)
+from experiments import comparison, provenance
 from experiments.comparison import Group
-from experiments.markup import Cell, Column, Content, Html, element
+from experiments.pages import comparison_figures, drawing, markup, protocol, wording
+from experiments.pages.markup import Cell, Column, Content, Html, element
 
 KINDS: Mapping[comparison.Kind, str] = {
     "fresh": "means of fresh episodes",

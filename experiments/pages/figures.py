@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import curves, drawing, family, statistics
-from experiments.history import History
+from experiments import statistics
+from experiments.pages import curves, drawing, family
+from experiments.pages.history import History
 from pbt import lineage
 
 UNCHANGED = ("initial", "slice", "restore")

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from experiments.history import History
+from experiments.pages.history import History
 from pbt import lineage
 
 

@@ -7,8 +7,8 @@ from matplotlib import collections
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import curves, drawing
-from experiments.history import History
+from experiments.pages import curves, drawing
+from experiments.pages.history import History
 from pbt import lineage
 
 Line = list[tuple[float, float]]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from envs import atari
-from experiments import wording
+from experiments.pages import wording
 from pbt import run, space
 
 Rows = list[tuple[str, str]]

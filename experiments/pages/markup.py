@@ -12,7 +12,7 @@ import hashlib
 import html
 from collections.abc import Iterable, Sequence
 
-from experiments import style
+from experiments.pages import style
 
 FILE_NAME = "index.html"
 """Of a page, in the folder of what it shows."""

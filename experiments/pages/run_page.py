@@ -9,9 +9,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments import markup, protocol, provenance, scores, sections, statistics, wording
-from experiments.history import History
-from experiments.markup import Content, Html, element
+from experiments import provenance, scores, statistics
+from experiments.pages import markup, protocol, sections, wording
+from experiments.pages.history import History
+from experiments.pages.markup import Content, Html, element
 
 
 def page(history: History, run_dir: Path, drawn: Mapping[str, Figure]) -> Html:

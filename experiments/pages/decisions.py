@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.history import History
+from experiments.pages.history import History
 from pbt.member import Event
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments import drawing, markup
-from experiments.markup import Column, Content, Html, element
+from experiments.pages import drawing, markup
+from experiments.pages.markup import Column, Content, Html, element
 
 ALTERNATIVES: Mapping[str, str] = {
     "scores.png": "Every run of every arm as a dot, with interquartile means and intervals.",

@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import scores, wording
-from experiments.history import History
+from experiments import scores
+from experiments.pages import wording
+from experiments.pages.history import History
 from pbt import lineage
 from pbt.member import Member
 

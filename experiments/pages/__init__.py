@@ -1,0 +1,1 @@
+"""What people see of runs, studies and comparisons: figures, tables, one HTML page each."""
