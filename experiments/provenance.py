@@ -58,25 +58,23 @@ def read(run_dir: Path) -> list[Start]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this code runs from; None outside of one."""
+    """The commit of the checkout that this code runs from; None outside of one.
+
+    With "-dirty" if tracked code differs from it; results, which commands write, do not count.
+    """
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"],
-            cwd=_SOURCES,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        inside = subprocess.run(
-            ["git", "rev-parse", "--show-toplevel"],
-            cwd=_SOURCES,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
+        # Installed into a virtual environment that lies in somebody else's checkout: not ours.
+        if Path(_git("rev-parse", "--show-toplevel")) != _SOURCES:
+            return None
+        described = _git("rev-parse", "--short=12", "HEAD")
+        return described + (
+            "-dirty" if _git("diff", "--name-only", "HEAD", "--", ".", ":!results") else ""
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    # Installed into a virtual environment that lies in somebody else's checkout: not our commit.
-    return described.stdout.strip() if Path(inside.stdout.strip()) == _SOURCES else None
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=_SOURCES, capture_output=True, text=True, timeout=10, check=True
+    ).stdout.strip()

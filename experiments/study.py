@@ -19,12 +19,13 @@ Results go to `--out`: study.json (what was done), CSVs with all numbers, and RE
 which `python -m experiments.report DIR` makes again from the former.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -298,9 +299,19 @@ def write(plan: Plan, study: str, results: Sequence[study_results.Result], out: 
             "protocol": results[0].outcome.protocol.rpartition("; ")[0],
             "command": f"python -m experiments.{' '.join(['study', *sys.argv[1:]])}",
             "commit": provenance.commit() or "unknown",
+            "run_commits": run_commits(plan.run_dir, {result.run for result in results}),
         },
         results,
     )
+
+
+def run_commits(run_dir: Path, names: Iterable[str]) -> dict[str, int]:
+    """How many runs were trained by which commits; those of several by "a, b"."""
+    counted: collections.Counter[str] = collections.Counter()
+    for name in names:
+        commits = [start.commit or "unknown" for start in provenance.read(run_dir / name)]
+        counted[", ".join(dict.fromkeys(commits)) or "unknown"] += 1
+    return dict(counted.most_common())
 
 
 def describe(arm: arms.Arm, plan: Plan, results: Sequence[study_results.Result]) -> str:

@@ -235,7 +235,7 @@ def protocol(described: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
         "IQM: interquartile mean over seeds; intervals: 95 % percentile bootstrap, 10,000 "
         "resamples of seeds, too narrow for few of them (`experiments/statistics.py`)",
         f"command: `{described['command']}`",
-        f"commit: {described['commit']}",
+        f"commit of these tables: {described['commit']}; of the runs: {_counted(described)}",
         f"{seconds / 3600:.2f} hours of training, summed over members; runs that other studies "
         "share are counted here too",
     ]
@@ -294,6 +294,11 @@ def _panel(described: Mapping[str, Any], panel: str, rows: Sequence[Row]) -> lis
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _counted(described: Mapping[str, Any]) -> str:
+    commits: Mapping[str, int] = described.get("run_commits", {})
+    return ", ".join(f"{commit} ({count})" for commit, count in commits.items()) or "not recorded"
 
 
 def _number(value: float) -> str:

@@ -1,6 +1,7 @@
 """Studies: arms that differ in one thing, runs that are shared, and how they are told."""
 
 import dataclasses
+import json
 import re
 
 import pytest
@@ -99,6 +100,8 @@ def test_a_study_runs_resumes_repeats_and_shares_its_runs(command, here, monkeyp
         assert (results / figure).stat().st_size > 10_000
     runs = sorted((here / "runs/Catch").iterdir())
     assert len(runs) == 10
+    described = json.loads((results / "study.json").read_text())
+    assert sum(described["run_commits"].values()) == 10
     trained = study.train
     monkeypatch.setattr(study, "train", lambda run_dir, workers: pytest.fail(f"trains {run_dir}"))
     again = command(study, "copy", *TINY)

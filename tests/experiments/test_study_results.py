@@ -29,6 +29,7 @@ DESCRIBED = {
     "protocol": "Catch; actions sampled",
     "command": "python -m experiments.study random-search",
     "commit": "abc1234",
+    "run_commits": {"def5678": 3, "unknown": 1},
 }
 SCORES = {"PBT": [5.0, 6.5, 7.0, 9.0], "random search": [5.5, 3.0, 4.0, 5.0]}
 
@@ -80,7 +81,13 @@ def test_the_table_says_what_the_scores_say(folder):
     assert cells[7].startswith(f"{above:.2f} (")
     assert "| never run | 0 |" in "\n".join(lines)
     text = "\n".join(lines)
-    for said in ("Figure 3: PBT.", "abc1234", "seeds 0 to 3", "in (0.0001, 0.1)", "0.80 hours"):
+    for said in (
+        "Figure 3: PBT.",
+        "abc1234; of the runs: def5678 (3),",
+        "seeds 0 to 3",
+        "in (0.0001, 0.1)",
+        "0.80 hours",
+    ):
         assert said in text, said
 
 
