@@ -243,13 +243,16 @@ def protocol(described: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
 
 HEADER = ("arm", "n", "IQM (95 %)", "mean", "median member (training)", "copies")
 """Of a panel's table, before the two columns that name the reference."""
+HUMAN = "IQM, human-normalised"
+"""The last column, of games with published scores: 0 % is random play, 100 % a human tester."""
 
 
 def header(described: Mapping[str, Any]) -> list[str]:
     """The titles of a panel's columns."""
     reference = described["reference"]
     compared = f"{reference} minus arm, paired mean (95 %)"
-    return [*HEADER, compared, f"P({reference} > arm) (95 %)"]
+    titles = [*HEADER, compared, f"P({reference} > arm) (95 %)"]
+    return [*titles, HUMAN] if described["world"] in statistics.HUMAN_SCORES else titles
 
 
 def panel_rows(described: Mapping[str, Any], panel: str, rows: Sequence[Row]) -> list[list[str]]:
@@ -261,7 +264,7 @@ def panel_rows(described: Mapping[str, Any], panel: str, rows: Sequence[Row]) ->
     for arm in (arm["name"] for arm in described["arms"] if arm["panel"] == panel):
         own = {row.seed: row for row in inside if row.arm == arm}
         if not own:
-            made.append([arm, "0", "", "", "", "", "", ""])
+            made.append([arm, "0", *[""] * (len(header(described)) - 2)])
             continue
         scores = [row.score for row in own.values()]
         cells = [
@@ -281,6 +284,9 @@ def panel_rows(described: Mapping[str, Any], panel: str, rows: Sequence[Row]) ->
             cells[-2] = f"{_number(float(np.mean(differences)))} ({_interval(ends)})"
             found, ends = statistics.probability_of_improvement(list(base.values()), scores)
             cells[-1] = f"{found:.2f} ({_interval(ends)})"
+        human = statistics.human_normalised(described["world"], statistics.iqm(scores))
+        if human is not None:
+            cells.append(f"{human:.0%}")
         made.append(cells)
     return made
 
@@ -288,7 +294,9 @@ def panel_rows(described: Mapping[str, Any], panel: str, rows: Sequence[Row]) ->
 def _panel(described: Mapping[str, Any], panel: str, rows: Sequence[Row]) -> list[str]:
     """A table of one panel's arms, in Markdown."""
     lines = [f"## {panel[0].upper()}{panel[1:]}", ""] if panel else []
-    lines += [_line(header(described)), "|---|--:|---|--:|--:|--:|---|---|"]
+    titles = header(described)
+    right = ("n", "mean", *HEADER[4:], HUMAN)
+    lines += [_line(titles), _line(["--:" if title in right else "---" for title in titles])]
     return [*lines, *(_line(cells) for cells in panel_rows(described, panel, rows)), ""]
 
 

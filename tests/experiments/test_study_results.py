@@ -116,6 +116,22 @@ def test_one_seed_has_no_interval(tmp_path):
     assert "| random search | 1 | 5.50 (none for n = 1) |" in (tmp_path / "README.md").read_text()
 
 
+def test_scores_of_known_games_are_also_told_on_the_human_scale(tmp_path):
+    """Pong: random play scores -20.7, a human tester 14.6."""
+    results = [result("PBT", 0, -20.7), result("random search", 0, 14.6)]
+    study_results.write(tmp_path, DESCRIBED | {"world": "Pong"}, results)
+    cells = {
+        line.split("|")[1].strip(): line.split("|")[-2].strip()
+        for line in (tmp_path / "README.md").read_text().splitlines()
+        if line.startswith("| ")
+    }
+    assert cells["arm"] == "IQM, human-normalised"
+    assert cells["PBT"] == "0%"
+    assert cells["random search"] == "100%"
+    assert cells["never run"] == ""
+    assert "100%" in (tmp_path / "index.html").read_text()
+
+
 @pytest.mark.parametrize("study", COMMITTED, ids=lambda path: path.parent.name)
 def test_committed_results_are_made_of_their_tables(study, tmp_path):
     committed = study.parent
