@@ -27,7 +27,6 @@ import json as json_lib
 import multiprocessing
 import multiprocessing.synchronize
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -41,13 +40,11 @@ import tyro
 
 from agents import unreal
 from envs import make
-from experiments import atari, config, learner, progress, tensorboard
+from experiments import atari, config, learner, progress, tensorboard, turns
 from pbt import local, store, task, worker
 
 INTERVAL_DIVISOR = 4
 """How much shorter than the defaults the population's intervals are."""
-SETTLE_S = 1.0
-"""Between starting a turn and measuring it."""
 OVERHEADS = ("claim", "load", "publish", "commit", "decide", "collect")
 """What a worker does besides training; building worlds happens once per member."""
 
@@ -108,107 +105,13 @@ class StillWorlds(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return self._answers[self._t]
 
 
-@dataclasses.dataclass
-class Turn:
-    """A group of processes that work only while it is their turn."""
-
-    name: str
-    go: multiprocessing.synchronize.Event
-    steps: list[Any]
-    """Agent steps done by each process; shared memory."""
-    paused_s: list[Any]
-    """Seconds that each process waited for its turn, -1 until it is ready; shared memory."""
-    processes: list[multiprocessing.process.BaseProcess]
-    rates: list[float] = dataclasses.field(default_factory=list)
-    """Agent steps per second of all processes together, one per window."""
-
-    def measure(self, seconds: float, tick: Any = None) -> None:
-        """Let the group work for a while, and note how fast it was."""
-        self.go.set()
-        _wait(SETTLE_S, tick)
-        before, started_s = sum(s.value for s in self.steps), time.monotonic()
-        _wait(seconds, tick)
-        self.rates.append(
-            (sum(s.value for s in self.steps) - before) / (time.monotonic() - started_s)
-        )
-        self.go.clear()
-
-    @property
-    def rate(self) -> float:
-        """Median over the windows."""
-        return statistics.median(self.rates)
-
-    def wait_until_ready(self) -> None:
-        """Return when every process waits for its first turn.
-
-        Raises:
-            RuntimeError: one died; its message stands above.
-        """
-        while min(value.value for value in self.paused_s) < 0:
-            self.check()
-            time.sleep(0.1)
-
-    def check(self) -> None:
-        """Raise RuntimeError if a process died; its message stands above."""
-        if not all(process.is_alive() for process in self.processes):
-            raise RuntimeError(f"a process of the {self.name} died")
-
-    def end(self) -> None:
-        """Stop the processes."""
-        for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            process.join()
-
-
-def _wait(seconds: float, tick: Any) -> None:
-    until_s = time.monotonic() + seconds
-    while (left_s := until_s - time.monotonic()) > 0:
-        if tick is not None:
-            tick()
-        time.sleep(min(0.1, left_s))
-
-
-def _start(name: str, count: int, target: Any, *arguments: Any) -> Turn:
-    context = multiprocessing.get_context("spawn")
-    turn = Turn(
-        name,
-        context.Event(),
-        [context.Value("q", 0) for _ in range(count)],
-        [context.Value("d", -1.0) for _ in range(count)],
-        [],
-    )
-    for index in range(count):
-        process = context.Process(
-            target=target,
-            args=(turn.go, turn.steps[index], turn.paused_s[index], *arguments),
-            daemon=True,
-        )
-        process.start()
-        turn.processes.append(process)
-    return turn
-
-
-def _take_turns(go: Any, paused_s: Any) -> None:
-    """Wait until it is this group's turn; dies with the process that measures."""
-    paused_s.value = max(paused_s.value, 0.0)
-    if go.is_set():
-        return
-    started_s = time.monotonic()
-    parent = os.getppid()
-    while not go.wait(0.5):
-        if os.getppid() != parent:
-            raise SystemExit
-    paused_s.value += time.monotonic() - started_s
-
-
 def _emulate(go: Any, steps: Any, paused_s: Any, env_id: str, num_envs: int) -> None:
     envs = make.make_vec(env_id, num_envs)
     envs.reset(seed=os.getpid())
     envs.action_space.seed(os.getpid())
     actions = [envs.action_space.sample() for _ in range(100)]
     while True:
-        _take_turns(go, paused_s)
+        turns.wait_for(go, paused_s)
         for action in actions:
             envs.step(action)
             steps.value += num_envs
@@ -223,7 +126,7 @@ def _learn(
     learning.set_hyperparameters({"learning_rate": 1e-4, "unroll_length": unroll_length})
     for done in learning.train(10**12, 10**12):
         steps.value += done.agent_steps
-        _take_turns(go, paused_s)
+        turns.wait_for(go, paused_s)
 
 
 class CountedTask:
@@ -251,7 +154,7 @@ def _work(go: Any, steps: Any, paused_s: Any, run_dir: Path, residents: int, sec
 
     def beat() -> None:
         if not seconds["stop"].is_set():
-            _take_turns(go, paused_s)
+            turns.wait_for(go, paused_s)
 
     with store.Store.open(run_dir) as run_store:
         outcome = worker.run(
@@ -267,7 +170,7 @@ def _work(go: Any, steps: Any, paused_s: Any, run_dir: Path, residents: int, sec
 
 def _population(
     arguments: Arguments, population: int, workers: int, run_dir: Path
-) -> tuple[Turn, dict[str, Any]]:
+) -> tuple[turns.Turn, dict[str, Any]]:
     """Create a run and start its workers."""
     settings = dataclasses.replace(
         atari.PRESETS["default"],
@@ -291,7 +194,7 @@ def _population(
     context = multiprocessing.get_context("spawn")
     seconds = {"queue": context.Queue(), "stop": context.Event()}
     residents = -(-population // workers) + 1
-    return _start(
+    return turns.start(
         f"population of {population}", workers, _work, run_dir, residents, seconds
     ), seconds
 
@@ -310,7 +213,7 @@ def _learner_config(arguments: Arguments) -> learner.LearnerConfig:
     )
 
 
-def _warm(turn: Turn, run_dir: Path, population: int) -> None:
+def _warm(turn: turns.Turn, run_dir: Path, population: int) -> None:
     """Let every member be built and trained for a slice, so that all are alive in memory."""
     turn.go.set()
     with store.Store.open(run_dir) as run_store:
@@ -332,8 +235,8 @@ def measure(arguments: Arguments, directory: Path) -> dict[str, Any]:
             arguments.large_population,
         ]
     )
-    groups: list[tuple[Turn, dict[str, Any]]] = []
-    alone: list[Turn] = []
+    groups: list[tuple[turns.Turn, dict[str, Any]]] = []
+    alone: list[turns.Turn] = []
     cost_s = 0.0
     try:
         for population in populations:
@@ -345,12 +248,14 @@ def measure(arguments: Arguments, directory: Path) -> dict[str, Any]:
             )
             _warm(turn, run_dir, population)
         alone = [
-            _start("emulation", workers, _emulate, arguments.game, arguments.num_envs),
-            _start("network", workers, _learn, learner_config, arguments.unroll_length),
+            turns.start("emulation", workers, _emulate, arguments.game, arguments.num_envs),
+            turns.start("network", workers, _learn, learner_config, arguments.unroll_length),
         ]
         if arguments.agent != "a3c":
             plain = dataclasses.replace(learner_config, agent="a3c")
-            alone.append(_start("network of a3c", workers, _learn, plain, arguments.unroll_length))
+            alone.append(
+                turns.start("network of a3c", workers, _learn, plain, arguments.unroll_length)
+            )
         for turn in alone:
             turn.wait_until_ready()
         with (
@@ -417,7 +322,7 @@ def measure(arguments: Arguments, directory: Path) -> dict[str, Any]:
 
 
 def _overheads(
-    group: tuple[Turn, dict[str, Any]], launcher_s: float, arguments: Arguments
+    group: tuple[turns.Turn, dict[str, Any]], launcher_s: float, arguments: Arguments
 ) -> dict[str, float]:
     """Share of the workers' time that went into the engine, at the default intervals."""
     turn, seconds = group
@@ -432,7 +337,7 @@ def _overheads(
     overhead_s = sum(total[name] for name in OVERHEADS)
     # Waiting for a turn happens in `beat`, so inside training, or between two claims.
     working_s = sum(total.values()) - total["build"] - paused_s
-    measured_s = len(turn.processes) * arguments.windows * (arguments.window_s + SETTLE_S)
+    measured_s = len(turn.processes) * arguments.windows * (arguments.window_s + turns.SETTLE_S)
     engine = overhead_s / working_s / INTERVAL_DIVISOR
     launcher = launcher_s / measured_s
     return {
