@@ -27,9 +27,11 @@ EventKind = Literal[
 
 
 def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean, exactly rounded and without overflow; NaN of nothing."""
+    """Arithmetic mean, without overflow, and never outside of the values; NaN of nothing."""
     if not values:
         return math.nan
+    if min(values) == max(values):  # dividing their sum may round
+        return values[0]
     try:
         return math.fsum(values) / len(values)
     except OverflowError:  # the sum of huge values, not their mean
