@@ -83,11 +83,10 @@ class Aggregate:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two groups in the same world."""
+    """Two groups in the same world, by fresh episodes."""
 
     first: Group
     second: Group
-    kind: Kind
     probability: float
     """That a run of the first scores above a run of the second, ties half."""
     interval: tuple[float, float]
@@ -170,18 +169,23 @@ def aggregates(compared: Sequence[Group]) -> list[Aggregate]:
 
 
 def pairs(compared: Sequence[Group]) -> list[Pair]:
-    """Every two groups in the same world that have two counted runs each, in order."""
+    """Every two groups in the same world that have two counted runs each, in order.
+
+    None in a world where a run has only a training score: who chose its member by that score gains
+    more from chance the more it had to choose from, so who is ahead by it may not be better.
+    """
     found = []
     for first, second in itertools.combinations(compared, 2):
         if first.world != second.world or min(len(first.counted), len(second.counted)) < 2:
             continue
-        which = kind([group for group in compared if group.world == first.world])
+        if kind([group for group in compared if group.world == first.world]) != "fresh":
+            continue
         probability, ends = statistics.probability_of_improvement(
-            _values(first, which), _values(second, which)
+            _values(first, "fresh"), _values(second, "fresh")
         )
-        by_seed = {run.seed: run.score(which) or 0.0 for run in second.counted}
+        by_seed = {run.seed: run.score("fresh") or 0.0 for run in second.counted}
         differences = {
-            run.seed: (run.score(which) or 0.0) - by_seed[run.seed]
+            run.seed: (run.score("fresh") or 0.0) - by_seed[run.seed]
             for run in first.counted
             if run.seed in by_seed
         }
@@ -190,7 +194,6 @@ def pairs(compared: Sequence[Group]) -> list[Pair]:
             Pair(
                 first=first,
                 second=second,
-                kind=which,
                 probability=probability,
                 interval=ends,
                 seeds=tuple(differences),

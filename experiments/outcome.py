@@ -1,9 +1,11 @@
 """`Outcome`: what a study keeps of a finished run, written once into its directory.
 
 `outcome.json` is a projection like all others: delete it, and it is made again from the run. It is
-made of the store, and of fresh episodes of the member with the best training score.
+made of the store, and of fresh episodes of the member with the best training score. These are
+written where reports and comparisons find them, too (`experiments.scores`).
 """
 
+import collections
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -12,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import evaluate, schedule
+from experiments import evaluate, schedule, scores
+from experiments.pages import curves
 from pbt import lineage, run, store
 from pbt.member import Member, Version
 
@@ -77,6 +80,8 @@ def conclude(run_dir: Path) -> Outcome:
         best, training_score = evaluate.best_member(run_store)
         seed = EVALUATION_SEED + run_store.config.seed
         played = evaluate.evaluate(run_store, run_dir, best, EPISODES, seed)
+        if not scores.evaluation_path(run_dir, best).exists():  # it is written once, by whomever
+            scores.write_evaluation(run_dir, best, played.to_json())
         outcome = _outcome(run_store, best, training_score, played)
     partial = run_dir / f".{FILE_NAME}.partial"
     partial.write_text(json.dumps(outcome.to_json(), indent=1) + "\n")
@@ -90,43 +95,42 @@ def _outcome(
     members, versions, events = run_store.members(), run_store.versions(), run_store.events()
     config = run_store.config
     tree = lineage.Tree(versions, config.copy)
-    scores = [tree.scores[tree.newest(member.id)] for member in members]
-    decisions: dict[str, int] = {}
-    for event in events:
-        decisions[event.kind] = decisions.get(event.kind, 0) + 1
+    training = [tree.scores[tree.newest(member.id)] for member in members]
     return Outcome(
         member=best.id,
         training_score=training_score,
         score=played.mean,
-        median_training_score=float(np.median([score for score in scores if score is not None])),
+        median_training_score=float(np.median([score for score in training if score is not None])),
         agent_steps=sum(member.agent_steps for member in members),
         seconds=sum(report.seconds for _, report in run_store.reports()),
-        decisions=decisions,
+        decisions=dict(collections.Counter(event.kind for event in events)),
         protocol=played.protocol,
-        curve=tuple(_curve(versions, config.report_interval, config.total_steps)),
+        curve=_curve(versions, config.report_interval, config.total_steps),
         schedule=tuple(schedule.of_run(run_store, best.id).to_json()) if _varied(config) else (),
     )
 
 
 def _curve(
     versions: Sequence[Version], interval: int, total_steps: int
-) -> list[tuple[int, float | None, float | None]]:
-    """Best and median training score of all members when each had so many agent steps."""
-    scored: dict[int, list[tuple[int, float]]] = {}
-    for version in sorted(versions, key=lambda version: (version.member, version.version)):
-        own = scored.setdefault(version.member, [])
+) -> tuple[tuple[int, float | None, float | None], ...]:
+    """Best and median training score of all members when each had so many agent steps.
+
+    Of the scores that a member earned by training, whatever it copied since.
+    """
+    earned: dict[int, list[tuple[int, float]]] = {version.member: [] for version in versions}
+    for version in sorted(versions, key=lambda version: version.version):
         if version.score is not None:
-            own.append((version.agent_steps, version.score))
-    rows: list[tuple[int, float | None, float | None]] = []
-    for steps in [*range(interval, total_steps, interval), total_steps]:
-        # A slice ends up to one update after its interval.
-        reached = [
-            [score for at, score in own if at < steps + interval / 2][-1:]
-            for own in scored.values()
-        ]
-        now = [score for last in reached for score in last]
-        rows.append((steps, max(now), float(np.median(now))) if now else (steps, None, None))
-    return rows
+            earned[version.member].append((version.agent_steps, version.score))
+    at = [*range(interval, total_steps, interval), total_steps]
+    # A slice ends up to one update after its interval.
+    steps = np.array(at) + (interval - 1) / 2
+    found = curves.PopulationCurves(
+        steps, np.array([curves.in_force(steps, *curves.standing(own)) for own in earned.values()])
+    )
+    return tuple(
+        (step, None, None) if np.isnan(best) else (step, float(best), float(median))
+        for step, best, median in zip(at, found.best, found.median, strict=True)
+    )
 
 
 def _varied(config: run.RunConfig) -> bool:

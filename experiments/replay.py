@@ -27,7 +27,6 @@ import tyro
 from experiments import config, launch, learner, schedule, worlds
 from pbt import run, space, store, task
 
-TASK = "experiments.replay:make_task"
 _AGENT_TASK = "experiments.learner:make_task"
 
 
@@ -108,7 +107,7 @@ def _generated(updates: Iterator[task.Progress]) -> Generator[task.Progress]:
 
 
 def make_task(config: Mapping[str, Any], member: int, seed: int) -> ScheduledTask:
-    """Build a member's learner with its schedule: the factory that runs name as `TASK`."""
+    """Build a member's learner with its schedule: the factory that runs name as `schedule.TASK`."""
     followed = schedule.Schedule.from_json(config["schedule"])
     inner = learner.make_task(config, member, seed)
     return ScheduledTask(inner, followed)
@@ -132,7 +131,7 @@ class ReplayConfig(config.PopulationConfig):
         """As any run's, with the schedule beside the learner's settings."""
         plain = super().run_config(learner_config)
         with_schedule = {**plain.task_config, "schedule": self.schedule.to_json()}
-        return dataclasses.replace(plain, task=TASK, task_config=with_schedule)
+        return dataclasses.replace(plain, task=schedule.TASK, task_config=with_schedule)
 
 
 def follow(
@@ -277,7 +276,7 @@ def _of_source(
 ) -> tuple[config.PopulationConfig, learner.LearnerConfig]:
     """A run's settings, as far as fresh agents share them, and what its members are."""
     stored = source.config
-    if stored.task not in (_AGENT_TASK, TASK):
+    if stored.task not in (_AGENT_TASK, schedule.TASK):
         raise ValueError(
             f"{source.path.parent} trains {stored.task}: only runs of the suite's agents "
             f"({_AGENT_TASK}) can be replayed"

@@ -7,7 +7,8 @@ At any time, also while the run trains. Everything is made from the store and ca
 
     index.html            all of it on one page, which needs no other file and no network
     summary.md            what is printed: best member, protocol, members, decisions
-    schedule.csv / .png   the hyperparameters behind the best member's weights, through its donors
+    schedule.csv / .png   the hyperparameters behind the best member's weights, through its donors;
+                          of a replay, the schedule that it followed
     learning_curves.png   returns of all members and of the best lineage
     hyperparameters.png   all members' values over their steps, coloured by score
     family_tree.png       who descends from whom
@@ -38,7 +39,6 @@ import tyro
 from experiments import tensorboard
 from experiments.pages import drawing, figures, markup, run_page, summary, tables
 from experiments.pages.history import History
-from pbt import lineage
 from pbt import store as stores
 
 STUDY_FILE = "study.json"
@@ -87,7 +87,7 @@ def write_report(
         "events.jsonl": tables.events_jsonl(history),
     }
     if history.lineage:
-        written["schedule.csv"] = tables.schedule_csv(lineage.schedule(history.lineage))
+        written["schedule.csv"] = tables.schedule_csv(history.schedule)
     for file_name, content in written.items():
         replace(directory / file_name, content)
     drawn = figures.figures(history) if history.reports else {}

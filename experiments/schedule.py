@@ -22,9 +22,11 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from pbt import lineage, store
+from pbt import lineage, run, store
 
 STEPS = "agent_steps"
+TASK = "experiments.replay:make_task"
+"""Of a run whose members follow a schedule, which stands in its task's configuration."""
 _PROVENANCE = ("member", "version")
 """Columns of `experiments.report` that say where the values come from."""
 _ALLOWED: Mapping[str, tuple[Callable[[float], bool], str]] = {
@@ -63,6 +65,13 @@ class Schedule:
         row = bisect.bisect_right(self.rows, agent_steps, key=lambda row: row[0])
         return self.rows[row - 1][1]
 
+    def used(self, agent_steps: int) -> Mapping[str, float]:
+        """The same as the learner uses them: an unroll length rounded, half up."""
+        return {
+            name: math.floor(value + 0.5) if name == "unroll_length" else value
+            for name, value in self.at(agent_steps).items()
+        }
+
     @property
     def final(self) -> Mapping[str, float]:
         """The values that stay."""
@@ -99,6 +108,13 @@ class Schedule:
         )
 
 
+def followed(config: run.RunConfig) -> Schedule | None:
+    """What all members of a replay train along; None for any other run."""
+    if config.task != TASK:
+        return None
+    return Schedule.from_json(config.task_config["schedule"])
+
+
 def of_run(run_store: store.Store, member: int | None = None) -> Schedule:
     """The schedule behind a member's present weights, followed through its donors.
 
@@ -109,8 +125,8 @@ def of_run(run_store: store.Store, member: int | None = None) -> Schedule:
     Raises:
         ValueError: nobody has a score yet, or the run's members have no hyperparameters.
     """
-    if replayed := run_store.config.task_config.get("schedule"):
-        return Schedule.from_json(replayed)
+    if replayed := followed(run_store.config):
+        return replayed
     tree = lineage.Tree(run_store.versions(), run_store.config.copy)
     if member is None:
         best = lineage.best_member(run_store.members(), tree)

@@ -1,7 +1,10 @@
 """The page of a comparison: several runs side by side, as one HTML file."""
 
+import collections
 import itertools
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -14,6 +17,9 @@ KINDS: Mapping[comparison.Kind, str] = {
     "fresh": "means of fresh episodes",
     "training": "training scores, biased upward",
 }
+COVERED: Mapping[int, float] = {2: 0.5, 3: 0.75, 4: 0.87}
+"""By the 95 % intervals of the interquartile mean over so few seeds: measured on 1,000 sets of
+normal scores each."""
 
 
 def page(compared: Sequence[Group], drawn: Mapping[str, Figure]) -> Html:
@@ -62,11 +68,13 @@ def warnings(compared: Sequence[Group]) -> list[str]:
     for world in worlds:
         inside = [group for group in compared if group.world == world]
         if comparison.kind(inside) == "training":
+            missing = [run.run_dir for group in inside for run in group.counted if not run.fresh]
             found.append(
-                f"{', '.join(world)}: not all runs have been evaluated, so these are training "
-                "scores, which chose the members that they are of. They are biased upward, more so "
-                "where members copy each other, and may favour a side that fresh episodes do not. "
-                "For a result: python -m experiments.evaluate RUN_DIR --save, for each run."
+                f"{', '.join(world)}: {_of_all(missing, inside)} not been evaluated, so these are "
+                "training scores, which chose the members that they are of. They are biased "
+                "upward, more so where members copy each other, and may favour a side that fresh "
+                "episodes do not: no group is said to be better than another. For a result, play "
+                f"fresh episodes: {_evaluation(missing)}"
             )
     unfinished = [run.name for group in compared for run in group.runs if not run.is_finished]
     if unfinished:
@@ -79,7 +87,42 @@ def warnings(compared: Sequence[Group]) -> list[str]:
             f"The same settings and the same seed as another run, so no sample of its own, and "
             f"left out of what is computed over seeds: {', '.join(again)}."
         )
+    few = [one for one in comparison.aggregates(compared) if one.count in COVERED]
+    if few:
+        found.append(
+            "So few seeds have bootstrap intervals that are too narrow: where scores are normal, "
+            "the nominal 95 % are really about "
+            + ", ".join(
+                f"{100 * share:.0f} % with {count} seeds" for count, share in COVERED.items()
+            )
+            + "."
+        )
     return found
+
+
+def why_no_pairs(compared: Sequence[Group]) -> str:
+    """What is missing before any two groups could be compared."""
+    enough: collections.Counter[tuple[str, ...]] = collections.Counter(
+        group.world for group in compared if len(group.counted) > 1
+    )
+    if any(count > 1 for count in enough.values()):
+        return "No two groups are compared: that takes fresh episodes of every run in their world."
+    return "No two groups are compared: that takes two seeds of each, in the same world."
+
+
+def _of_all(missing: Sequence[Path], inside: Sequence[Group]) -> str:
+    counted = sum(len(group.counted) for group in inside)
+    if len(missing) == counted:
+        return "the runs have"
+    return f"{len(missing)} of {counted} runs {'has' if len(missing) == 1 else 'have'}"
+
+
+def _evaluation(run_dirs: Sequence[Path]) -> str:
+    """A command for the shell that evaluates them."""
+    names = [shlex.quote(str(run_dir)) for run_dir in run_dirs]
+    if len(names) == 1:
+        return f"python -m experiments.evaluate {names[0]} --save"
+    return f'for run in {" ".join(names)}; do python -m experiments.evaluate "$run" --save; done'
 
 
 def _title(compared: Sequence[Group]) -> str:
@@ -105,13 +148,14 @@ def _lede(compared: Sequence[Group], runs: int) -> str:
 
 def _aggregates(compared: Sequence[Group]) -> Html:
     rows: list[list[Cell | Content]] = []
+    worlds = {group.world for group in compared}
+    inside = f" in {', '.join(*worlds)}" if len(worlds) == 1 else ""
     for one in comparison.aggregates(compared):
         low, high = one.interval
-        world = ", ".join(one.group.world)
         rows.append(
             [
                 _named(one.group, compared),
-                world,
+                *([] if inside else [", ".join(one.group.world)]),
                 Cell(str(one.count), one.count),
                 Cell(wording.score(one.iqm), one.iqm),
                 "none: one seed" if one.count == 1 else wording.interval((low, high)),
@@ -119,10 +163,10 @@ def _aggregates(compared: Sequence[Group]) -> Html:
             ]
         )
     return markup.table(
-        "Groups: interquartile mean over seeds, with its 95 % bootstrap interval",
+        f"Groups{inside}: interquartile mean over seeds, with its 95 % bootstrap interval",
         [
             Column("group"),
-            Column("world"),
+            *([] if inside else [Column("world")]),
             Column("n", True, "finished runs with different seeds"),
             Column("score", True),
             Column("95 % interval"),
@@ -137,8 +181,7 @@ def _pairs(compared: Sequence[Group]) -> list[Content]:
     if not found:
         if len(compared) == 1:
             return []
-        text = "No two groups are compared: that takes two seeds of each, in the same world."
-        return [element("p", text, class_="note")]
+        return [element("p", why_no_pairs(compared), class_="note")]
     rows: list[list[Cell | Content]] = []
     for pair in found:
         paired = pair.difference is not None and pair.difference_interval is not None
@@ -151,7 +194,6 @@ def _pairs(compared: Sequence[Group]) -> list[Content]:
                 f"{pair.first.name} over {pair.second.name}",
                 Cell(f"{pair.probability:.2f}", pair.probability),
                 wording.interval(pair.interval),
-                KINDS[pair.kind],
                 f"{len(pair.first.counted)} and {len(pair.second.counted)}",
                 Cell(difference, pair.difference) if paired else "",
                 interval,
@@ -159,12 +201,11 @@ def _pairs(compared: Sequence[Group]) -> list[Content]:
             ]
         )
     table = markup.table(
-        "Every two groups: the probability that a run of the first scores higher",
+        "Every two groups, by fresh episodes: probability that a run of the first scores higher",
         [
             Column("groups"),
             Column("P", True, "P(X > Y) + P(X = Y) / 2"),
             Column("95 % interval"),
-            Column("scores are"),
             Column("n", False, "runs of the first and of the second"),
             Column("paired difference", True, "mean over the seeds that both have"),
             Column("95 % interval"),
@@ -231,7 +272,7 @@ def _curves(compared: Sequence[Group], drawn: Mapping[str, Figure]) -> list[Cont
             "Training scores over agent steps per member, one line per group: "
             + ", ".join(group.name for group in compared),
             "Training scores. Left: the best member at each moment, chosen by this very score and "
-            "so too high in all. Middle: the same over hours of training, at the mean speed of its "
+            "so too high in all. Middle: the same over time of training, at the mean speed of its "
             "run; they compare only where the machine and its load were the same. Right: "
             "interquartile mean of the members.",
             " Thick lines with bands: interquartile mean over seeds and its 95 % interval at each "
@@ -254,7 +295,7 @@ def _schedules(compared: Sequence[Group], drawn: Mapping[str, Figure]) -> list[C
             "Hyperparameters behind the best member of every run over agent steps of training: "
             + ", ".join(group.name for group in compared),
             "What the weights of every run's best member were trained with, followed through "
-            "their donors; one line per run.",
+            "their donors; one line per run. Of a replay, the schedule that it followed.",
         )
     ]
 
@@ -283,7 +324,7 @@ def _how(compared: Sequence[Group]) -> list[Content]:
                     *protocol.world_rows(config),
                     *protocol.agent_rows(config),
                     *protocol.population_rows(config),
-                    *protocol.space_rows(config.space),
+                    *protocol.hyperparameter_rows(config),
                     ("Seeds", ", ".join(str(run.seed) for run in group.runs)),
                 ]
             ),

@@ -1,7 +1,7 @@
 """Scores over training, as numbers: what learning curves are drawn from."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,12 @@ class PopulationCurves:
         highest = np.where(np.isnan(self.scores), -np.inf, self.scores).max(axis=0)
         return np.where(np.isneginf(highest), np.nan, highest)
 
+    @property
+    def median(self) -> Floats:
+        """The middle one of the scores there are at each point, NaN where nobody has one."""
+        known = [column[~np.isnan(column)] for column in self.scores.T]
+        return np.array([np.median(scores) if len(scores) else np.nan for scores in known])
+
     def shared(self) -> "PopulationCurves":
         """Only the points at which at least half of the members have a score."""
         kept = 2 * np.count_nonzero(~np.isnan(self.scores), axis=0) >= len(self.scores)
@@ -51,18 +57,44 @@ def member_scores(history: History, member: int) -> tuple[Floats, Floats]:
     Returns:
         Agent steps, strictly increasing, and scores; both empty before the first score.
     """
+    versions = (v for v in history.versions if v.member == member)
+    return standing(
+        (version.agent_steps, history.tree.scores[member, version.version])
+        for version in sorted(versions, key=lambda v: v.version)
+    )
+
+
+def standing(scored: Iterable[tuple[int, float | None]]) -> tuple[Floats, Floats]:
+    """A member's scores that nothing later replaced.
+
+    Args:
+        scored: Agent steps of its versions in the order of their making, and the score, if any.
+
+    Returns:
+        Agent steps, strictly increasing, and scores.
+    """
     steps: list[int] = []
     scores: list[float] = []
-    versions = (v for v in history.versions if v.member == member)
-    for version in sorted(versions, key=lambda v: v.version):
-        while steps and steps[-1] >= version.agent_steps:
+    for agent_steps, score in scored:
+        while steps and steps[-1] >= agent_steps:
             steps.pop()
             scores.pop()
-        score = history.tree.scores[member, version.version]
         if score is not None:
-            steps.append(version.agent_steps)
+            steps.append(agent_steps)
             scores.append(score)
     return np.array(steps, np.float64), np.array(scores, np.float64)
+
+
+def in_force(wanted: Floats, steps: Floats, values: Floats) -> Floats:
+    """The last value at or before each of the wanted steps; NaN before the first.
+
+    Args:
+        wanted: `[points]`.
+        steps: From which on a value is in force, increasing.
+        values: As many as `steps`; none at all is all NaN.
+    """
+    place = np.searchsorted(steps, wanted, side="right")
+    return np.concatenate(([np.nan], values))[place]
 
 
 def population_curves(history: History, points: int = GRID_POINTS) -> PopulationCurves:
@@ -75,12 +107,9 @@ def population_curves(history: History, points: int = GRID_POINTS) -> Population
     grid = np.linspace(0, furthest, points + 1)
     table = np.full((len(history.members), len(grid)), np.nan)
     for row, member in zip(table, history.members, strict=True):
-        steps, scores = member_scores(history, member.id)
-        place = np.searchsorted(steps, grid, side="right") - 1
-        is_known = place >= 0
+        row[:] = in_force(grid, *member_scores(history, member.id))
         if member.state in ("active", "finished"):
-            is_known &= grid <= member.agent_steps
-        row[is_known] = scores[place[is_known]]
+            row[grid > member.agent_steps] = np.nan
     return PopulationCurves(grid, table)
 
 

@@ -142,16 +142,29 @@ def value_axis(axes: Axes, name: str, hyper: space.Space) -> None:
     dimension: Any = hyper.dimensions[name]
     axes.set_ylabel(name.replace("_", " "), parse_math=False)
     if isinstance(dimension, space.LogUniform) or getattr(dimension, "log", False):
-        axes.set_yscale("log")
-        is_narrow = dimension.high / dimension.low < 300
-        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if is_narrow else (1,)))
-        axes.yaxis.set_major_formatter(ticker.FuncFormatter(wording.value))
-        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+        _log_axis(axes, dimension.high / dimension.low)
     elif isinstance(dimension, space.IntUniform):
         axes.yaxis.set_major_locator(ticker.MaxNLocator(nbins=5, integer=True))
     if isinstance(dimension, space.LogUniform | space.Uniform | space.IntUniform):
         for limit in (dimension.low, dimension.high):
             axes.axhline(limit, color=OTHERS, ls=(0, (4, 3)), linewidth=0.9, zorder=1)
+
+
+def followed_axis(axes: Axes, name: str, values: Sequence[float]) -> None:
+    """The same for values on a schedule: there is no prior, and a cost may be 0."""
+    axes.set_ylabel(name.replace("_", " "), parse_math=False)
+    low, high = min(values), max(values)
+    if low > 0:
+        _log_axis(axes, 4 * high / low)
+        axes.set_ylim(low / 2, 2 * high)
+
+
+def _log_axis(axes: Axes, factor: float) -> None:
+    """`factor`: from the lowest value to the highest."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if factor < 300 else (1,)))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(wording.value))
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def score_scale(scores: Sequence[float]) -> Any:

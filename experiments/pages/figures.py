@@ -1,5 +1,6 @@
 """The figures of one run, drawn from its records: each function takes a `History`."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments import statistics
-from experiments.pages import curves, drawing, family
+from experiments.pages import curves, drawing, family, wording
 from experiments.pages.history import History
 from pbt import lineage
 
@@ -60,7 +61,7 @@ def learning_curves(history: History) -> Figure:
     axes.set_ylabel("episode return")
     drawing.steps_axis(axes, "agent steps of the member; of the best lineage: behind its weights")
     axes.set_xlim(left=0)
-    drawing.title(figure, f"{history.name}: training returns")
+    _title(figure, history, "training returns")
     drawing.legend(figure, handles)
     return figure
 
@@ -90,40 +91,51 @@ def _draw_population(axes: Axes, history: History) -> Any:
 
 
 def schedule(history: History) -> Figure:
-    """The hyperparameters behind the best member's weights, with the points where it was a copy."""
-    names = history.varied
+    """The hyperparameters behind the best member's weights, with the points where it was a copy.
+
+    Of a replay, the schedule that it followed, and what its learner reported.
+    """
+    names = history.scheduled
     figure, panels = drawing.panels(len(names) + 1, 1.45)
-    rows = lineage.schedule(history.lineage)
+    rows = history.schedule
     segments = lineage.segments(history.lineage)
     scored = [s for s in history.lineage if s.version.score is not None]
     scores = [s.version.score or 0.0 for s in scored]
     panels[0].plot([s.training for s in scored], scores, color=drawing.BEST, linewidth=1.6)
     panels[0].set_ylabel("training score")
     copies = [s.start for s in segments[1:] if s.kind in ("exploit", "reseed")]
-    kinds = [history.tree.versions[row.member, row.version].kind for row in rows]
-    changes = [row for row, kind in zip(rows, kinds, strict=True) if kind not in UNCHANGED]
+    changes = _changes(history, rows)
     for name, axes in zip(names, panels[1:], strict=True):
         steps = [row.agent_steps for row in rows]
-        used = [_used(history, row, name) for row in rows]
+        used = [history.used(row)[name] for row in rows]
         axes.step(steps, used, where="post", color=drawing.BEST, linewidth=1.8, zorder=3)
-        marks = [_used(history, row, name) for row in changes]
-        axes.scatter([r.agent_steps for r in changes], marks, s=14, color=drawing.INK, zorder=4)
-        drawing.value_axis(axes, name, history.config.space)
+        marks = [history.used(row)[name] for row in changes]
+        axes.scatter([r.agent_steps for r in changes], marks, s=14, color=drawing.INK, zorder=5)
+        if history.followed is None:
+            drawing.value_axis(axes, name, history.config.space)
+        else:
+            reported = _reported(history, name)
+            axes.scatter(*reported, s=12, color=drawing.OTHERS, linewidths=0, zorder=4)
+            drawing.followed_axis(axes, name, used)
     for axes in panels:
         for step in copies:
             axes.axvline(step, color=drawing.MUTED, linewidth=0.7, alpha=0.5, zorder=1)
     _name_segments(panels[0], segments)
     drawing.steps_axis(panels[-1], "agent steps of training behind the weights")
     best = history.lineage[-1].version
-    drawing.title(
-        figure, f"{history.name}: schedule behind member {best.member}, best training score"
-    )
     handles = [
         Line2D([], [], color=drawing.BEST, linewidth=1.8, label="value in use"),
         drawing.dot(drawing.INK, "new value", 4),
-        Line2D([], [], color=drawing.MUTED, linewidth=0.7, alpha=0.6, label="copy of weights"),
-        drawing.dashed("prior"),
     ]
+    if history.followed is None:
+        _title(figure, history, f"schedule behind member {best.member}, best training score")
+        handles += [
+            Line2D([], [], color=drawing.MUTED, linewidth=0.7, alpha=0.6, label="copy of weights"),
+            drawing.dashed("prior"),
+        ]
+    else:
+        _title(figure, history, f"schedule followed, and score of member {best.member}")
+        handles.append(drawing.dot(drawing.OTHERS, "reported, mean of a slice", 4))
     drawing.legend(figure, handles)
     return figure
 
@@ -181,7 +193,7 @@ def hyperparameters(history: History) -> Figure:
         axes.autoscale_view()
     drawing.steps_axis(panels[-1])
     drawing.score_bar(figure, scale, panels)
-    drawing.title(figure, f"{history.name}: hyperparameters of all members")
+    _title(figure, history, "hyperparameters of all members")
     handles = [
         drawing.dot(drawing.INITIAL, "initial draw"),
         drawing.dot(drawing.PRESENT, "present member"),
@@ -190,6 +202,34 @@ def hyperparameters(history: History) -> Figure:
     ]
     drawing.legend(figure, handles)
     return figure
+
+
+def _title(figure: Figure, history: History, what: str) -> None:
+    drawing.title(figure, f"{wording.shortened(history.name, 40)}: {what}")
+
+
+def _changes(
+    history: History, rows: Sequence[lineage.ScheduleRow]
+) -> Sequence[lineage.ScheduleRow]:
+    """Where somebody chose new values or, in a replay, where the schedule has others."""
+    if history.followed is not None:
+        pairs = itertools.pairwise(rows)
+        return [row for old, row in pairs if row.hyperparameters != old.hyperparameters]
+    kinds = [history.tree.versions[row.member, row.version].kind for row in rows]
+    return [row for row, kind in zip(rows, kinds, strict=True) if kind not in UNCHANGED]
+
+
+def _reported(history: History, name: str) -> tuple[list[float], list[float]]:
+    """What the best member's learner says it was, at the middle of each slice."""
+    behind = {(step.version.member, step.version.version): step for step in history.lineage}
+    steps, values = [], []
+    for report in history.reports:
+        step = behind.get((report.member, report.version))
+        value = report.metrics.get(f"hyperparameter/{name}")
+        if step is not None and value is not None:
+            steps.append(step.training - report.slice_steps / 2)
+            values.append(value)
+    return steps, values
 
 
 def _used(history: History, row: Any, name: str) -> float:

@@ -1,9 +1,12 @@
 """A run as its store shows it at one moment: what figures and tables are made from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from experiments.schedule import Schedule, followed
 from pbt import lineage, run, space
 from pbt import store as stores
+from pbt.lineage import ScheduleRow
 from pbt.member import Event, Member, Report, Version
 
 
@@ -53,6 +56,39 @@ class History:
         dimensions = self.config.space.dimensions
         free = [n for n, d in dimensions.items() if not isinstance(d, space.Constant)]
         return sorted(free, key=lambda name: name not in self.config.space.adapt)
+
+    @property
+    def followed(self) -> Schedule | None:
+        """What all members of a replay train along; None for any other run."""
+        return followed(self.config)
+
+    @property
+    def scheduled(self) -> list[str]:
+        """The hyperparameters that `schedule` has something to show of."""
+        return self.varied if self.followed is None else list(self.followed.names)
+
+    @property
+    def schedule(self) -> list[ScheduleRow]:
+        """What the best member's weights were trained with; empty without such a member.
+
+        Of a replay the rows of its schedule that the weights have reached.
+        """
+        found = lineage.schedule(self.lineage)
+        if self.followed is None or not found:
+            return found
+        last = found[-1]
+        begun = [steps for steps, _ in self.followed.rows if steps < last.agent_steps]
+        rows = []
+        for steps in [*begun, last.agent_steps]:
+            version = max(s.version.version for s in self.lineage if s.training <= steps)
+            rows.append(ScheduleRow(steps, self.followed.at(steps), last.member, version))
+        return rows
+
+    def used(self, row: ScheduleRow) -> Mapping[str, float]:
+        """What the learner used at a row of `schedule`: integers rounded."""
+        if self.followed is not None:
+            return self.followed.used(row.agent_steps)
+        return self.config.space.used(row.hyperparameters)
 
     @property
     def ranked(self) -> list[Member]:

@@ -1,11 +1,14 @@
 """How a run was made, for people: what a score must be read with."""
 
 import contextlib
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from envs import atari
+from experiments import schedule
 from experiments.pages import wording
 from pbt import run, space
 
@@ -90,6 +93,10 @@ def population_rows(config: run.RunConfig) -> Rows:
     if config.exploit == "none":
         alone = "none: there is nobody to copy"
         search = "none: every member keeps its own draw (random search)"
+        if schedule.followed(config) is not None:
+            search = "none: all members follow one schedule (replay)"
+        elif all(isinstance(one, space.Constant) for one in config.space.dimensions.values()):
+            search = "none: all members have the same hyperparameters"
         rows.append(("Exploit", alone if config.population == 1 else search))
     else:
         how = {
@@ -115,9 +122,16 @@ def population_rows(config: run.RunConfig) -> Rows:
     return rows
 
 
-def space_rows(hyper: space.Space) -> Rows:
-    """Where each hyperparameter is drawn, and how far it may go."""
+def hyperparameter_rows(config: run.RunConfig) -> Rows:
+    """Where each hyperparameter is drawn, and how far it may go; of a replay, what it follows."""
+    given, hyper = schedule.followed(config), config.space
     rows = []
+    if given is not None:
+        count = wording.counted(len(given.rows), "row")
+        for name in given.names:
+            first, last = (wording.value(given.used(at)[name]) for at in (0, given.length))
+            how = f"{first} at first, {last} at last, on a schedule of {count}"
+            rows.append((name.replace("_", " "), how))
     for name, dimension in hyper.dimensions.items():
         how = _dimension(dimension)
         if not isinstance(dimension, space.Constant) and name not in hyper.adapt:
@@ -130,6 +144,11 @@ def flat(config: run.RunConfig) -> dict[str, str]:
     """Every setting by name, as exact text; a hyperparameter's prior and bounds are one."""
     values = config.to_json()
     hyper = values.pop("space")
+    given = schedule.followed(config)
+    if given is not None:  # too long to be read; what is in it, a figure shows
+        digest = hashlib.sha256(json.dumps(given.to_json()).encode()).hexdigest()[:8]
+        told = f"{wording.counted(len(given.rows), 'row')}, digest {digest}"
+        values["task_config"] = {**values["task_config"], "schedule": told}
     found = _flat(values)
     for name, dimension in hyper["dimensions"].items():
         found[f"prior of {name}"] = ", ".join(

@@ -27,7 +27,7 @@ def page(history: History, run_dir: Path, drawn: Mapping[str, Figure]) -> Html:
         ("how", "How it was run", _how(history, run_dir)),
         ("curves", "Learning curves", sections.learning_curves(history, drawn)),
         ("hyperparameters", "Hyperparameters", sections.hyperparameters(history, drawn)),
-        ("schedule", "The winner's schedule", sections.schedule(history, drawn)),
+        ("schedule", _schedule_title(history), sections.schedule(history, drawn)),
         ("tree", "Family tree", sections.family_tree(history, drawn)),
         ("decisions", "Decisions", sections.decision_table(history)),
         ("members", "Members", sections.member_table(history)),
@@ -54,13 +54,26 @@ def page(history: History, run_dir: Path, drawn: Mapping[str, Figure]) -> Html:
     )
 
 
+def _schedule_title(history: History) -> str:
+    return "The winner's schedule" if history.followed is None else "The schedule it followed"
+
+
 def _lede(history: History) -> str:
     config = history.config
     world = protocol.world(config)
     who = f"{config.population} agents on {world}" if world else f"{config.population} members"
     length = f"trained for {config.total_steps:,} agent steps each"
+    if history.followed is not None:
+        if config.population == 1:
+            who = f"One agent{f' on {world}' if world else ''}"
+        return (
+            f"{who}, {length}, along a schedule of hyperparameters that the run was given. Nobody "
+            "copies anybody, and nothing is searched: a replay."
+        )
     if config.population == 1:
         return f"One agent{f' on {world}' if world else ''}, {length}, with nobody to learn from."
+    if config.exploit == "none" and not history.varied:
+        return f"{who}, {length}, with the same hyperparameters. Nobody copies anybody."
     if config.exploit == "none":
         return (
             f"{who}, {length}. Each keeps its own random draw of hyperparameters and nobody "
@@ -164,7 +177,7 @@ def _how(history: History, run_dir: Path) -> list[Content]:
         element("h3", "Population"),
         markup.facts(protocol.population_rows(config)),
         element("h3", "Hyperparameters"),
-        markup.facts(protocol.space_rows(config.space)),
+        markup.facts(protocol.hyperparameter_rows(config)),
         element("h3", "To run it again"),
         markup.facts([("Seed", str(config.seed)), *_started(history, run_dir)]),
     ]

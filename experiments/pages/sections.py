@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from experiments.pages import decisions, drawing, family, markup, wording
 from experiments.pages.history import History
 from experiments.pages.markup import Cell, Column, Content, Html, element
-from pbt import lineage
 from pbt.member import Member
 
 MOST_DECISIONS = 1_500
@@ -68,22 +67,30 @@ def schedule(history: History, drawn: Mapping[str, Figure]) -> list[Content]:
     """The hyperparameters behind the best member's weights, as figure and table."""
     if not history.lineage:
         return []
-    names = history.varied
-    rows = lineage.schedule(history.lineage)
+    names, rows = history.scheduled, history.schedule
     best = history.lineage[-1].version
-    shown = _figure(
-        drawn,
-        "schedule.png",
-        f"Training score and {', '.join(names)} along the lineage of member {best.member}, in "
-        f"{wording.counted(len(rows) - 1, 'stretch', 'stretches')}.",
+    caption: list[Content] = [
         f"What the weights of member {best.member}, the best by training score, were trained with, "
         "followed through its donors. Their numbers stand above. ",
         markup.code("python -m experiments.replay"),
         " trains a fresh agent along it, from ",
         markup.code("schedule.csv"),
         ".",
+    ]
+    if history.followed is not None:
+        caption = [
+            "What every member was trained with: the schedule that the run was given, and nothing "
+            f"chose values here. On top, the training score of member {best.member}, the best by "
+            "it. Grey dots: what its learner reports to have used, in the mean of each slice."
+        ]
+    shown = _figure(
+        drawn,
+        "schedule.png",
+        f"Training score and {', '.join(names)} along the lineage of member {best.member}, in "
+        f"{wording.counted(len(rows) - 1, 'stretch', 'stretches')}.",
+        *caption,
     )
-    used = [history.config.space.used(row.hyperparameters) for row in rows]
+    used = [history.used(row) for row in rows]
     table = markup.table(
         "From these agent steps on, behind the weights",
         [Column("agent steps", True), *(Column(_words(n), True) for n in names), Column("member")],

@@ -10,7 +10,6 @@ from experiments import scores
 from experiments.pages import wording
 from experiments.pages.history import History
 from pbt import lineage
-from pbt.member import Member
 
 
 def summary(history: History, run_dir: Path) -> str:
@@ -91,7 +90,7 @@ def _best(history: History, run_dir: Path) -> list[str]:
         f"`python -m experiments.evaluate {shlex.quote(str(run_dir))}`",
         f"- version {key[1]}, {wording.steps(history.tree.training[key])} agent steps of training "
         f"behind its weights ({wording.steps(best.agent_steps)} of its own)",
-        f"- hyperparameters now: {_values(history, best)}",
+        f"- hyperparameters now: {_values(history)}",
         f"- lineage: {path}",
     ]
 
@@ -122,8 +121,8 @@ def _members(history: History) -> list[str]:
     return [line(header), f"|{'|'.join('-' * (w + 1) + ':' for w in widths)}|", *map(line, rows)]
 
 
-def _values(history: History, member: Member) -> str:
-    used = history.config.space.used(member.hyperparameters)
+def _values(history: History) -> str:
+    used = history.used(history.schedule[-1])
     return ", ".join(f"{name} {value:.4g}" for name, value in used.items())
 
 

@@ -11,8 +11,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from experiments import compare, comparison, scores, statistics
-from pbt import store
+from experiments import compare, comparison, schedule, scores, statistics
+from experiments.pages import comparison_figures, comparison_page
+from pbt import space, store
 
 HERE = Path(__file__).parent
 
@@ -96,7 +97,12 @@ def test_the_whole_comparison(folder, tmp_path, capsys):
     means = [index + 0.75 for index in range(5)]
     low, high = statistics.interval(means[:3])
     assert f"pbt: 1.75 (95 % interval {low:.2f} to {high:.2f}), n = 3" in printed
-    assert "P(pbt > none) = 0.00 (95 % interval 0.00 to 0.00), n = 3 and 2" in printed
+    assert (
+        "P(pbt > none) = 0.00 (95 % interval 0.00 to 0.00), fresh episodes, n = 3 and 2" in printed
+    )
+    assert "No two groups" not in printed + words
+    for text in (printed, words):
+        assert "really about 50 % with 2 seeds, 75 % with 3 seeds" in text
     # Paired over seeds 0 and 1: 0.75 - 3.75 and 1.75 - 4.75.
     assert "-3.00" in words
     with (out / "scores.csv").open() as file:
@@ -118,18 +124,29 @@ def test_nothing_in_the_runs_changes(folder, tmp_path):
     }
 
 
-def test_statistics_are_those_of_the_groups(folder):
-    found = comparison.groups(comparison.read(arms(folder, "pbt", "none")))
+@pytest.mark.parametrize("kind", ["fresh", "training"])
+def test_statistics_are_those_of_the_groups(folder, kind):
+    given = arms(folder, "pbt", "none")
+    fresh = dict(zip(given, [5.0, 1.0, 3.0, 2.0, 1.0], strict=True))
+    if kind == "fresh":
+        for path, mean in fresh.items():
+            evaluated(path, [mean - 1, mean + 1])
+    found = comparison.groups(comparison.read(given))
     assert [(group.name, len(group.runs)) for group in found] == [("pbt", 3), ("none", 2)]
-    training = {group.name: [run.training.mean for run in group.runs] for group in found}
+    values = {group.name: [run.score(kind) for run in group.runs] for group in found}
+    if kind == "fresh":
+        assert [*values["pbt"], *values["none"]] == list(fresh.values())
     for one in comparison.aggregates(found):
-        assert one.kind == "training"
-        assert one.iqm == pytest.approx(np.mean(training[one.group.name]))  # too few to trim
-        assert one.interval == statistics.interval(training[one.group.name])
+        assert one.kind == kind
+        assert one.iqm == pytest.approx(np.mean(values[one.group.name]))  # too few to trim
+        assert one.interval == statistics.interval(values[one.group.name])
+    if kind == "training":
+        assert comparison.pairs(found) == []  # who is ahead by what chose it may not be better
+        return
     (pair,) = comparison.pairs(found)
-    wins = [(x > y) + (x == y) / 2 for x, y in itertools.product(training["pbt"], training["none"])]
+    wins = [(x > y) + (x == y) / 2 for x, y in itertools.product(values["pbt"], values["none"])]
     assert pair.probability == pytest.approx(np.mean(wins))
-    differences = np.subtract(training["pbt"][:2], training["none"])
+    differences = np.subtract(values["pbt"][:2], values["none"])
     assert pair.seeds == (0, 1)
     assert pair.difference == pytest.approx(differences.mean())
     assert pair.difference_interval == statistics.paired_interval(differences)
@@ -142,14 +159,67 @@ def test_fresh_and_training_scores_are_never_mixed(folder, capsys, tmp_path):
     found = comparison.groups(comparison.read(given))
     assert {one.kind for one in comparison.aggregates(found)} == {"training"}
     assert compare.main([*map(str, given), "--out", str(tmp_path / "out")]) == 0
-    assert "not all runs have been evaluated" in capsys.readouterr().out
+    printed = capsys.readouterr().out
     _, words = check((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
-    assert "not all runs have been evaluated" in words
-    assert "training scores, biased upward" in words
+    for text in (printed, words):
+        assert "1 of 5 runs has not been evaluated" in text
+        assert f"python -m experiments.evaluate {given[-1]} --save" in text
+        assert "training scores, biased upward" in text
+        assert "No two groups are compared: that takes fresh episodes of every run" in text
+    assert "P(" not in printed
+    assert "Every two groups" not in words
     evaluated(given[-1], [1.0, 2.0])
     found = comparison.groups(comparison.read(given))
     assert {one.kind for one in comparison.aggregates(found)} == {"fresh"}
     assert comparison.pairs(found)[0].probability == 0.5
+
+
+def test_all_runs_without_fresh_episodes_are_named_in_one_command(made):
+    given = [str(path) for path in arms(made, "pbt", "none")]
+    printed = compare.text(comparison.groups(comparison.read([Path(path) for path in given])))
+    assert "the runs have not been evaluated" in printed
+    command = f'for run in {" ".join(given)}; do python -m experiments.evaluate "$run" --save; done'
+    assert command in printed
+
+
+def test_intervals_of_few_seeds_cover_as_often_as_the_page_says():
+    rng = np.random.default_rng(0)
+    for count, share in comparison_page.COVERED.items():
+        ends = [statistics.interval(rng.normal(size=count), resamples=400) for _ in range(400)]
+        covered = np.mean([low <= 0 <= high for low, high in ends])
+        assert covered == pytest.approx(share, abs=3 * np.sqrt(share * (1 - share) / 400) + 0.01)
+
+
+def test_replays_show_their_schedules(tmp_path):
+    made = []
+    for number, rate in enumerate((0.001, 0.004)):
+        rows = [
+            {"agent_steps": 0, "learning_rate": rate, "unroll_length": 7.5},
+            {"agent_steps": 5_000, "learning_rate": rate / 2, "unroll_length": 11.2},
+        ]
+        given = {"env_id": "Catch", "schedule": rows}
+        config = {"task": schedule.TASK, "space": space.Space({}), "exploit": "none"}
+        made.append(make(tmp_path / str(number), number, **config, task_config=given))
+    made.append(make(tmp_path / "pbt", task_config={"env_id": "Catch"}))
+    for chosen in (made, made[:2]):  # beside a run with priors, and alone
+        found = comparison.groups(comparison.read(chosen))
+        figure = comparison_figures.schedules(found)
+        rates = [
+            line.get_ydata().tolist()
+            for axes in figure.axes[: len(chosen)]
+            for line in axes.lines
+            if line.get_drawstyle() == "steps-post"
+        ]
+        assert rates[:2] == [[0.001, 0.0005, 0.0005], [0.004, 0.002, 0.002]]
+        assert {axes.get_yscale() for axes in figure.axes[: len(chosen)]} == {"log"}
+        told = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+        assert ("prior" in told) == (chosen is made)
+        (row,) = (row for row in comparison.differing_settings(found) if "schedule" in row[0])
+        assert all(len(text) < 40 for text in row[1])
+        assert row[1][0] != row[1][1]
+    assert compare.main([*map(str, made), "--out", str(tmp_path / "out")]) == 0
+    _, words = check((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    assert "0.001 at first, 0.0005 at last, on a schedule of 2 rows" in words
 
 
 def test_single_runs_are_n_1(folder, tmp_path, capsys):

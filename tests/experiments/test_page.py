@@ -1,6 +1,7 @@
 """The page of a run: whole, closed, escaped, and without need of anything else."""
 
 import base64
+import copy
 import hashlib
 import importlib.util
 import json
@@ -10,7 +11,7 @@ from typing import get_args
 
 import pytest
 
-from experiments import provenance, report, scores
+from experiments import provenance, report, schedule, scores
 from experiments.pages import (
     curves,
     decisions,
@@ -19,12 +20,13 @@ from experiments.pages import (
     figures,
     history,
     markup,
+    protocol,
     run_page,
     sections,
     style,
     wording,
 )
-from pbt import run
+from pbt import run, space
 
 HERE = Path(__file__).parent
 
@@ -225,6 +227,87 @@ def test_random_search_and_a_single_agent_are_called_so(tmp_path):
         population = runs.Population(tmp_path / words, runs.configuration(**settings))
         population.train(3)
         assert words in check(run_page.page(read(population), Path("run"), {}))[1]
+
+
+GIVEN = [
+    {"agent_steps": 0, "learning_rate": 0.004, "entropy_cost": 0.0, "unroll_length": 7.5},
+    {"agent_steps": 3_000, "learning_rate": 0.004, "entropy_cost": 0.01, "unroll_length": 19.4},
+    {"agent_steps": 6_400, "learning_rate": 0.002, "entropy_cost": 0.02, "unroll_length": 19.4},
+    {"agent_steps": 10**9, "learning_rate": 0.001, "entropy_cost": 0.03, "unroll_length": 1.0},
+]
+
+
+def replay(path, rows=GIVEN, turns=1000, **settings):
+    """A run whose members follow a schedule."""
+    given = {"env_id": "Catch", "preset": "a3c2016", "schedule": rows}
+    config = runs.configuration(
+        task=schedule.TASK, space=space.Space({}), exploit="none", task_config=given, **settings
+    )
+    population = runs.Population(path, config)
+    population.train(turns)
+    return population
+
+
+def test_a_replay_shows_the_schedule_that_it_followed(tmp_path):
+    population = replay(tmp_path / "run")
+    report.write_report(population.store, tmp_path / "report")
+    assert (tmp_path / "report" / "schedule.png").stat().st_size > 10_000
+    _, words = check((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
+    assert "The schedule it followed" in words
+    assert "a replay" in words
+    assert "none: all members follow one schedule" in words
+    assert "8 at first, 1 at last, on a schedule of 4 rows" in words
+    for wrong in ("random search", "The winner's schedule", "donors", "prior"):
+        assert wrong not in words.partition("All settings")[0]
+    # The row that nobody has reached is not in it; the last says how far it was followed.
+    written = schedule.read(
+        tmp_path / "report" / "schedule.csv", ["learning_rate", "entropy_cost", "unroll_length"]
+    )
+    assert [steps for steps, _ in written.rows] == [0, 3_000, 6_400, 32_000]
+    for steps in range(0, 32_000, 100):
+        assert written.at(steps) == schedule.Schedule.from_json(GIVEN).at(steps)
+    figure = figures.schedule(read(population))
+    for axes, values in zip(
+        figure.axes[1:],
+        ([0.004, 0.004, 0.002, 0.002], [0.0, 0.01, 0.02, 0.02], [8, 19, 19, 19]),
+        strict=True,
+    ):
+        (line,) = (one for one in axes.lines if one.get_drawstyle() == "steps-post")
+        assert line.get_xdata().tolist() == [0, 3_000, 6_400, 32_000]
+        assert line.get_ydata().tolist() == values
+    assert [axes.get_yscale() for axes in figure.axes[1:]] == ["log", "linear", "log"]
+    assert "hyperparameters now: learning_rate 0.002, entropy_cost 0.02, unroll_length 19" in (
+        tmp_path / "report" / "summary.md"
+    ).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("turns", [0, 1, 5])
+def test_a_replay_has_a_page_at_any_time(tmp_path, turns):
+    population = replay(tmp_path / "run", turns=turns, min_episodes=25)
+    report.write_report(population.store, tmp_path / "report")
+    check((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
+
+
+def test_two_schedules_are_told_apart_shortly(tmp_path):
+    told = []
+    for number, last in enumerate((0.001, 0.001, 0.0011)):
+        rows = [*GIVEN[:-1], {**GIVEN[-1], "learning_rate": last}]
+        config = replay(tmp_path / str(number), rows, turns=0).config
+        before = copy.deepcopy(config.to_json())
+        told.append(protocol.flat(config)["task_config.schedule"])
+        assert config.to_json() == before
+    assert told[0] == told[1] != told[2]
+    assert all(re.fullmatch(r"4 rows, digest [0-9a-f]{8}", text) for text in told)
+
+
+def test_members_of_one_setting_are_no_random_search(tmp_path):
+    fixed = space.Space({"learning_rate": space.Constant(0.01)})
+    population = runs.Population(tmp_path, runs.configuration(space=fixed, exploit="none"))
+    population.train(4)
+    _, words = check(run_page.page(read(population), Path("run"), {}))
+    assert "with the same hyperparameters" in words
+    assert "none: all members have the same hyperparameters" in words
+    assert "random search" not in words
 
 
 def test_no_id_of_one_figure_meets_another_s(seen):

@@ -1,13 +1,15 @@
 """Replays: fresh agents on a schedule, exactly, also after a kill, also elsewhere."""
 
 import csv
+import itertools
 import json
 import math
 
+import numpy as np
 import pytest
 
 from experiments import gym, learner, replay, schedule
-from experiments.pages import tables
+from experiments.pages import figures, history, tables
 from pbt import lineage, local, run, space, store, task, worker
 
 SCHEDULE = schedule.Schedule(
@@ -158,6 +160,21 @@ def test_a_run_is_replayed_along_its_winners_lineage(source, command, monkeypatc
     assert begun >= {steps for steps, _ in written.rows if steps < end}
     with store.Store.open("again") as again:
         assert schedule.of_run(again) == written, "a replay can be replayed"
+        seen = history.History.read(again, "again")
+    for name in written.names:  # what the learner reported, as dots on the line
+        means = [
+            np.average(
+                [values[name] for taken, values, _ in spy.updates if start <= taken < end],
+                weights=[steps for taken, _, steps in spy.updates if start <= taken < end],
+            )
+            for start, end in itertools.pairwise([0, *(r.agent_steps for r in seen.reports)])
+        ]
+        (axes,) = (
+            axes
+            for axes in figures.schedule(seen).axes
+            if axes.get_ylabel() == name.replace("_", " ")
+        )
+        assert axes.collections[-1].get_offsets()[:, 1].tolist() == pytest.approx(means)
     result = command(replay, "source", "--workers", "1", "--run-dir", "again")
     assert "finished" in result.out
 
