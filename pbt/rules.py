@@ -71,7 +71,12 @@ def choose(
     dead_owners: Collection[str],
     config: RunConfig,
 ) -> Member | None:
-    """Which member a worker that holds `residents` (versions by member) takes next, if any."""
+    """Which member a worker that holds `residents` (versions by member) takes next, if any.
+
+    The one with the fewest agent steps, but rather one that it has in memory. Members that have not
+    begun come first, all of them: their building has to be paid for anyway, and who starts early
+    would meet few others and be copied by many.
+    """
     somebody_to_copy = any(is_donor(member) for member in members)  # never a dead one itself
     free = [
         member
@@ -81,6 +86,7 @@ def choose(
         and (is_training(member, config) or somebody_to_copy)
     ]
     free.sort(key=lambda member: (member.agent_steps, member.id))
+    free = [member for member in free if member.agent_steps == 0] or free
     warm = [member for member in free if residents.get(member.id) == member.version]
     if warm:
         ahead = warm[0].agent_steps - free[0].agent_steps

@@ -373,12 +373,13 @@ def test_the_least_advanced_comes_first_and_then_the_lowest_id(new):
 @pytest.mark.parametrize(
     ("slices", "residents", "chosen"),
     [
-        ([0, 2, 5], {1: 2}, 1),  # exactly two slices ahead: it stays
-        ([0, 3, 5], {1: 3}, 0),  # three: the least advanced must not be left behind
-        ([0, 2, 2], {1: 1, 2: 2}, 2),  # 1 was trained by somebody else since
-        ([0, 2, 1], {1: 2, 2: 1}, 2),  # the less advanced of two residents
+        ([1, 3, 6], {1: 3}, 1),  # exactly two slices ahead: it stays
+        ([1, 4, 6], {1: 4}, 0),  # three: the least advanced must not be left behind
+        ([1, 3, 3], {1: 2, 2: 3}, 2),  # 1 was trained by somebody else since
+        ([1, 3, 2], {1: 3, 2: 2}, 2),  # the less advanced of two residents
         ([0, 0, 0], {1: 0, 2: 0}, 1),
-        ([1, 0, 0], {0: 1}, 0),
+        ([1, 0, 0], {0: 1}, 1),  # everybody begins before anybody goes on
+        ([1, 0, 0], {0: 1, 2: 0}, 2),
         ([1, 0, 0], {}, 1),
     ],
 )

@@ -125,6 +125,14 @@ def test_few_residents_take_turns_fairly(start):
     assert sum(call[1] == "load" for call in calls) > 7
 
 
+def test_everybody_has_begun_before_anybody_goes_on(start):
+    """Who starts early would meet few others and be copied by many: an advantage by number."""
+    store, *_, work = start(population=7)
+    assert work(resident_limit=7).exit_code == 0
+    trained = [report.member for _, report in store.reports()]
+    assert sorted(trained[:7]) == list(range(7))
+
+
 def test_a_stop_cuts_the_slice_and_commits_it(start):
     store, _, _, work = start(exploit="none")
     updates = []
