@@ -75,7 +75,8 @@ def choose(
 
     The one with the fewest agent steps, but rather one that it has in memory. Members that have not
     begun come first, all of them: their building has to be paid for anyway, and who starts early
-    would meet few others and be copied by many.
+    would meet few others and be copied by many. Among equals another one is first each time: who
+    is always first looks at others that are always a slice behind.
     """
     somebody_to_copy = any(is_donor(member) for member in members)  # never a dead one itself
     free = [
@@ -85,7 +86,7 @@ def choose(
         and lapsed(member, now, dead_owners, config)
         and (is_training(member, config) or somebody_to_copy)
     ]
-    free.sort(key=lambda member: (member.agent_steps, member.id))
+    free.sort(key=lambda m: (m.agent_steps, (m.id - m.version) % config.population))
     free = [member for member in free if member.agent_steps == 0] or free
     warm = [member for member in free if residents.get(member.id) == member.version]
     if warm:

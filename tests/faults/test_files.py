@@ -130,7 +130,7 @@ def test_a_pickle_is_never_executed(listed, toy_run, tmp_path):
     canary = tmp_path / "canary"
     bomb = pickle.dumps(Bomb(canary))
     run = toy_run()
-    run.work_until(4)
+    run.work_until(8)
     if listed:
         lease = run.store.claim("mallory")
         member = lease.member

@@ -131,14 +131,18 @@ class Machine(RuleBasedStateMachine):
                 if j != i and other["state"] in ("active", "finished") and other["version"] > 0
             ]
             if mine["state"] == "active" or (donors and not self.hopeless(mine)):
-                free.append((mine["steps"], i))
+                free.append((mine["steps"], (i - mine["version"]) % len(self.model), i))
         if not free:
             assert got is None
             return multiple()
-        steps, expected = min(free)
-        warm = [pair for pair in free if residents.get(pair[1]) == self.model[pair[1]]["version"]]
+        if any(steps == 0 for steps, *_ in free):
+            free = [entry for entry in free if entry[0] == 0]
+        steps, _, expected = min(free)
+        warm = [
+            entry for entry in free if residents.get(entry[2]) == self.model[entry[2]]["version"]
+        ]
         if warm and min(warm)[0] <= steps + 2 * SLICE:
-            expected = min(warm)[1]
+            expected = min(warm)[2]
         mine = self.model[expected]
         if mine["owner"] is not None:
             self.told.append(("takeover", expected))
