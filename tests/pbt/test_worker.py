@@ -309,7 +309,7 @@ def test_the_same_seed_and_one_worker_repeat_exactly(start):
 @pytest.mark.parametrize("strategy", ["t-test", "truncation", "binary-tournament"])
 def test_exploitation_finds_the_best_rate(strategy, start):
     """The best rate is known, 0.5: against random search from the same draws, in every quantile."""
-    heights = {}
+    heights, distances = {}, {}
     for exploit in (strategy, "none"):
         store, _, _, work = start(
             exploit, exploit=exploit, population=6, total_steps=1_500, explore="resample"
@@ -317,11 +317,11 @@ def test_exploitation_finds_the_best_rate(strategy, start):
         work()
         final = {report.member: report for _, report in store.reports()}
         heights[exploit] = sorted(report.metrics["height"] for report in final.values())
-        if exploit == strategy:
-            rates = [member.hyperparameters["rate"] for member in store.members()]
+        rates = [member.hyperparameters["rate"] for member in store.members()]
+        distances[exploit] = statistics.median(abs(rate - 0.5) for rate in rates)
     assert heights[strategy][-1] >= heights["none"][-1]  # equal where the best never copied
     assert statistics.median(heights[strategy]) > 1.15 * statistics.median(heights["none"])
-    assert statistics.median(abs(rate - 0.5) for rate in rates) < 0.21
+    assert distances[strategy] < distances["none"]
 
 
 def test_a_lone_member_exploits_nobody(start):
