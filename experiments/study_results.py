@@ -232,8 +232,10 @@ def protocol(described: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
         "highest training score, which is the mean of its last ten counted training episodes",
         f"seeds {_ranges(sorted({row.seed for row in rows}))}; within a seed all arms begin with "
         "the same draws and weights, as far as they have them",
-        "IQM: interquartile mean over seeds; intervals: 95 % percentile bootstrap, 10,000 "
-        "resamples of seeds, too narrow for few of them (`experiments/statistics.py`)",
+        "IQM: interquartile mean over seeds; its interval and that of P (of any two runs, paired "
+        "or not): 95 % percentile bootstrap, 10,000 resamples of seeds, too narrow for few of "
+        "them; of paired differences: Student's t (`experiments/statistics.py`)",
+        "every interval is that of one comparison: none is corrected for there being several",
         f"command: `{described['command']}`",
         f"commit of these tables: {described['commit']}; of the runs: {_counted(described)}",
         f"{seconds / 3600:.2f} hours of training, summed over members; runs that other studies "

@@ -169,9 +169,10 @@ def test_the_probability_of_what_is_certain():
     assert statistics.probability_of_improvement([1, 1], [1, 1]) == (0.5, (0.5, 0.5))
 
 
-def test_the_paired_interval_is_that_of_the_mean():
-    differences = np.random.default_rng(11).normal(1, 3, 10)
-    assert statistics.paired_interval(differences) == statistics.interval(differences, np.mean)
+def test_the_paired_interval_is_students():
+    differences = np.random.default_rng(5).normal(1.0, 2.0, 12)
+    expected = scipy.stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
+    assert statistics.paired_interval(differences) == pytest.approx((expected.low, expected.high))
 
 
 def test_one_run_has_no_interval():
