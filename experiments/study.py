@@ -72,7 +72,8 @@ class Arguments:
     num_envs: int | None = None
     """Worlds that a member steps together; default: the world's."""
     tuned: tuple[str, ...] | None = None
-    """The hand-tuned setting, learning_rate=7e-4 ...; default: the world's, if there is one."""
+    """The hand-tuned setting, learning_rate=7e-4 ...; default: the world's, if there is one.
+    Nothing after the flag: without that arm."""
     workers: int = 1
     """Processes per run. With 1 a run repeats exactly; with more, timing decides who meets whom."""
     run_dir: Path = Path("results/runs/studies")
@@ -108,6 +109,7 @@ class Plan:
 
     base: worlds.Worlds
     tuned: tuple[str, ...] | None
+    """None or nothing: that arm is left out."""
     run_dir: Path
     """Where the runs of this world are."""
     workers: int
@@ -354,13 +356,13 @@ def main() -> None:
                 "num_envs": arguments.num_envs,
             },
         )
-        tuned = arguments.tuned or tuned
+        tuned = tuned if arguments.tuned is None else arguments.tuned
         world_dir = arguments.run_dir / launch.slug(base.learner_config.env_id)
         plan = Plan(base, tuned, world_dir, arguments.workers)
         for arm, _ in jobs(plan, arguments.studies, 1):
             if not arm.needs_winner:
                 plan.run_config(arm, 0, None)  # says what does not fit before anything exists
-        if tuned is None and any(
+        if not tuned and any(
             arm.setting == "tuned"
             for study in arguments.studies
             for arm in arms.STUDIES[study].arms
