@@ -180,8 +180,11 @@ def test_what_makes_no_sense_is_refused_and_nothing_created(command, here, argum
     assert list(here.iterdir()) == []
 
 
-def test_a_world_without_a_tuned_setting_leaves_that_arm_out(command, here):
+@pytest.mark.parametrize("more", [(), ("--tuned",)], ids=["no setting known", "not wanted"])
+def test_without_a_tuned_setting_that_arm_is_left_out(command, here, more):
     arguments = [argument for argument in TINY if "=" not in argument and argument != "--tuned"]
-    result = command(study, "random-search", *arguments, "--dry-run")
+    if more:
+        arguments[1] = "Pong"  # which has one
+    result = command(study, "random-search", *arguments, "--dry-run", *more)
     assert "no hand-tuned setting" in result.out
     assert "4 runs" in result.out
