@@ -54,7 +54,7 @@ DAMAGES = [truncate, flip_a_bit, empty, no_manifest, manifest_of_another_member,
 def test_a_damaged_checkpoint_falls_back_to_the_version_before(damage, toy_run):
     """B1: never from scratch without a word."""
     run = toy_run(exploit="none")
-    run.work_until(9)
+    run.work_until(12)  # three of each
     member = run.store.member(0)
     assert (member.version, member.agent_steps) == (3, 300)
     damage(run.newest(0), run.newest(1))
