@@ -114,18 +114,18 @@ def test_categorical_head_against_scipy():
 
 
 def test_gaussian_head_against_scipy():
-    head = networks.GaussianHead(4, 2)
+    head = networks.GaussianHead(4, 2).double()  # a log probability near 0 has no float32 digits
     with torch.no_grad():
         head.raw_log_std.copy_(torch.tensor([0.3, -0.7]))
-    parameters = head(torch.randn(5, 4))
+    parameters = head(torch.randn(5, 4, dtype=torch.float64))
     mean, log_std = (x.detach().numpy() for x in parameters.unbind(-2))
-    action = torch.randn(5, 2)
+    action = torch.randn(5, 2, dtype=torch.float64)
     normal = scipy.stats.norm(mean, np.exp(log_std))
     np.testing.assert_allclose(
-        head.log_prob(parameters, action).detach(), normal.logpdf(action).sum(-1), rtol=1e-5
+        head.log_prob(parameters, action).detach(), normal.logpdf(action).sum(-1), rtol=1e-10
     )
     np.testing.assert_allclose(
-        head.entropy(parameters).detach(), normal.entropy().sum(-1), rtol=1e-5
+        head.entropy(parameters).detach(), normal.entropy().sum(-1), rtol=1e-10
     )
     draws = head.sample(parameters[:1].expand(20_000, 2, 2), torch.Generator().manual_seed(0))
     first_dimension = scipy.stats.norm(mean[0, 0], np.exp(log_std[0, 0]))
@@ -134,7 +134,7 @@ def test_gaussian_head_against_scipy():
     assert fresh[0, 1].abs().max() < 1e-6  # starts at standard deviation 1
     with torch.no_grad():
         head.raw_log_std.fill_(1e9)
-    assert head(torch.zeros(1, 4))[0, 1].max() <= head.LOG_STD_HIGH
+    assert head(torch.zeros(1, 4, dtype=torch.float64))[0, 1].max() <= head.LOG_STD_HIGH
 
 
 def test_running_statistics_equal_numpys():
