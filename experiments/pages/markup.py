@@ -3,7 +3,7 @@
     element("p", "5 < 6, says ", element("b", name), class_="note")
 
 Text is a plain `str` and escaped; markup is `Html`, and only what this module makes, and
-`drawing.svg`, is that.
+`drawing.svg`, is that. What people write is Markdown.
 """
 
 import base64
@@ -11,6 +11,8 @@ import dataclasses
 import hashlib
 import html
 from collections.abc import Iterable, Sequence
+
+from markdown_it import MarkdownIt
 
 from experiments.pages import style
 
@@ -48,6 +50,25 @@ def join(children: Iterable[Content]) -> Html:
 
 def _escaped(child: str | Html) -> str:
     return child if isinstance(child, Html) else html.escape(child)
+
+
+def markdown(text: str) -> Html:
+    """CommonMark, in which HTML is text; its headings are those below a section's."""
+    parser = _markdown_parser()
+    tokens = parser.parse(text)
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = "h3"
+    return Html(parser.renderer.render(tokens, parser.options, {}))
+
+
+def markdown_line(text: str) -> Html:
+    """The marks inside a line of CommonMark, without a paragraph around it."""
+    return Html(_markdown_parser().renderInline(text))
+
+
+def _markdown_parser() -> MarkdownIt:
+    return MarkdownIt("commonmark", {"html": False})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,16 +38,18 @@ def page(
         header: Titles of the tables' columns.
         panels: Name, which may be empty, and rows of each table.
         notes: What a person says about it, in Markdown.
-        protocol: How it was done, one thing per line.
+        protocol: How it was done, one thing per line, in Markdown.
         drawn: Figures by the names of their files; titles are taken off.
     """
+    said = notes.strip().removeprefix("## What it shows").strip()  # the section is called so
     tables = [_table(name or described["question"], header, rows) for name, rows in panels]
+    done = (element("li", markup.markdown_line(line)) for line in protocol)
     parts: list[tuple[str, str, list[Content]]] = [
         ("scores", "Scores", [_figure(drawn, "scores.png"), *tables]),
         ("paper", "The paper", [element("p", described["paper"])]),
-        ("notes", "What it shows", _notes(notes)),
+        ("notes", "What it shows", [markup.markdown(said)] if said else []),
         ("curves", "Training", [_figure(drawn, "curves.png"), _figure(drawn, "schedules.png")]),
-        ("how", "Protocol", [element("ul", *(element("li", line) for line in protocol))]),
+        ("how", "Protocol", [element("ul", *done)]),
     ]
     parts = [part for part in parts if part[2]]
     return markup.document(
@@ -76,20 +78,3 @@ def _figure(drawn: Mapping[str, Figure], name: str) -> Html | None:
         return None
     svg = drawing.svg(drawn[name], name.partition(".")[0])
     return markup.figure(svg, ALTERNATIVES[name], CAPTIONS[name])
-
-
-def _notes(text: str) -> list[Content]:
-    """Headings, lists and paragraphs; marks inside them stay as they are typed."""
-    made: list[Content] = []
-    for block in text.strip().split("\n\n"):
-        lines = block.splitlines()
-        if not lines or lines == ["## What it shows"]:  # the section is called so
-            continue
-        if lines[0].startswith("#"):
-            made.append(element("h3", lines[0].lstrip("# ")))
-        elif lines[0].startswith("- "):
-            items = " ".join(line.strip() for line in lines)[2:].split(" - ")
-            made.append(element("ul", *(element("li", item) for item in items)))
-        else:
-            made.append(element("p", " ".join(lines)))
-    return made

@@ -1,7 +1,6 @@
 """Runs side by side: who belongs together, what may be compared, and what is said about it."""
 
 import csv
-import importlib.util
 import itertools
 import json
 import shutil
@@ -11,22 +10,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+import projection_run as runs
 from experiments import compare, comparison, schedule, scores, statistics
 from experiments.pages import comparison_figures, comparison_page
+from html_check import check
 from pbt import space, store
-
-HERE = Path(__file__).parent
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-runs = load("projection_run")
-check = load("html_check").check
 
 
 def make(path, seed=0, turns=1000, **settings):

@@ -1,21 +1,16 @@
 """What is kept of a finished run: fresh episodes, its curve, its decisions."""
 
 import collections
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import projection_run as runs
 from experiments import comparison, evaluate, gym, outcome, scores
 from experiments.pages import history
 from pbt import lineage, member, store
-
-HERE = Path(__file__).parent
-_spec = importlib.util.spec_from_file_location("projection_run", HERE / "projection_run.py")
-runs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(runs)
 
 TINY = (
     *("--env", "Catch", "--population", "2", "--workers", "1", "--num-envs", "4"),

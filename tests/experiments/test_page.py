@@ -3,7 +3,6 @@
 import base64
 import copy
 import hashlib
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import get_args
 
 import pytest
 
+import projection_run as runs
 from experiments import provenance, report, schedule, scores
 from experiments.pages import (
     curves,
@@ -26,20 +26,8 @@ from experiments.pages import (
     style,
     wording,
 )
+from html_check import check
 from pbt import run, space
-
-HERE = Path(__file__).parent
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-runs = load("projection_run")
-check = load("html_check").check
 
 NASTY = "<script>alert(1)</script>\"'&amp; größer $a_b$"
 

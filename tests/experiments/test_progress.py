@@ -1,4 +1,3 @@
-import importlib.util
 import io
 import os
 import pty
@@ -11,12 +10,10 @@ import pytest
 import rich.console
 import rich.text
 
+import projection_run as runs
 from experiments import progress
 
 HERE = Path(__file__).parent
-_spec = importlib.util.spec_from_file_location("projection_run", HERE / "projection_run.py")
-runs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(runs)
 
 
 def terminal(width=100, height=30):

@@ -1,22 +1,16 @@
 import csv
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
 
+import projection_run as runs
 from experiments import report
 from experiments.pages import curves, drawing, family, figures, history, run_page
 from pbt import lineage, store
 from pbt.member import Event
-
-HERE = Path(__file__).parent
-_spec = importlib.util.spec_from_file_location("projection_run", HERE / "projection_run.py")
-runs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(runs)
 
 PICTURES = {"schedule.png", "learning_curves.png", "hyperparameters.png", "family_tree.png"}
 TABLES = {"summary.md", "schedule.csv", "reports.csv", "episodes.csv", "events.jsonl"}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import arms, outcome, report, statistics, study_results
+from html_check import check
 
 COMMITTED = sorted(Path(__file__).parents[2].glob("results/*/study.json"))
 DESCRIBED = {
@@ -101,6 +102,26 @@ def test_a_rebuilt_folder_is_the_same_and_notes_are_kept(folder, command):
     assert report.main([str(folder)]) == 0
     assert (folder / "README.md").read_text() == text
     assert (folder / "schedules.png").stat().st_size > 10_000
+
+
+def test_notes_are_markdown_on_the_page_too(folder):
+    (folder / "notes.md").write_text(
+        "## What it shows\n\n**PBT is above** by 2 - or 3 <b>points</b> (`tuning.csv`).\n\n"
+        "- one - and a half\n- two\n  halves\n\n## Limits\n\n    python -m this\n"
+    )
+    study_results.rebuild(folder)
+    page = (folder / "index.html").read_text()
+    check(page)
+    for said in (
+        "<p><strong>PBT is above</strong> by 2 - or 3 &lt;b&gt;points&lt;/b&gt; "
+        "(<code>tuning.csv</code>).</p>",
+        "<li>one - and a half</li>",
+        "<h3>Limits</h3>",
+        "<pre><code>python -m this",
+        "<li>command: <code>python -m experiments.study",
+    ):
+        assert said in page, said
+    assert page.count("What it shows") == 2  # the section's title and the link to it
 
 
 def test_a_damaged_table_is_named(folder):

@@ -1,5 +1,4 @@
 import errno
-import importlib.util
 import itertools
 import os
 import shutil
@@ -13,14 +12,12 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
+import projection_run as runs
 from experiments import event_file, tensorboard
 from experiments.pages import history
 from pbt.task import Episode
 
 HERE = Path(__file__).parent
-_spec = importlib.util.spec_from_file_location("projection_run", HERE / "projection_run.py")
-runs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(runs)
 
 
 def read(directory):
