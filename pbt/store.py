@@ -31,26 +31,25 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
-from pbt import rules, schema
-from pbt.database import BUSY_TIMEOUT_S, Database, creating
+from pbt import rules, schema, statements
+from pbt.database import Database, creating
 from pbt.database import LostLease as LostLease
 from pbt.database import NotARun as NotARun
 from pbt.database import RunExists as RunExists
 from pbt.database import StoreBusy as StoreBusy
 from pbt.database import StoreError as StoreError
-from pbt.member import Event, Lease, Member, Report, Version, VersionKind
+from pbt.member import Event, Lease, Member, Report, VersionKind
+from pbt.reader import FILE_NAME as FILE_NAME
+from pbt.reader import Reader
 from pbt.run import RunConfig
-from pbt.schema import member_table, named_lease_table, pin_table, run_table, version_table
-
-FILE_NAME = "run.sqlite3"
+from pbt.schema import member_table, named_lease_table, pin_table, run_table
 
 
-class Store:
-    """A run's store. Made by `create` or `open`; usable as a context manager.
+class Store(Reader):
+    """A run's store. Made by `create` or `open`; reads as `Reader` does.
 
     The loop it is called from, in each worker:
 
@@ -58,17 +57,7 @@ class Store:
         store.renew(lease)                           # while training makes progress
         lease = store.commit(lease, member, kind="slice", report=report)
         lease = store.commit(lease, member, kind="exploit", events=[...], release=True)
-
-    Attributes:
-        path: the SQLite file.
-        config: the run's settings as they were when the store was opened.
     """
-
-    def __init__(self, database: Database, config: RunConfig) -> None:
-        """Use `create` or `open`."""
-        self._database = database
-        self.path = database.path
-        self.config = config
 
     @classmethod
     def create(
@@ -127,152 +116,6 @@ class Store:
             database.close()
         return cls.open(path, durable=durable, clock=clock)
 
-    @classmethod
-    def open(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        durable: bool = True,
-        clock: Callable[[], float] | None = None,
-        busy_timeout_s: float = BUSY_TIMEOUT_S,
-    ) -> "Store":
-        """Open a run.
-
-        Args:
-            path: its file, or the directory that holds `FILE_NAME`.
-            durable: as in `create`.
-            clock: as in `create`.
-            busy_timeout_s: how long each transaction waits for other processes'.
-
-        Raises:
-            NotARun: nothing is there, or something else than a run.
-            StoreError: it was written by newer code, or is damaged. It is left as it is.
-        """
-        path = Path(path)
-        path = path / FILE_NAME if path.is_dir() else path
-        # Only look at it from outside: closing a file that SQLite has open elsewhere in this
-        # process would drop its locks (https://www.sqlite.org/howtocorrupt.html, 2.2).
-        if not path.is_file():
-            raise NotARun(f"{path} does not exist: give the directory of a run, or start a new one")
-        database = Database(path, durable=durable, clock=clock, busy_timeout_s=busy_timeout_s)
-        with database.transaction() as connection:
-            if path.stat().st_size == 0 or not sa.inspect(connection).has_table(run_table.name):
-                raise NotARun(f"{path} is not a run: give the directory of a run, or a new one")
-            found = connection.execute(sa.select(run_table.c.schema)).scalar()
-            if not isinstance(found, int):
-                raise NotARun(f"{path} is not a run: its table run is empty")
-            if found != schema.VERSION:
-                newer = found > schema.VERSION
-                raise StoreError(
-                    f"{path} was written by {'newer' if newer else 'older'} code (schema {found}; "
-                    f"this code reads {schema.VERSION}): "
-                    + ("update the code" if newer else "use the code that wrote it")
-                )
-            database.check(connection)
-            text = connection.execute(sa.select(run_table.c.config)).scalar_one()
-        try:
-            config = RunConfig.from_json(json.loads(text))
-        except ValueError as error:
-            raise StoreError(f"{path} holds a configuration that is not valid: {error}") from error
-        return cls(database, config)
-
-    def close(self) -> None:
-        """Say that the store is not used any more. Nothing is held between calls anyway."""
-        self._database.close()
-
-    def __enter__(self) -> "Store":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    # Reading.
-
-    def now(self) -> float:
-        """The clock by which leases expire: seconds since 1970 on the database's machine."""
-        with self._database.transaction() as connection:
-            return self._database.now(connection)
-
-    def members(self) -> list[Member]:
-        """All members at their last committed versions, by id."""
-        with self._database.transaction() as connection:
-            rows = connection.execute(sa.select(member_table).order_by(member_table.c.id)).all()
-        return [schema.to_member(row) for row in rows]
-
-    def member(self, member: int) -> Member:
-        """One member at its last committed version. Raises `KeyError` for an unknown id."""
-        with self._database.transaction() as connection:
-            if (found := _read_member(connection, member)) is None:
-                raise KeyError(f"there is no member {member}")
-        return found
-
-    def versions(self, member: int | None = None) -> list[Version]:
-        """All committed versions, of one member or of all, in the order of their commits."""
-        query = sa.select(version_table).order_by(version_table.c.id)
-        if member is not None:
-            query = query.where(version_table.c.member == member)
-        return self._versions(query)
-
-    def version(self, member: int, version: int) -> Version:
-        """One committed version. Raises `KeyError` when there is none."""
-        query = sa.select(version_table).where(
-            version_table.c.member == member, version_table.c.version == version
-        )
-        if not (found := self._versions(query)):
-            raise KeyError(f"member {member} has no version {version}")
-        return found[0]
-
-    def previous_version(self, member: int, before: int) -> Version | None:
-        """The newest version of a member older than `before` that has a checkpoint.
-
-        What a worker falls back to (kind "restore") when the checkpoint of `before` is damaged;
-        called again with the result's version if that one is damaged or gone as well. None: there
-        is nothing left, the member has failed.
-        """
-        query = (
-            sa.select(version_table)
-            .where(
-                version_table.c.member == member,
-                version_table.c.version < before,
-                version_table.c.checkpoint.is_not(None),
-            )
-            .order_by(version_table.c.version.desc())
-            .limit(1)
-        )
-        return next(iter(self._versions(query)), None)
-
-    def best_version(self) -> Version | None:
-        """The version with the highest score ever, the earliest of equals; None without any."""
-        return next(iter(self._versions(schema.best(sa.select(version_table)))), None)
-
-    def reports(self, after_id: int = 0) -> list[tuple[int, Report]]:
-        """Reports with their ids, in the order of their commits, from the one after `after_id`."""
-        table = schema.report_table
-        query = sa.select(table).where(table.c.id > after_id).order_by(table.c.id)
-        with self._database.transaction() as connection:
-            rows = connection.execute(query).all()
-        return [(row.id, schema.to_report(row)) for row in rows]
-
-    def events(self, after_id: int = 0) -> list[Event]:
-        """Events in the order of their commits, from the one after `after_id`."""
-        table = schema.event_table
-        query = sa.select(table).where(table.c.id > after_id).order_by(table.c.id)
-        with self._database.transaction() as connection:
-            rows = connection.execute(query).all()
-        return [schema.to_event(row) for row in rows]
-
-    def owners(self) -> set[str]:
-        """Everybody who is written down as holding a member: whom to look for among the dead."""
-        return {member.owner for member in self.members() if member.owner is not None}
-
-    def unfinished(self) -> list[Member]:
-        """Members that somebody trains or that can still be claimed, now or later.
-
-        When `claim` returns None: if this is empty, the run is over, and members with steps left
-        are dead for good; else wait, somebody else is at work.
-        """
-        return rules.unfinished(self.members(), self.config)
-
     # Leases.
 
     def claim(
@@ -301,11 +144,13 @@ class Store:
         """
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
-            members = _read_members(connection)
+            members = statements.read_members(connection)
             if tired := rules.exhausted(members, now, dead_owners, self.config):
                 for member in tired:
-                    self._fail(connection, member, now, member.error, member.owner)
-                members = _read_members(connection)
+                    statements.fail(
+                        connection, self.config, member, now, member.error, member.owner
+                    )
+                members = statements.read_members(connection)
             chosen = rules.choose(members, residents or {}, now, dead_owners, self.config)
             if chosen is None:
                 return None
@@ -328,9 +173,9 @@ class Store:
             if taken.rowcount != 1:
                 return None
             if chosen.owner is not None:
-                event = _takeover(chosen, owner, now, dead_owners)
+                event = statements.takeover(chosen, owner, now, dead_owners)
                 schema.insert_events(connection, [event], now)
-            return replace(lease, member=_read_member(connection, chosen.id) or chosen)
+            return replace(lease, member=statements.read_member(connection, chosen.id) or chosen)
 
     def renew(self, lease: Lease) -> None:
         """Begin the lease's time anew. Call it when training made progress, never from a timer.
@@ -340,7 +185,7 @@ class Store:
         """
         with self._database.transaction(writing=True) as connection:
             expires = self._database.now(connection) + self.config.lease_seconds
-            self._update_fenced(connection, lease, lease_expires_s=expires)
+            statements.update_fenced(connection, lease, lease_expires_s=expires)
 
     def release(self, lease: Lease) -> None:
         """Give a member back as it was last committed. That is no attempt: see `crash`.
@@ -349,7 +194,7 @@ class Store:
             LostLease: somebody else has the member already.
         """
         with self._database.transaction(writing=True) as connection:
-            self._update_fenced(
+            statements.update_fenced(
                 connection,
                 lease,
                 owner=None,
@@ -374,14 +219,14 @@ class Store:
         """
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
-            member = self._update_fenced(
+            member = statements.update_fenced(
                 connection, lease, owner=None, lease_expires_s=None, error=error
             )
             details = {"attempts": member.attempts, "error": error, "owner": lease.owner}
             event = Event("crashed", member.id, member.version, member.agent_steps, details)
             schema.insert_events(connection, [event], now)
             if failed := member.attempts >= self.config.max_attempts:
-                self._fail(connection, member, now, error, lease.owner)
+                statements.fail(connection, self.config, member, now, error, lease.owner)
         return failed
 
     def forgive(self, dead_owners: Collection[str]) -> list[int]:
@@ -395,7 +240,11 @@ class Store:
         """
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
-            freed = [member for member in _read_members(connection) if member.owner in dead_owners]
+            freed = [
+                member
+                for member in statements.read_members(connection)
+                if member.owner in dead_owners
+            ]
             for member in freed:
                 connection.execute(
                     member_table.update()
@@ -407,7 +256,7 @@ class Store:
                         attempts=max(0, member.attempts - 1),
                     )
                 )
-            events = [_takeover(member, None, now, dead_owners) for member in freed]
+            events = [statements.takeover(member, None, now, dead_owners) for member in freed]
             schema.insert_events(connection, events, now)
         return [member.id for member in freed]
 
@@ -458,9 +307,9 @@ class Store:
                 "owner": None if release else lease.owner,
                 "lease_expires_s": None if release else now + self.config.lease_seconds,
             }
-            committed = self._update_fenced(connection, lease, **values)
+            committed = statements.update_fenced(connection, lease, **values)
             if kind is not None:
-                _check_parent(connection, member, kind)
+                statements.check_parent(connection, member, kind)
                 valid = kind == "slice" and self.config.window_valid(member.counted_episodes)
                 score = member.window_mean if valid and member.window else None
                 schema.insert_version(connection, member, kind, score, now)
@@ -484,7 +333,7 @@ class Store:
             connection.execute(pin_table.delete().where(pin_table.c.expires_s <= now))
             if checkpoint not in schema.referenced(connection, now):
                 return False
-            _delete_pin(connection, checkpoint, owner)
+            statements.delete_pin(connection, checkpoint, owner)
             connection.execute(
                 pin_table.insert().values(
                     checkpoint=checkpoint, owner=owner, expires_s=now + seconds
@@ -495,12 +344,7 @@ class Store:
     def unpin(self, checkpoint: str, owner: str) -> None:
         """End a pin; nothing happens if there is none."""
         with self._database.transaction(writing=True) as connection:
-            _delete_pin(connection, checkpoint, owner)
-
-    def referenced_checkpoints(self) -> set[str]:
-        """What must not be deleted: the newest 2 of each member, the best ever, and live pins."""
-        with self._database.transaction() as connection:
-            return schema.referenced(connection, self._database.now(connection))
+            statements.delete_pin(connection, checkpoint, owner)
 
     # Named leases, and the run itself.
 
@@ -556,7 +400,7 @@ class Store:
             config = replace(self.config, total_steps=total_steps)
             text = schema.dumps(config.to_json(), "the run's configuration")
             connection.execute(run_table.update().values(config=text))
-            for member in _read_members(connection):
+            for member in statements.read_members(connection):
                 if member.state == "finished" and member.agent_steps < total_steps:
                     connection.execute(
                         member_table.update()
@@ -569,107 +413,3 @@ class Store:
                     )
                     schema.insert_events(connection, [event], now)
         self.config = config
-
-    # Inside a transaction.
-
-    def _versions(self, query: sa.Select[Any]) -> list[Version]:
-        with self._database.transaction() as connection:
-            rows = connection.execute(query).all()
-        return [schema.to_version(row) for row in rows]
-
-    def _fail(
-        self,
-        connection: sa.Connection,
-        member: Member,
-        now: float,
-        error: str | None,
-        owner: str | None,
-    ) -> None:
-        """Mark a member failed, with the evidence.
-
-        If it was failed already, re-seeding it has failed too: it is given up for good, which its
-        attempts say by being more than allowed.
-        """
-        again = member.state == "failed"
-        connection.execute(
-            member_table.update()
-            .where(member_table.c.id == member.id)
-            .values(
-                state="failed",
-                attempts=self.config.max_attempts + 1 if again else 0,
-                fence=member.fence + 1,
-                owner=None,
-                lease_expires_s=None,
-            )
-        )
-        details = {
-            "attempts": member.attempts,
-            "error": error or "no traceback: its worker was killed, or hung",
-            "owner": owner,
-            "for_good": again or self.config.exploit == "none",
-        }
-        event = Event("failed", member.id, member.version, member.agent_steps, details)
-        schema.insert_events(connection, [event], now)
-
-    def _update_fenced(self, connection: sa.Connection, lease: Lease, **values: Any) -> Member:
-        """Change a member if the lease still stands; returns it as it now is."""
-        changed = connection.execute(
-            member_table.update()
-            .where(
-                member_table.c.id == lease.member.id,
-                member_table.c.owner == lease.owner,
-                member_table.c.fence == lease.fence,
-                member_table.c.version == lease.member.version,
-            )
-            .values(**values)
-        )
-        member = _read_member(connection, lease.member.id)
-        if changed.rowcount != 1 or member is None:
-            holder = member.owner if member is not None else None
-            raise LostLease(
-                f"{lease.owner} no longer holds member {lease.member.id} at version "
-                f"{lease.member.version} (fence {lease.fence}): it is held by {holder or 'nobody'}"
-            )
-        return member
-
-
-def _read_member(connection: sa.Connection, member: int) -> Member | None:
-    row = connection.execute(sa.select(member_table).where(member_table.c.id == member)).first()
-    return None if row is None else schema.to_member(row)
-
-
-def _read_members(connection: sa.Connection) -> list[Member]:
-    return [schema.to_member(row) for row in connection.execute(sa.select(member_table)).all()]
-
-
-def _takeover(member: Member, owner: str | None, now: float, dead_owners: Collection[str]) -> Event:
-    details = {
-        "from": member.owner,
-        "to": owner,
-        "because": "its process is gone" if member.owner in dead_owners else "its lease lapsed",
-        "late_s": None if member.lease_expires_s is None else now - member.lease_expires_s,
-        "attempts": member.attempts,
-    }
-    return Event("takeover", member.id, member.version, member.agent_steps, details)
-
-
-def _check_parent(connection: sa.Connection, member: Member, kind: VersionKind) -> None:
-    """Whoever was copied must have existed."""
-    if kind not in ("exploit", "reseed", "restore"):
-        return
-    who = f"member {member.id}: a version of kind {kind}"
-    if member.parent is None:
-        raise ValueError(f"{who} needs a parent")
-    if (member.parent[0] == member.id) != (kind == "restore"):
-        raise ValueError(f"{who} cannot have the parent {member.parent}")
-    query = sa.select(version_table.c.id).where(
-        version_table.c.member == member.parent[0], version_table.c.version == member.parent[1]
-    )
-    if connection.execute(query).first() is None:
-        raise ValueError(f"{who} names the parent {member.parent}, which never existed")
-
-
-def _delete_pin(connection: sa.Connection, checkpoint: str, owner: str) -> None:
-    connection.execute(
-        pin_table.delete().where(pin_table.c.checkpoint == checkpoint, pin_table.c.owner == owner)
-    )
