@@ -184,10 +184,6 @@ class RunConfig:
                 f"parallel environments: use {nearest}"
             )
 
-    def window_valid(self, counted_episodes: int) -> bool:
-        """Whether a window may decide: enough episodes began and ended since the last load."""
-        return counted_episodes >= self.min_episodes
-
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON-able values, in the order of declaration."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}

@@ -34,7 +34,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from pbt import rules, schema, statements
+from pbt import rules, schema, statements, window
 from pbt.database import Database, creating
 from pbt.database import LostLease as LostLease
 from pbt.database import NotARun as NotARun
@@ -310,8 +310,13 @@ class Store(Reader):
             committed = statements.update_fenced(connection, lease, **values)
             if kind is not None:
                 statements.check_parent(connection, member, kind)
-                valid = kind == "slice" and self.config.window_valid(member.counted_episodes)
-                score = member.window_mean if valid and member.window else None
+                valid = kind == "slice" and window.is_valid(
+                    member.window,
+                    member.counted_episodes,
+                    self.config.min_episodes,
+                    self.config.window,
+                )
+                score = member.window_mean if valid else None
                 schema.insert_version(connection, member, kind, score, now)
             if report is not None:
                 schema.insert_report(connection, report, now)

@@ -138,8 +138,3 @@ def test_differences_are_listed_stored_first_with_dotted_names():
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config().seed = 3
-
-
-def test_a_window_is_valid_from_the_minimum_on():
-    wide = config(window=10, min_episodes=64)
-    assert [wide.window_valid(count) for count in (0, 10, 63, 64, 65)] == [False] * 3 + [True] * 2
