@@ -26,7 +26,6 @@ What ale-py 0.12.1 does, each point measured, and what we make of it:
 import dataclasses
 import difflib
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -35,6 +34,8 @@ from ale_py import roms, vector_env
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
+
+from envs import slots
 
 FRAMES_PER_STEP = 4
 """Emulator frames per agent step. Human-level control ..., Mnih et al. 2015, methods."""
@@ -200,13 +201,13 @@ class AtariWorlds(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def reset(
         self,
         *,
-        seed: int | Sequence[int] | NDArray[np.integer[Any]] | None = None,
+        seed: slots.Seed = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Start a new episode in every slot; see `envs.make.make_vec`."""
         if options:
             raise ValueError(f"Atari takes no reset options, got {sorted(options)}")
-        seeds = slot_seeds(seed, self.num_envs)
+        seeds = slots.slot_seeds(seed, self.num_envs)
         folded = None if seeds is None else np.array([s % 2**31 for s in seeds], dtype=np.int64)
         obs, info = self._open().reset(seed=folded)
         self._lives = info["lives"]
@@ -225,17 +226,7 @@ class AtariWorlds(gymnasium.vector.VectorEnv[Any, Any, Any]):
         ale = self._open()
         if self._lives is None:
             raise RuntimeError("step before reset: call reset first")
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
-            raise ValueError(
-                f"actions are {actions.dtype} of shape {actions.shape}: give integers of shape "
-                f"({self.num_envs},)"
-            )
-        if actions.min() < 0 or actions.max() >= self._num_actions:
-            raise ValueError(
-                f"action {actions.max() if actions.min() >= 0 else actions.min()} is outside "
-                f"0..{self._num_actions - 1}"
-            )
+        actions = slots.discrete(actions, self.num_envs, self._num_actions)
         obs, reward, terminated, truncated, ale_info = ale.step(actions.astype(np.int64))
         info: dict[str, Any] = {"final_obs": None, **ale_info}
         done = terminated | truncated  # [B]
@@ -252,24 +243,3 @@ class AtariWorlds(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def close_extras(self, **kwargs: Any) -> None:
         """Free the emulators and their threads (ale-py's own `close` does nothing)."""
         self._ale = None
-
-
-def slot_seeds(
-    seed: int | Sequence[int] | NDArray[np.integer[Any]] | None, num_envs: int
-) -> list[int] | None:
-    """One seed per slot: an int counts up from slot 0, as in Gymnasium; a sequence is taken as is.
-
-    Raises:
-        ValueError: a negative seed, or not one per slot.
-    """
-    if seed is None:
-        return None
-    if isinstance(seed, (int, np.integer)):
-        seeds = [int(seed) + slot for slot in range(num_envs)]
-    else:
-        seeds = [int(one) for one in seed]
-    if len(seeds) != num_envs:
-        raise ValueError(f"got {len(seeds)} seeds for {num_envs} environments: give one per slot")
-    if min(seeds) < 0:
-        raise ValueError(f"seed {min(seeds)} is negative: give 0 or more")
-    return seeds

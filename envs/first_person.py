@@ -1,15 +1,13 @@
 """What first-person worlds share: one engine per slot, seen as 84 x 84 RGB, SAME_STEP autoreset."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from envs import atari
+from envs import slots
 
 OBSERVATION_SHAPE = (3, 84, 84)
 """RGB, channels first; uint8."""
@@ -30,7 +28,7 @@ class Outcome(NamedTuple):
     """`[3, 84, 84]`; None if the engine shows nothing at an episode's end."""
 
 
-class FirstPersonWorlds(gymnasium.vector.VectorEnv[Any, Any, Any]):
+class FirstPersonWorlds(slots.SlotWorlds):
     """`num_envs` engines stepped together. See `envs.make.make_vec` for the contract of `step`.
 
     A world defines `_begin` and `_act`, each for one slot, and `close_extras`. An episode's final
@@ -38,33 +36,19 @@ class FirstPersonWorlds(gymnasium.vector.VectorEnv[Any, Any, Any]):
     """
 
     def __init__(self, num_envs: int, num_actions: int) -> None:
-        self.num_envs = num_envs
-        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        self.single_observation_space = spaces.Box(0, 255, OBSERVATION_SHAPE, np.uint8)
-        self.single_action_space = spaces.Discrete(num_actions)
-        self.observation_space = gymnasium.vector.utils.batch_space(
-            self.single_observation_space, num_envs
-        )
-        self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
-        self._num_actions = num_actions
-        self._generators: list[np.random.Generator] = []  # one per slot; empty before a reset
+        super().__init__(num_envs, spaces.Box(0, 255, OBSERVATION_SHAPE, np.uint8), num_actions)
         self._seen = np.zeros((num_envs, *OBSERVATION_SHAPE), dtype=np.uint8)
 
     def reset(
         self,
         *,
-        seed: int | Sequence[int] | NDArray[np.integer[Any]] | None = None,
+        seed: slots.Seed = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Start a new episode in every slot; see `envs.make.make_vec`."""
-        if self.closed:
-            raise RuntimeError("the environment is closed")
         if options:
             raise ValueError(f"first-person worlds take no reset options, got {sorted(options)}")
-        seeds = atari.slot_seeds(seed, self.num_envs)
-        if seeds is not None or not self._generators:
-            from_entropy: list[int | None] = [None] * self.num_envs
-            self._generators = [np.random.default_rng(one) for one in seeds or from_entropy]
+        if self._seed(seed):
             self._restart()
         self._seen = np.stack(self._in_every_slot(self._begin))
         return self._seen.copy(), {}
@@ -79,21 +63,7 @@ class FirstPersonWorlds(gymnasium.vector.VectorEnv[Any, Any, Any]):
         dict[str, Any],
     ]:
         """Play one agent step in every slot; see `envs.make.make_vec`."""
-        if self.closed:
-            raise RuntimeError("the environment is closed")
-        if not self._generators:
-            raise RuntimeError("step before reset: call reset first")
-        actions = np.asarray(actions)
-        if (
-            actions.shape != (self.num_envs,)
-            or not np.issubdtype(actions.dtype, np.integer)
-            or actions.min() < 0
-            or actions.max() >= self._num_actions
-        ):
-            raise ValueError(
-                f"actions {actions} are not {self.num_envs} integers in 0..{self._num_actions - 1}"
-            )
-        chosen = actions.tolist()
+        chosen = self._checked(actions).tolist()
         outcomes = self._in_every_slot(lambda slot: self._play(slot, chosen[slot]))
         terminated = np.array([outcome.terminated for outcome, _ in outcomes], dtype=np.bool_)
         truncated = np.array([outcome.truncated for outcome, _ in outcomes], dtype=np.bool_)

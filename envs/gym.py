@@ -20,7 +20,7 @@ Everything else is refused by name.
 
 import difflib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -29,7 +29,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from envs import atari, doom, toy
+from envs import atari, doom, slots, toy
 
 SUPPORTED_OBSERVATIONS = (
     "a Box of one dimension (a vector), a uint8 Box of two or three (an image), or Discrete "
@@ -134,12 +134,12 @@ class GymWorlds(gymnasium.vector.VectorWrapper):
     def reset(
         self,
         *,
-        seed: int | Sequence[int] | NDArray[np.integer[Any]] | None = None,
+        seed: slots.Seed = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Start a new episode in every slot; see `envs.make.make_vec`."""
         # SyncVectorEnv takes a list of seeds, which VectorEnv's own signature does not say.
-        seeds: Any = atari.slot_seeds(seed, self.num_envs)
+        seeds: Any = slots.slot_seeds(seed, self.num_envs)
         obs, info = self.env.reset(seed=seeds, options=options)
         self._started = True
         return obs, info
@@ -164,15 +164,11 @@ class GymWorlds(gymnasium.vector.VectorWrapper):
         return obs, reward, terminated, truncated, info
 
     def _checked(self, actions: NDArray[Any]) -> NDArray[Any]:
+        action = self.single_action_space
+        if isinstance(action, spaces.Discrete):
+            return slots.discrete(actions, self.num_envs, int(action.n))
         if actions.shape != self.action_space.shape:
             raise ValueError(f"actions have shape {actions.shape}: give {self.action_space.shape}")
-        action = self.single_action_space
-        if isinstance(action, spaces.Discrete) and not (
-            np.issubdtype(actions.dtype, np.integer)
-            and actions.min() >= 0
-            and actions.max() < action.n
-        ):
-            raise ValueError(f"actions {actions} are not integers in 0..{action.n - 1}")
         return actions
 
 

@@ -36,72 +36,40 @@ The final observation is `(i, e, length)`, the next episode's first `(i, e + 1, 
 nothing; `reset` goes back to `e = 0`.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from envs import atari
+from envs.slots import Seed, SlotWorlds
 
 Step = tuple[
     NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
 ]
 
 
-class ToyWorlds(gymnasium.vector.VectorEnv[Any, Any, Any]):
-    """What the three share: spaces, generators, episode ends. Contract: `envs.make.make_vec`.
+class ToyWorlds(SlotWorlds):
+    """What the four share: episode ends. Contract: `envs.make.make_vec`.
 
     A world defines `_begin` (new episodes in some slots), `_observe` and `_advance`.
     """
 
-    def __init__(self, num_envs: int, observation: spaces.Box, num_actions: int) -> None:
-        self.num_envs = num_envs
-        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        self.single_observation_space = observation
-        self.single_action_space = spaces.Discrete(num_actions)
-        self.observation_space = gymnasium.vector.utils.batch_space(observation, num_envs)
-        self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
-        self._num_actions = num_actions
-        self._generators: list[np.random.Generator] = []  # one per slot; empty before a reset
-
     def reset(
         self,
         *,
-        seed: int | Sequence[int] | NDArray[np.integer[Any]] | None = None,
+        seed: Seed = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[NDArray[Any], dict[str, Any]]:
         """Start a new episode in every slot. Without a seed the slots' generators run on."""
-        if self.closed:
-            raise RuntimeError("the environment is closed")
-        seeds = atari.slot_seeds(seed, self.num_envs)
-        if seeds is not None or not self._generators:
-            from_entropy: list[int | None] = [None] * self.num_envs
-            self._generators = [np.random.default_rng(one) for one in seeds or from_entropy]
+        self._seed(seed)
         self._restart()
         self._begin(np.arange(self.num_envs))
         return self._observe(), {}
 
     def step(self, actions: NDArray[np.integer[Any]]) -> Step:
         """Play one step in every slot."""
-        if self.closed:
-            raise RuntimeError("the environment is closed")
-        if not self._generators:
-            raise RuntimeError("step before reset: call reset first")
-        actions = np.asarray(actions)
-        if (
-            actions.shape != (self.num_envs,)
-            or not np.issubdtype(actions.dtype, np.integer)
-            or actions.min() < 0
-            or actions.max() >= self._num_actions
-        ):
-            raise ValueError(
-                f"actions {actions} are not {self.num_envs} integers in 0..{self._num_actions - 1}"
-            )
-        reward, terminated, truncated = self._advance(actions)
+        reward, terminated, truncated = self._advance(self._checked(actions))
         info: dict[str, Any] = {
             "final_obs": None,
             "life_lost": np.zeros(self.num_envs, dtype=np.bool_),
