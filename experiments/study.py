@@ -21,11 +21,9 @@ which `python -m experiments.report DIR` makes again from the former.
 
 import collections
 import dataclasses
-import hashlib
-import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -35,14 +33,11 @@ from experiments import (
     arms,
     config,
     launch,
-    learner,
-    outcome,
     provenance,
-    schedule,
     study_results,
-    worlds,
 )
-from pbt import local, process, run, space, store, worker
+from experiments.plan import Plan
+from pbt import store
 
 Name = Literal["random-search", "population-size", "exploit", "copy", "schedule", "ready", "all"]
 
@@ -101,160 +96,6 @@ class Arguments:
         if self.out is None:
             return Path("results/runs") / slug
         return self.out / study if self.name == "all" else self.out
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a command asks for."""
-
-    base: worlds.Worlds
-    tuned: tuple[str, ...] | None
-    """None or nothing: that arm is left out."""
-    run_dir: Path
-    """Where the runs of this world are."""
-    workers: int
-
-    def arms_of(self, study: str) -> list[arms.Arm]:
-        """The arms that can be run here."""
-        return [arm for arm in arms.STUDIES[study].arms if self.tuned or arm.setting != "tuned"]
-
-    def run_config(
-        self, arm: arms.Arm, seed: int, winner: schedule.Schedule | None
-    ) -> run.RunConfig:
-        """What the engine is told of an arm's run."""
-        settings = arms.settings_of(arm, self.base.settings, seed, self.tuned, winner)
-        return settings.run_config(self.base.learner_config)
-
-    def done(self, arm: arms.Arm, seed: int) -> tuple[str, outcome.Outcome] | None:
-        """Name and outcome of an arm's run, if it is over."""
-        winner = None
-        if arm.needs_winner:
-            found = self.done(arms.PBT, seed)
-            if found is None:
-                return None
-            winner = schedule.Schedule.from_json(list(found[1].schedule))
-        name = directory_name(self.run_config(arm, seed, winner))
-        known = outcome.read(self.run_dir / name)
-        return None if known is None else (name, known)
-
-    def complete(self, arm: arms.Arm, seed: int) -> tuple[str, outcome.Outcome]:
-        """Train an arm's run to its end, and first what it needs; or read it if it is there.
-
-        Raises:
-            ValueError: the directory holds something else, or the run has no score.
-            SystemExit: it was interrupted, or its population died.
-        """
-        if found := self.done(arm, seed):
-            return found
-        winner = None
-        if arm.needs_winner:
-            pbt = self.complete(arms.PBT, seed)[1]
-            winner = schedule.Schedule.from_json(list(pbt.schedule))
-        run_config = self.run_config(arm, seed, winner)
-        name = directory_name(run_config)
-        directory = self.run_dir / name
-        launch.open_or_create(directory, run_config, fork=None)
-        provenance.record(directory)
-        train(directory, self.workers)
-        return name, outcome.conclude(directory)
-
-
-def train(run_dir: Path, workers: int) -> None:
-    """Train a run to its end; with one worker in this process, which saves its start.
-
-    Raises:
-        SystemExit: it was interrupted, or its population died.
-    """
-    if workers > 1:
-        if exit_code := local.run(run_dir, workers, say=lambda line: None):
-            raise SystemExit(exit_code)
-        return
-    with process.Stop().installed() as stop, store.Store.open(run_dir) as run_store:
-        done = worker.run(run_store, run_dir, resident_limit=run_store.config.population, stop=stop)
-        if stop() or done.exit_code:
-            print(f"{run_dir}: {done.message}; the same command goes on", file=sys.stderr)
-            raise SystemExit(128 + stop() if stop() else done.exit_code)
-
-
-def directory_name(run_config: run.RunConfig) -> str:
-    """A name that says what a run is: readable settings, a digest of all of them, the seed."""
-    values = run_config.to_json()
-    seed = values.pop("seed")
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-    parts = [f"{run_config.population}x{run_config.total_steps}"]
-    dimensions = run_config.space.dimensions.values()
-    if "schedule" in run_config.task_config:
-        parts.append("replay")
-    elif all(isinstance(dimension, space.Constant) for dimension in dimensions):
-        parts.append("fixed")
-    parts.append("nobody-copies" if run_config.exploit == "none" else run_config.exploit)
-    if run_config.exploit != "none":
-        parts += [f"copy-{run_config.copy}", f"ready-{run_config.ready_interval}"]
-    return "-".join([*parts, digest, "seed", str(seed)])
-
-
-def jobs(plan: Plan, studies: Sequence[str], seeds: int) -> Iterator[tuple[arms.Arm, int]]:
-    """Every arm and seed of some studies, each once; seed by seed."""
-    for seed in range(seeds):
-        listed: set[arms.Arm] = set()
-        for study in studies:
-            for arm in plan.arms_of(study):
-                # Its name and panel make no other run of it.
-                bare = dataclasses.replace(arm, name="", panel="")
-                size = arm.population or plan.base.settings.population
-                if size == plan.base.settings.population:
-                    bare = dataclasses.replace(bare, population=None, equal_total=False)
-                if bare not in listed:
-                    listed.add(bare)
-                    yield arm, seed
-
-
-def estimate(plan: Plan, studies: Sequence[str], seeds: int) -> str:
-    """Member runs, agent steps, what is done and how many hours are left, in words."""
-    members = steps = done_members = left_steps = runs = 0
-    recorded_s = recorded_steps = 0.0
-    for arm, seed in jobs(plan, studies, seeds):
-        settings = arms.settings_of(
-            dataclasses.replace(arm, setting="drawn"), plan.base.settings, seed, None, None
-        )
-        runs += 1
-        members += settings.population
-        steps += settings.population * settings.total_steps
-        if found := plan.done(arm, seed):
-            done_members += settings.population
-            recorded_s += found[1].seconds
-            recorded_steps += found[1].agent_steps
-        else:
-            left_steps += settings.population * settings.total_steps
-    if recorded_steps:
-        pace, source = recorded_s / recorded_steps, "from the seconds that finished runs recorded"
-    else:
-        pace, source = _measured_pace(plan.base), "from a few seconds of training just now"
-    hours = left_steps * pace / 3600
-    return (
-        f"{', '.join(studies)} in {plan.base.learner_config.env_id}: {runs} runs, {members} "
-        f"member runs, {steps:,} agent steps; {done_members} member runs are done\n"
-        f"left: {left_steps:,} agent steps, about {hours:.2g} hours of one core ({1 / pace:,.0f} "
-        f"agent steps per second, {source})"
-    )
-
-
-def _measured_pace(base: worlds.Worlds, seconds: float = 3.0) -> float:
-    """Seconds per agent step of one member at the middle of the prior."""
-    values = config.parse_fixed(arms.middle(base.settings))
-    member = learner.make_task(base.learner_config.to_json(), 0, 0)
-    try:
-        member.set_hyperparameters(values)
-        updates = member.train(base.settings.total_steps, base.settings.total_steps)
-        next(updates)  # the first one is slow
-        started_s, taken = time.perf_counter(), 0
-        for progress in updates:
-            taken += progress.agent_steps
-            if time.perf_counter() - started_s > seconds:
-                break
-        return (time.perf_counter() - started_s) / max(taken, 1)
-    finally:
-        member.close()
 
 
 def collect(plan: Plan, study: str, seeds: int) -> list[study_results.Result]:
@@ -359,7 +200,7 @@ def main() -> None:
         tuned = tuned if arguments.tuned is None else arguments.tuned
         world_dir = arguments.run_dir / launch.slug(base.learner_config.env_id)
         plan = Plan(base, tuned, world_dir, arguments.workers)
-        for arm, _ in jobs(plan, arguments.studies, 1):
+        for arm, _ in plan.jobs(arguments.studies, 1):
             if not arm.needs_winner:
                 plan.run_config(arm, 0, None)  # says what does not fit before anything exists
         if not tuned and any(
@@ -369,9 +210,9 @@ def main() -> None:
         ):
             print(f"no hand-tuned setting for {arguments.world}: that arm is left out; see --tuned")
         if arguments.dry_run:
-            print(estimate(plan, arguments.studies, arguments.seeds))
+            print(plan.estimate(arguments.studies, arguments.seeds))
             return
-        for arm, seed in jobs(plan, arguments.studies, arguments.seeds):
+        for arm, seed in plan.jobs(arguments.studies, arguments.seeds):
             started_s = time.monotonic()
             name, found = plan.complete(arm, seed)
             took_s = time.monotonic() - started_s

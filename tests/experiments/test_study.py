@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from experiments import arms, outcome, schedule, study
+from experiments import arms, outcome, plan, schedule, study
 from pbt import decide, store
 
 TINY = (
@@ -102,22 +102,22 @@ def test_a_study_runs_resumes_repeats_and_shares_its_runs(command, here, monkeyp
     assert len(runs) == 10
     described = json.loads((results / "study.json").read_text())
     assert sum(described["run_commits"].values()) == 10
-    trained = study.train
-    monkeypatch.setattr(study, "train", lambda run_dir, workers: pytest.fail(f"trains {run_dir}"))
+    trained = plan.train
+    monkeypatch.setattr(plan, "train", lambda run_dir, workers: pytest.fail(f"trains {run_dir}"))
     again = command(study, "copy", *TINY)
     assert again.code is None
     unchanged = r"\(\d+ s, |command: .*"
     told = (results / "README.md").read_text()
     assert re.sub(unchanged, "", told) == re.sub(unchanged, "", readme)
     # The exploit study has two arms that the copy study has, too; a run repeats exactly.
-    monkeypatch.setattr(study, "train", trained)
+    monkeypatch.setattr(plan, "train", trained)
     shared = next(run for run in runs if "t-test-copy-both" in run.name)
     before = outcome.read(shared)
     for path in sorted(shared.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     shared.rmdir()
     made = []
-    monkeypatch.setattr(study, "train", lambda d, w: (made.append(d.name), trained(d, w)))
+    monkeypatch.setattr(plan, "train", lambda d, w: (made.append(d.name), trained(d, w)))
     assert command(study, "exploit", *TINY, "--seeds", "1").code is None
     assert len(made) == 3, made
     assert shared.name in made
@@ -158,7 +158,7 @@ def test_a_dry_run_counts_and_creates_nothing(command, here):
     done = command(study, "random-search", *TINY, "--dry-run")
     assert "6 runs, 12 member runs, 2,880 agent steps; 2 member runs are done" in done.out
     assert "left: 2,400 agent steps" in done.out
-    assert "from the seconds that finished runs recorded" in done.out
+    assert "from the seconds of finished runs" in done.out
 
 
 @pytest.mark.parametrize(
