@@ -152,7 +152,7 @@ def open_or_create(
 
 def _conclude(run_dir: Path) -> None:
     """Score the best member by fresh episodes, once, and write the report with that score."""
-    with _one_at_a_time(run_dir), store.Store.open(run_dir) as run_store:
+    with alone(run_dir), store.Store.open(run_dir) as run_store:
         try:
             best, _ = evaluate.best_member(run_store)
             if not scores.evaluation_path(run_dir, best).exists():
@@ -168,12 +168,25 @@ def _conclude(run_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(directory: Path) -> Iterator[None]:
-    """Keep out other launchers of the same run, which conclude it at the same moment."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def alone(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Keep out other processes that ask the same of a file or directory, which must exist.
+
+    Args:
+        path: what the lock is on; it ends with the process, however that ends.
+        wait: until another one that has it is done.
+
+    Yields:
+        False if another one has it; always true after a wait, or on a file system without locks.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        kept_out = False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            kept_out = True
+        except OSError:
+            pass
+        yield not kept_out
     finally:
         os.close(descriptor)

@@ -12,8 +12,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from experiments import arms, config, launch, learner, outcome, provenance, schedule, worlds
 from pbt import local, process, run, space, store, worker
+
+LOCK_NAME = ".study.lock"
+"""In a run's directory: held by the process whose turn it is to train the run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +55,15 @@ class Plan:
         known = outcome.read(self.run_dir / name)
         return None if known is None else (name, known)
 
-    def complete(self, arm: arms.Arm, seed: int) -> tuple[str, outcome.Outcome]:
+    def complete(
+        self, arm: arms.Arm, seed: int, *, wait: bool = True
+    ) -> tuple[str, outcome.Outcome] | None:
         """Train an arm's run to its end, and first what it needs; or read it if it is there.
+
+        Two processes never train one run at the same time: a run that repeats exactly would not.
+
+        Returns:
+            As `done`; None if another process is at it and we do not `wait`.
 
         Raises:
             ValueError: the directory holds something else, or the run has no score.
@@ -61,15 +73,24 @@ class Plan:
             return found
         winner = None
         if arm.needs_winner:
-            pbt = self.complete(arms.PBT, seed)[1]
-            winner = schedule.Schedule.from_json(list(pbt.schedule))
+            needed = self.complete(arms.PBT, seed, wait=wait)
+            if needed is None:
+                return None
+            winner = schedule.Schedule.from_json(list(needed[1].schedule))
         run_config = self.run_config(arm, seed, winner)
         name = directory_name(run_config)
         directory = self.run_dir / name
         launch.open_or_create(directory, run_config, fork=None)
-        provenance.record(directory)
-        train(directory, self.workers)
-        return name, outcome.conclude(directory)
+        lock = directory / LOCK_NAME
+        lock.touch()
+        with launch.alone(lock, wait) as alone:
+            if not alone:
+                return None
+            if known := outcome.read(directory):  # the other process has finished it
+                return name, known
+            provenance.record(directory)
+            train(directory, self.workers)
+            return name, outcome.conclude(directory)
 
     def jobs(self, studies: Sequence[str], seeds: int) -> Iterator[tuple[arms.Arm, int]]:
         """Every arm and seed of some studies, each once; seed by seed."""
@@ -119,6 +140,8 @@ class Plan:
 def train(run_dir: Path, workers: int) -> None:
     """Train a run to its end; with one worker in this process, which saves its start.
 
+    That one uses one thread, whatever the machine has: sums of two add up in another order.
+
     Raises:
         SystemExit: it was interrupted, or its population died.
     """
@@ -126,6 +149,7 @@ def train(run_dir: Path, workers: int) -> None:
         if exit_code := local.run(run_dir, workers, say=lambda line: None):
             raise SystemExit(exit_code)
         return
+    torch.set_num_threads(1)
     with process.Stop().installed() as stop, store.Store.open(run_dir) as run_store:
         done = worker.run(run_store, run_dir, resident_limit=run_store.config.population, stop=stop)
         if stop() or done.exit_code:

@@ -12,8 +12,9 @@ constants. On other worlds the suite's defaults for that kind of world apply
 
 Each arm and seed is an ordinary run directory, named by its settings: arms that are the same are
 one run, shared by all studies. The same command again goes on where it was; with more seeds it adds
-them. Within a seed all arms begin with the same draws and weights, as far as they have them. The
-score of a run is the mean of 30 fresh episodes of the member chosen by its training score.
+them; in a second terminal it takes runs that nobody is training. Within a seed all arms begin with
+the same draws and weights, as far as they have them. The score of a run is the mean of 30 fresh
+episodes of the member chosen by its training score.
 
 Results go to `--out`: study.json (what was done), CSVs with all numbers, and README.md and figures,
 which `python -m experiments.report DIR` makes again from the former.
@@ -70,7 +71,8 @@ class Arguments:
     """The hand-tuned setting, learning_rate=7e-4 ...; default: the world's, if there is one.
     Nothing after the flag: without that arm."""
     workers: int = 1
-    """Processes per run. With 1 a run repeats exactly; with more, timing decides who meets whom."""
+    """Processes per run. With 1, which uses one thread, a run repeats exactly; with more, timing
+    decides who meets whom."""
     run_dir: Path = Path("results/runs/studies")
     """Where run directories are made: <here>/<world>/<settings>-seed-<seed>."""
     out: Path | None = None
@@ -96,6 +98,19 @@ class Arguments:
         if self.out is None:
             return Path("results/runs") / slug
         return self.out / study if self.name == "all" else self.out
+
+
+def finish(plan: Plan, arm: arms.Arm, seed: int, wait: bool) -> bool:
+    """Complete a run and say what came of it; whether it is over."""
+    started_s = time.monotonic()
+    completed = plan.complete(arm, seed, wait=wait)
+    if completed is None:
+        print(f"{arm.name}, seed {seed}: another process trains it", flush=True)
+        return False
+    name, found = completed
+    took_s = time.monotonic() - started_s
+    print(f"{arm.name}, seed {seed}: {found.score:.2f} ({took_s:.0f} s, {name})", flush=True)
+    return True
 
 
 def collect(plan: Plan, study: str, seeds: int) -> list[study_results.Result]:
@@ -212,17 +227,15 @@ def main() -> None:
         if arguments.dry_run:
             print(plan.estimate(arguments.studies, arguments.seeds))
             return
-        for arm, seed in plan.jobs(arguments.studies, arguments.seeds):
-            started_s = time.monotonic()
-            name, found = plan.complete(arm, seed)
-            took_s = time.monotonic() - started_s
-            print(
-                f"{arm.name}, seed {seed}: {found.score:.2f} ({took_s:.0f} s, {name})", flush=True
-            )
+        left = list(plan.jobs(arguments.studies, arguments.seeds))
+        for wait in (False, True):  # first what no other process is training
+            left = [(arm, seed) for arm, seed in left if not finish(plan, arm, seed, wait)]
         for study in arguments.studies:
             out = arguments.directory(study)
             write(plan, study, collect(plan, study, arguments.seeds), out)
             print(f"{study}: {out / 'README.md'}")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except (ValueError, store.StoreError, OSError) as error:
         config.fail(" ".join(str(error).split()))
 

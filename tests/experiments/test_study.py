@@ -2,11 +2,16 @@
 
 import dataclasses
 import json
+import os
 import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 
-from experiments import arms, outcome, plan, schedule, study
+from experiments import arms, launch, outcome, plan, provenance, schedule, study
 from pbt import decide, store
 
 TINY = (
@@ -123,6 +128,59 @@ def test_a_study_runs_resumes_repeats_and_shares_its_runs(command, here, monkeyp
     assert shared.name in made
     repeated = outcome.read(shared)
     assert dataclasses.replace(repeated, seconds=0) == dataclasses.replace(before, seconds=0)
+
+
+def test_two_terminals_share_the_runs_and_train_none_together(here):
+    terminals = [
+        subprocess.Popen(
+            [sys.executable, "-m", "experiments.study", "copy", *TINY, "--out", name],
+            cwd=here,
+            env={**os.environ, "PYTHONPATH": str(Path(study.__file__).parents[1])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name in ("one", "two")
+    ]
+    try:
+        printed = [terminal.communicate(timeout=120)[0] for terminal in terminals]
+    finally:
+        for terminal in terminals:
+            terminal.kill()
+    assert [terminal.returncode for terminal in terminals] == [0, 0], printed
+    runs = list((here / "runs/Catch").iterdir())
+    assert len(runs) == 10
+    starts = [start for run in runs for start in provenance.read(run)]
+    assert len(starts) == 10, "each run was begun once"
+    assert {"--out one" in start.command for start in starts} == {True, False}, printed
+    assert (here / "one/scores.csv").read_text() == (here / "two/scores.csv").read_text()
+
+
+def test_what_another_process_trains_is_waited_for(command, here):
+    assert command(study, "copy", *TINY, "--seeds", "1").code is None
+    pbt = next(run for run in (here / "runs/Catch").iterdir() if "t-test-copy-both" in run.name)
+    (pbt / "outcome.json").unlink()
+    with launch.alone(pbt / plan.LOCK_NAME), launch.alone(pbt / plan.LOCK_NAME, wait=False) as mine:
+        assert not mine
+    holder = (
+        "import sys, time\nfrom pathlib import Path\nfrom experiments import launch\n"
+        "with launch.alone(Path(sys.argv[1])):\n    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(pbt / plan.LOCK_NAME)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(study.__file__).parents[1])},
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        waiting = threading.Timer(1.0, other.stdin.close)
+        waiting.start()
+        again = command(study, "copy", *TINY, "--seeds", "1")
+        waiting.join()
+    assert again.code is None
+    assert "PBT, seed 0: another process trains it" in again.out
+    assert outcome.read(pbt) is not None
 
 
 def test_arms_begin_alike_and_replays_follow_the_winner(command, here):
