@@ -15,7 +15,7 @@ import difflib
 from typing import Literal
 
 from envs import atari
-from experiments import config, launch, learner
+from experiments import command, config, launch, learner
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def main() -> None:
     try:
         game = find_game(settings.game)
     except ValueError as error:
-        config.fail(str(error))
+        command.fail(str(error))
     launch.run_experiment(
         f"atari-{game}",
         settings,

@@ -15,8 +15,7 @@ world have been evaluated: most are when they end, any other is by `python -m ex
 RUN_DIR --save`. Only then are groups compared: for every two in the same world the probability of
 improvement, and the difference over the seeds that both have. Otherwise the training scores are
 shown by which the best members were chosen, and nobody is said to be better. They are biased
-upward, and the more so the more there was to choose from: on CartPole a member with a training
-score of 500 played 9.5 in fresh episodes (results/random-search/notes.md).
+upward, and the more so the more there was to choose from.
 """
 
 import csv
@@ -28,7 +27,7 @@ from pathlib import Path
 
 import tyro
 
-from experiments import comparison, report
+from experiments import command, comparison, report
 from experiments.pages import comparison_figures, comparison_page, drawing, markup, wording
 from pbt import store as stores
 
@@ -112,6 +111,7 @@ def text(compared: Sequence[comparison.Group]) -> str:
     return "\n".join(lines)
 
 
+@command.quiet
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = tyro.cli(

@@ -9,12 +9,12 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NoReturn, TypeVar
+from typing import Literal, TypeVar
 
 import tyro
 
 from agents import a3c, unreal
-from experiments import learner
+from experiments import command, learner, schedule
 from pbt import local, run, space
 
 Hyperparameter = Literal[
@@ -26,10 +26,10 @@ Hyperparameter = Literal[
     "value_replay_cost",
 ]
 _FIXED: Mapping[str, tuple[Callable[[float], bool], str]] = {
-    "learning_rate": (lambda value: 0 < value < math.inf, "a number above 0"),
-    "entropy_cost": (lambda value: 0 <= value < math.inf, "0 or more"),
+    "learning_rate": (lambda value: value > 0, "a number above 0"),
+    "entropy_cost": (lambda value: value >= 0, "0 or more"),
     "unroll_length": (lambda value: value >= 1 and value % 1 == 0, "a whole number from 1 on"),
-    **{name: (lambda value: 0 <= value < math.inf, "0 or more") for name in unreal.COSTS},
+    **{name: (lambda value: value >= 0, "0 or more") for name in unreal.COSTS},
 }
 """What a fixed hyperparameter may be; bounds are for those that move."""
 
@@ -187,7 +187,7 @@ class PopulationConfig:
     def run_config(self, learner_config: learner.LearnerConfig) -> run.RunConfig:
         """What the engine stores: these settings without those that may differ on resume."""
         return run.RunConfig(
-            task="experiments.learner:make_task",
+            task=learner.TASK,
             task_config=learner_config.to_json(),
             space=self.search_space(),
             population=self.population,
@@ -225,7 +225,7 @@ def parse(
     finder.add_argument("--preset", default="default")
     name = finder.parse_known_args(args)[0].preset
     if name not in presets:
-        fail(f"--preset {name}: choose from {', '.join(presets)}")
+        command.fail(f"--preset {name}: choose from {', '.join(presets)}")
     default = presets[name]
     settings = tyro.cli(
         type(default),
@@ -237,12 +237,12 @@ def parse(
     try:
         settings.check()
     except ValueError as error:
-        fail(str(error))
+        command.fail(str(error))
     return settings
 
 
-def parse_fixed(fixed: Sequence[str]) -> dict[str, float]:
-    """{"learning_rate": 7e-4} from ["learning_rate=7e-4"].
+def parse_fixed(fixed: Sequence[str], flag: str = "--fixed") -> dict[str, float]:
+    """{"learning_rate": 7e-4} from ["learning_rate=7e-4"], which were given with a flag.
 
     Raises:
         ValueError: not name=number, a name twice, or a value that the learner cannot use.
@@ -254,17 +254,11 @@ def parse_fixed(fixed: Sequence[str]) -> dict[str, float]:
             value = float(text)
         except ValueError:
             raise ValueError(
-                f"--fixed {item}: write name=number, for example learning_rate=7e-4"
+                f"{flag} {item}: write name=number, for example learning_rate=7e-4"
             ) from None
         if name in values:
-            raise ValueError(f"--fixed {item}: {name} is given twice, give it once")
-        if name in _FIXED and not _FIXED[name][0](value):
-            raise ValueError(f"--fixed {item}: use {_FIXED[name][1]}")
+            raise ValueError(f"{flag} {item}: {name} is given twice, give it once")
+        if name in _FIXED and not (_FIXED[name][0](value) and value <= schedule.HIGHEST):
+            raise ValueError(f"{flag} {item}: use {_FIXED[name][1]}, up to {schedule.HIGHEST:g}")
         values[name] = value
     return values
-
-
-def fail(message: str) -> NoReturn:
-    """Say what is wrong in one line and exit with code 2, the code of a usage error."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)

@@ -18,7 +18,7 @@ import safetensors.torch
 import tyro
 
 from envs import make
-from experiments import actor, config, learner, scores, statistics, video
+from experiments import actor, command, learner, schedule, scores, statistics, video
 from pbt import checkpoint, lineage, store
 from pbt.member import Member
 
@@ -74,8 +74,9 @@ def best_member(run_store: store.Store) -> tuple[Member, float]:
     best = lineage.best_member(run_store.members(), tree)
     if best is None:
         raise ValueError(
-            f"no member has a score yet: that takes {run_store.config.min_episodes} finished "
-            "episodes; train on, or name a member with --member"
+            f"{run_store.path.parent}: no member has a score yet, which takes "
+            f"{run_store.config.min_episodes} finished episodes since its last copy; train on with "
+            "a larger --total-steps, or evaluate one by its number"
         )
     score = tree.scores[tree.newest(best.id)]
     assert score is not None  # it is the best
@@ -128,6 +129,21 @@ def evaluate(
     )
 
 
+def learner_config(run_store: store.Store) -> learner.LearnerConfig:
+    """What a run's members are.
+
+    Raises:
+        ValueError: the run trains something else than the suite's agents.
+    """
+    stored = run_store.config
+    if stored.task not in (learner.TASK, schedule.TASK):
+        raise ValueError(
+            f"{run_store.path.parent} trains {stored.task}: only runs of the suite's agents "
+            f"({learner.TASK}) can be played or replayed"
+        )
+    return learner.LearnerConfig.from_json(stored.task_config)
+
+
 def load_agent(
     run_store: store.Store, run_dir: Path, member: Member, seed: int
 ) -> tuple[actor.Agent, learner.LearnerConfig]:
@@ -139,22 +155,22 @@ def load_agent(
     """
     if member.checkpoint is None:
         raise ValueError(f"member {member.id} has no checkpoint yet: let it train one interval")
-    learner_config = dataclasses.replace(
-        learner.LearnerConfig.from_json(run_store.config.task_config),
+    played = dataclasses.replace(
+        learner_config(run_store),
         device="cpu",  # wherever it was trained: it is to be scored anywhere
     )
     directory = checkpoint.open_verified(
         run_dir / "checkpoints", member.checkpoint, member.id, member.version
     )
-    envs = make.make_vec(learner_config.env_id, 1, preset=learner_config.preset)
+    envs = make.make_vec(played.env_id, 1, preset=played.preset)
     try:
-        agent = learner.make_agent(learner_config, envs, seed)
+        agent = learner.make_agent(played, envs, seed)
     finally:
         envs.close()
     state = safetensors.torch.load_file(directory / "agent.safetensors")
     # Dice of its own: `make_agent` has just seeded them.
     agent.load_state_dict(state | {"generator": agent.generator.get_state()})
-    return agent, learner_config
+    return agent, played
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,10 +198,11 @@ class Arguments:
             raise ValueError(f"--seed {self.seed}: use 0 or more")
 
 
+@command.quiet
 def main() -> None:
     """Parse the command line, play, print."""
     try:
-        arguments = tyro.cli(Arguments, description=__doc__)
+        arguments = tyro.cli(Arguments, prog="python -m experiments.evaluate", description=__doc__)
         arguments.check()
         with store.Store.open(arguments.run_dir) as run_store:
             member = _find(run_store, arguments.member)
@@ -206,7 +223,7 @@ def main() -> None:
             if arguments.save:
                 scores.write_evaluation(arguments.run_dir, member, evaluation.to_json())
     except (ValueError, store.StoreError, checkpoint.CheckpointError, OSError) as error:
-        config.fail(" ".join(str(error).split()))
+        command.fail(" ".join(str(error).split()))
     print(evaluation.text())
 
 

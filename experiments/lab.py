@@ -15,7 +15,7 @@ import dataclasses
 import difflib
 
 from envs import doom, lab
-from experiments import config, launch, learner
+from experiments import command, config, launch, learner
 
 LISTING = "\n".join(f"    {level.name:<24}{level.description}" for level in doom.LEVELS.values())
 
@@ -54,7 +54,7 @@ def main() -> None:
     try:
         level = find_level(settings.level)
     except ValueError as error:
-        config.fail(str(error))
+        command.fail(str(error))
     prefix = doom.PREFIX if isinstance(level, doom.Level) else lab.PREFIX
     launch.run_experiment(
         f"lab-{launch.slug(level.name)}",

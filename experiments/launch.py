@@ -2,17 +2,30 @@
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import os
+import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from envs import make
-from experiments import config, evaluate, learner, progress, provenance, report, scores, tensorboard
-from pbt import checkpoint, local, run, store
+from experiments import (
+    command,
+    config,
+    evaluate,
+    learner,
+    progress,
+    provenance,
+    report,
+    scores,
+    tensorboard,
+)
+from pbt import checkpoint, ending, local, run, store, training
 
 PROJECTION_INTERVAL_S = 10.0
 """Between two looks for what is new to draw in TensorBoard."""
@@ -42,18 +55,18 @@ def run_experiment(
         learner_config.check_unroll_length(settings.longest_unroll())
         begun = open_or_create(run_dir, run_config, settings.fork)
     except OSError as error:
-        config.fail(
+        command.fail(
             f"--run-dir {run_dir} cannot be used ({error.strerror or error}: {error.filename}): "
             "choose another one"
         )
     except (ValueError, store.StoreError, checkpoint.CheckpointError) as error:
-        config.fail(" ".join(str(error).split()))
+        command.fail(" ".join(str(error).split()))
     provenance.record(run_dir)
     print(
         f"{begun} {run_dir}: {settings.population} members, "
         f"{settings.total_steps:,} agent steps each, {settings.num_workers()} workers\n"
         f"world: {make.protocol(learner_config.env_id, preset=learner_config.preset)}\n"
-        f"curves: tensorboard --logdir {run_dir.parent}",
+        f"curves: tensorboard --logdir {shlex.quote(str(run_dir.parent))}",
         flush=True,
     )
     with (
@@ -79,8 +92,15 @@ def run_experiment(
         except KeyboardInterrupt:
             print("stopped by SIGINT; the same command goes on")
             exit_code = 130
+        except OSError as error:
+            print(
+                f"error: the run is complete, but not its report ({error}): see to that, and "
+                "give the same command again",
+                file=sys.stderr,
+            )
+            exit_code = ending.EXIT_DISK_FULL if error.errno == errno.ENOSPC else 1
     else:
-        print(f"where it stands: python -m experiments.report {run_dir}")
+        print(f"where it stands: python -m experiments.report {shlex.quote(str(run_dir))}")
     sys.exit(exit_code)
 
 
@@ -106,7 +126,8 @@ def _check_world(learner_config: learner.LearnerConfig) -> make.WorldSpec:
     try:
         learner.make_agent(learner_config, envs, seed=0)
     except (RuntimeError, AssertionError) as error:  # torch's own words for an unknown device
-        raise ValueError(f"--device {learner_config.device}: {error} Use cpu or cuda") from error
+        said = str(error).rstrip(".")
+        raise ValueError(f"--device {learner_config.device}: {said}; use cpu or cuda") from error
     finally:
         envs.close()
     return world
@@ -130,6 +151,8 @@ def open_or_create(
             raise ValueError(
                 f"{run_dir} is not a run, and not empty: choose another --run-dir, or remove it"
             )
+        if fork is not None:
+            _check_fork(run_config, fork)
         try:
             local.create_run(run_dir, run_config, fork).close()
             return "new run"
@@ -146,7 +169,7 @@ def open_or_create(
     raise ValueError(
         f"{run_dir} holds a run with other settings (stored -> given: "
         f"{'; '.join(stored.differences(run_config))}): give the stored ones (only --total-steps "
-        f"may grow), another --run-dir, or --fork {run_dir} --run-dir NEW"
+        f"may grow), another --run-dir, or --fork {shlex.quote(str(run_dir))} --run-dir NEW"
     )
 
 
@@ -165,6 +188,38 @@ def _conclude(run_dir: Path) -> None:
             print(f"no evaluation: {error}")  # the run is complete all the same
         report.write_report(run_store, run_dir / "report", run_dir / "tensorboard")
     print(f"report: {run_dir / 'report'}")
+
+
+def _check_fork(run_config: run.RunConfig, fork: Path) -> None:
+    """Build a member and load another run's into it, so that nothing is made of what does not fit.
+
+    Raises:
+        ValueError: it does not fit, in one line.
+    """
+    with store.Store.open(fork) as source:
+        stored = source.config
+        trained = [member for member in source.members() if member.checkpoint is not None]
+    if stored.task != run_config.task:
+        raise ValueError(f"--fork {fork} trains {stored.task}, not {run_config.task}")
+    if not trained:
+        return  # `local.create_run` says so
+    known = trained[0]
+    assert known.checkpoint is not None
+    weights = checkpoint.open_verified(
+        fork / "checkpoints", known.checkpoint, known.id, known.version
+    )
+    factory = training.named_factory(run_config.task)
+    member = training.build(factory, run_config.task_config, 0, 0)
+    try:
+        member.load(weights)
+    except Exception as error:  # whatever a task's own code says of files that are not its own
+        said = textwrap.shorten(str(error), 200)
+        raise ValueError(
+            f"--fork {fork}: its members do not fit this run's ({said}): fork into the same world, "
+            "agent, core and package"
+        ) from error
+    finally:
+        member.close()
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ _LOG = logging.getLogger(__name__)
 
 Worlds = gymnasium.vector.VectorEnv[Any, Any, Any]
 
+TASK = "experiments.learner:make_task"
+"""What runs of the suite's agents name as their task."""
 FORMAT_VERSION = 1
 """Of the files that `AgentTask.save` writes."""
 
@@ -83,7 +85,7 @@ class LearnerConfig:
 
 
 def make_task(config: Mapping[str, Any], member: int, seed: int) -> "AgentTask":
-    """Build a member's learner: the factory that runs name as "experiments.learner:make_task"."""
+    """Build a member's learner: the factory that runs name as `TASK`."""
     return AgentTask(LearnerConfig.from_json(config), member, seed)
 
 

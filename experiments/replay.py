@@ -24,10 +24,8 @@ from typing import Any, NoReturn
 
 import tyro
 
-from experiments import config, launch, learner, schedule, worlds
+from experiments import command, config, evaluate, launch, learner, schedule, worlds
 from pbt import run, space, store, task
-
-_AGENT_TASK = "experiments.learner:make_task"
 
 
 class ScheduledTask:
@@ -276,12 +274,7 @@ def _of_source(
 ) -> tuple[config.PopulationConfig, learner.LearnerConfig]:
     """A run's settings, as far as fresh agents share them, and what its members are."""
     stored = source.config
-    if stored.task not in (_AGENT_TASK, schedule.TASK):
-        raise ValueError(
-            f"{source.path.parent} trains {stored.task}: only runs of the suite's agents "
-            f"({_AGENT_TASK}) can be replayed"
-        )
-    learner_config = learner.LearnerConfig.from_json(stored.task_config)
+    learner_config = evaluate.learner_config(source)
     settings = config.PopulationConfig(
         agent=learner_config.agent,
         core=learner_config.settings.core,
@@ -315,11 +308,11 @@ def _rounded(settings: config.PopulationConfig) -> config.PopulationConfig:
 
 def main() -> NoReturn:
     """Parse the command line, find the schedule, train along it."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = tyro.cli(Arguments, prog="python -m experiments.replay", description=__doc__)
     try:
         settings, learner_config = prepare(arguments)
     except (ValueError, store.StoreError, OSError) as error:
-        config.fail(" ".join(str(error).split()))
+        command.fail(" ".join(str(error).split()))
     parts = [
         "replay",
         (arguments.schedule or arguments.source or Path()).resolve().stem,

@@ -36,7 +36,7 @@ from pathlib import Path
 
 import tyro
 
-from experiments import tensorboard
+from experiments import command, tensorboard
 from experiments.pages import drawing, figures, markup, run_page, summary, tables
 from experiments.pages.history import History
 from pbt import store as stores
@@ -111,6 +111,7 @@ def replace(path: Path, content: str) -> None:
         partial.unlink(missing_ok=True)
 
 
+@command.quiet
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = tyro.cli(Arguments, args=arguments, prog="python -m experiments.report")
@@ -160,8 +161,4 @@ def _rebuild(options: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BrokenPipeError:  # `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    sys.exit(main())

@@ -29,6 +29,8 @@ TASK = "experiments.replay:make_task"
 """Of a run whose members follow a schedule, which stands in its task's configuration."""
 _PROVENANCE = ("member", "version")
 """Columns of `experiments.report` that say where the values come from."""
+HIGHEST = 1e6
+"""Of any value: far above all that anybody trains with, far below what float32 overflows at."""
 _ALLOWED: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "learning_rate": (lambda value: value > 0, "a number above 0"),
     "unroll_length": (lambda value: value >= 1, "a number from 1 on"),
@@ -203,8 +205,8 @@ def _value(name: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value) or not fits(value):
-        raise ValueError(f"{name} {text!r}: use {wanted}")
+    if not math.isfinite(value) or not fits(value) or value > HIGHEST:
+        raise ValueError(f"{name} {text!r}: use {wanted}, up to {HIGHEST:g}")
     return value
 
 

@@ -25,6 +25,8 @@ class Score:
     """95 % of the mean over the fresh episodes of this one member: says nothing of other seeds."""
     protocol: str | None = None
     """How the fresh episodes were played."""
+    since: str = ""
+    """Of a training score that is not of the member's present version: whose it is: " at ..."."""
 
 
 def evaluation_path(run_dir: Path, member: Member) -> Path:
@@ -62,9 +64,15 @@ def training_score(history: History) -> Score | None:
     """The score that chose the best member; None before anybody has one."""
     if history.best is None:
         return None
-    mean = history.tree.scores[history.tree.newest(history.best.id)]
+    newest = history.tree.newest(history.best.id)
+    mean, earned = history.tree.scores[newest], history.tree.earned[newest]
     assert mean is not None  # it is the best
-    return Score(mean, is_fresh=False, episodes=history.config.window)
+    assert earned is not None
+    since = ""
+    if earned != newest:
+        owner = "its" if earned[0] == newest[0] else f"member {earned[0]}'s, its donor's,"
+        since = f" at {owner} version {earned[1]} (too few have ended since)"
+    return Score(mean, is_fresh=False, episodes=history.config.window, since=since)
 
 
 def _fresh(path: Path) -> Score | None:

@@ -22,6 +22,7 @@ which `python -m experiments.report DIR` makes again from the former.
 
 import collections
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -32,10 +33,11 @@ import tyro
 
 from experiments import (
     arms,
-    config,
+    command,
     launch,
     provenance,
     study_results,
+    study_tables,
 )
 from experiments.plan import Plan
 from pbt import store
@@ -84,6 +86,24 @@ class Arguments:
             raise ValueError(f"--seeds {self.seeds}: use 1 or more")
         if self.workers < 1:
             raise ValueError(f"--workers {self.workers}: use 1 or more")
+        if self.run_dir.exists() and not self.run_dir.is_dir():
+            raise ValueError(f"--run-dir {self.run_dir} is a file: name a directory")
+        for study in self.studies:
+            self._check_out(self.directory(study), study)
+
+    def _check_out(self, out: Path, study: str) -> None:
+        """Say now, not after hours of training, that the results cannot be written."""
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"--out {out} is a file: name a directory")
+        there = next(path for path in (out, *out.absolute().parents) if path.exists())
+        if not os.access(there, os.W_OK):
+            raise ValueError(f"--out {out}: {there} cannot be written to, name another directory")
+        known = study_tables.read_study(out)
+        if known is not None and (known["study"], known["world"]) != (study, self.world):
+            raise ValueError(
+                f"--out {out} has the results of {known['study']} in {known['world']}: name "
+                "another directory"
+            )
 
     @property
     def studies(self) -> tuple[str, ...]:
@@ -196,9 +216,10 @@ def describe(arm: arms.Arm, plan: Plan, results: Sequence[study_results.Result])
     return ", ".join(said)
 
 
+@command.quiet
 def main() -> None:
     """Parse the command line, run what is missing, write the results."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = tyro.cli(Arguments, prog="python -m experiments.study", description=__doc__)
     try:
         arguments.check()
         base, tuned = arms.world(
@@ -234,10 +255,8 @@ def main() -> None:
             out = arguments.directory(study)
             write(plan, study, collect(plan, study, arguments.seeds), out)
             print(f"{study}: {out / 'README.md'}")
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
     except (ValueError, store.StoreError, OSError) as error:
-        config.fail(" ".join(str(error).split()))
+        command.fail(" ".join(str(error).split()))
 
 
 if __name__ == "__main__":

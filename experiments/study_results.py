@@ -14,20 +14,19 @@ In the folder of a study:
 `rebuild` makes the last three lines from the others, and is the only thing that makes them.
 """
 
-import csv
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments import outcome, schedule, statistics
+from experiments import outcome, schedule, statistics, study_tables
 from experiments.pages import drawing, markup, study_figures, study_page, wording
+from experiments.study_tables import CURVES, SCHEDULES, SCORES, STUDY, Row
 
-STUDY, SCORES, CURVES, SCHEDULES = "study.json", "scores.csv", "curves.csv", "schedules.csv"
 NOTES, README = "notes.md", "README.md"
 
 
@@ -43,36 +42,15 @@ class Result:
     outcome: outcome.Outcome
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of scores.csv."""
-
-    panel: str
-    arm: str
-    seed: int
-    run: str
-    member: int
-    training_score: float
-    score: float
-    median_training_score: float
-    agent_steps: int
-    exploits: int
-    comparisons: int
-    """Times that a member was ready and copied nobody."""
-    dead: int
-    """Times that a member diverged or failed."""
-    seconds: float
-
-
 def write(folder: Path, described: Mapping[str, Any], results: Sequence[Result]) -> None:
     """Write a study's tables, and rebuild the rest."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STUDY).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    _write_table(folder / SCORES, (dataclasses.asdict(_row(result)) for result in results))
+    study_tables.write(folder / SCORES, (dataclasses.asdict(_row(result)) for result in results))
     runs: dict[str, Result] = {}  # panels may share one
     for result in results:
         runs.setdefault(result.run, result)
-    _write_table(
+    study_tables.write(
         folder / CURVES,
         (
             {"run": run, "agent_steps": steps, "best": best, "median": median}
@@ -80,7 +58,7 @@ def write(folder: Path, described: Mapping[str, Any], results: Sequence[Result])
             for steps, best, median in result.outcome.curve
         ),
     )
-    _write_table(
+    study_tables.write(
         folder / SCHEDULES,
         (
             {
@@ -119,15 +97,6 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    rows = list(rows)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def rebuild(folder: Path) -> None:
     """Make README.md and the figures of a study's folder from its tables.
 
@@ -135,16 +104,20 @@ def rebuild(folder: Path) -> None:
         ValueError: a table is damaged; names it.
         OSError: a file is missing or cannot be written.
     """
-    described = json.loads((folder / STUDY).read_text(encoding="utf-8"))
-    rows = read_scores(folder / SCORES)
+    described = study_tables.read_study(folder)
+    if described is None:
+        raise ValueError(f"{folder / STUDY} does not exist: no results of a study")
+    rows = study_tables.read_scores(folder)
+    curves = study_tables.read_runs(folder, CURVES, rows)
+    schedules = study_tables.read_runs(folder, SCHEDULES, rows)
     notes = folder / NOTES
     said = notes.read_text(encoding="utf-8") if notes.exists() else ""
     (folder / README).write_text(readme(described, rows, said), encoding="utf-8")
     drawn = study_figures.figures(
         described,
         [dataclasses.asdict(row) for row in rows],
-        _read_table(folder / CURVES),
-        _read_table(folder / SCHEDULES),
+        curves,
+        schedules,
     )
     for file_name, figure in drawn.items():
         drawing.save(figure, folder / file_name)
@@ -156,27 +129,6 @@ def rebuild(folder: Path) -> None:
         described, header(described), panels, said, protocol(described, rows), drawn
     )
     (folder / markup.FILE_NAME).write_text(page, encoding="utf-8")
-
-
-def read_scores(path: Path) -> list[Row]:
-    """The rows of a scores.csv.
-
-    Raises:
-        ValueError: it has other columns, or a cell that is no such value.
-    """
-    kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Row)}
-    found = []
-    for line, cells in enumerate(_read_table(path), start=2):
-        try:
-            found.append(Row(**{name: kinds[name](cell) for name, cell in cells.items()}))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}, line {line}: not a row of scores ({error})") from None
-    return found
-
-
-def _read_table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def readme(described: Mapping[str, Any], rows: Sequence[Row], notes: str) -> str:
@@ -229,7 +181,8 @@ def protocol(described: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
             for arm in described["arms"]
         ),
         f"score of a run: mean of {outcome.EPISODES} fresh episodes of the member with the "
-        "highest training score, which is the mean of its last ten counted training episodes",
+        "highest training score, which is the mean of the last ten counted training episodes of "
+        "its weights; of those that it copied or of its earlier ones where fewer have ended since",
         f"seeds {_ranges(sorted({row.seed for row in rows}))}; within a seed all arms begin with "
         "the same draws and weights, as far as they have them",
         "IQM: interquartile mean over seeds; its interval and that of P (of any two runs, paired "

@@ -40,7 +40,7 @@ import tyro
 
 from agents import unreal
 from envs import make
-from experiments import atari, config, learner, progress, tensorboard, turns
+from experiments import atari, command, learner, progress, tensorboard, turns
 from pbt import local, store, task, worker
 
 INTERVAL_DIVISOR = 4
@@ -375,9 +375,10 @@ def report(figures: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@command.quiet
 def main() -> None:
     """Parse the command line, measure, print."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = tyro.cli(Arguments, prog="python -m experiments.throughput", description=__doc__)
     if arguments.quick:
         arguments = dataclasses.replace(
             arguments, num_envs=16, population=4, windows=2, window_s=3.0
@@ -386,7 +387,7 @@ def main() -> None:
         make.describe(arguments.game)
         _learner_config(arguments).check_unroll_length(arguments.unroll_length)
     except ValueError as error:
-        config.fail(str(error))
+        command.fail(str(error))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that are started now
     with tempfile.TemporaryDirectory(prefix="throughput-") as directory:
         figures = measure(arguments, Path(directory))

@@ -396,7 +396,7 @@ def _draw_trace(above: Any, below: Any, trace: Sequence[Row], colour: str, width
 
 def main() -> None:
     """Run what is left of the four panels, then write the table and the figure."""
-    settings = tyro.cli(ToyConfig, description=__doc__)
+    settings = tyro.cli(ToyConfig, prog="python -m experiments.toy", description=__doc__)
     try:
         check(settings)
         trained = [train_panel(settings, panel) for panel in PANELS]

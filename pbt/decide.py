@@ -34,11 +34,6 @@ def task_seed(seed: int, member: int, version: int) -> int:
     return int(np.random.SeedSequence([seed, member, version, Purpose.TASK]).generate_state(1)[0])
 
 
-def is_live(member: Member) -> bool:
-    """Whether a member may be copied at all: sound, and something of it is on disk."""
-    return rules.is_donor(member)
-
-
 def has_valid_window(config: run.RunConfig, member: Member) -> bool:
     """Whether the member's last returns may decide."""
     return window.is_valid(
@@ -64,7 +59,7 @@ def choose_donor(config: run.RunConfig, me: Member, members: Sequence[Member]) -
     candidates = [
         exploit.Candidate.of(other, may_donate=has_valid_window(config, other))
         for other in members
-        if other.id != me.id and is_live(other)
+        if other.id != me.id and rules.is_donor(other)
     ]
     rng = generator(config.seed, me.id, me.version, Purpose.EXPLOIT)
     own = exploit.Candidate.of(me)
@@ -81,7 +76,7 @@ def choose_donor(config: run.RunConfig, me: Member, members: Sequence[Member]) -
 
 def reseed_order(config: run.RunConfig, me: Member, members: Sequence[Member]) -> list[Member]:
     """All who may replace a dead member, in random order: the first that can be read is copied."""
-    donors = [other for other in members if other.id != me.id and is_live(other)]
+    donors = [other for other in members if other.id != me.id and rules.is_donor(other)]
     rng = generator(config.seed, me.id, me.version, Purpose.RESEED)
     return [donors[index] for index in rng.permutation(len(donors))]
 

@@ -121,6 +121,9 @@ class Tree:
         """Agent steps behind the weights of each version."""
         self.scores: dict[Key, float | None] = {}
         """The last training score of these weights, or of those that they came from."""
+        self.earned: dict[Key, Key | None] = {}
+        """The version at which that score was: an earlier one, or another member's, where too few
+        episodes have ended since."""
         for key in self.versions:
             self._measure(key)
 
@@ -181,6 +184,8 @@ class Tree:
             version, parent = self.versions[at], self.parents[at]
             inherited = None if parent is None else self.scores[parent]
             self.scores[at] = inherited if version.score is None else version.score
+            earlier = None if parent is None else self.earned[parent]
+            self.earned[at] = earlier if version.score is None else at
             if parent is None:
                 self.training[at] = version.agent_steps
             elif version.kind == "slice":

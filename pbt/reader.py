@@ -147,10 +147,6 @@ class Reader:
         )
         return next(iter(self._versions(query)), None)
 
-    def best_version(self) -> Version | None:
-        """The version with the highest score ever, the earliest of equals; None without any."""
-        return next(iter(self._versions(schema.best(sa.select(version_table)))), None)
-
     def reports(self, after_id: int = 0) -> list[tuple[int, Report]]:
         """Reports with their ids, in the order of their commits, from the one after `after_id`."""
         table = schema.report_table

@@ -38,7 +38,7 @@ def is_training(member: Member, config: RunConfig) -> bool:
 
 
 def is_donor(member: Member) -> bool:
-    """Whether a dead member may be re-seeded from this one."""
+    """Whether a member may be copied at all: sound, and something of it is on disk."""
     return member.state in ("active", "finished") and member.checkpoint is not None
 
 

@@ -127,9 +127,8 @@ class Store(Reader):
         """Take a member to train: the one statement that makes it ours also begins the lease.
 
         Free is a member with steps left that nobody holds a live lease on and that is active, or
-        dead while the run exploits and somebody else could be copied. Taken is the least advanced
-        free one (lowest id of equals), unless a resident one is at most two slices ahead of it:
-        that one needs no loading.
+        dead while the run exploits and somebody else could be copied. Which of them is taken says
+        `pbt.rules.choose`.
 
         Writes "takeover" when the lease was not released but lapsed, and "failed" for each free
         member whose tries are used up.

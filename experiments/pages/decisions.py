@@ -65,7 +65,7 @@ def _decision(history: History, event: Event, explored: Event | None, created: f
         elapsed_s=max(0.0, event.created_s - created),
         other=other if isinstance(other, int) else None,
         own_mean=_number(details.get("own_mean")),
-        other_mean=_number(details.get("opponent_mean", details.get("donor_score"))),
+        other_mean=_number(details.get("opponent_mean")),
         t=_number(details.get("t")),
         degrees_of_freedom=_number(details.get("degrees_of_freedom")),
         p=_number(details.get("p")),

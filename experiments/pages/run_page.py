@@ -101,8 +101,8 @@ def _score(history: History, run_dir: Path) -> list[Content]:
         ]
     else:
         said = [
-            f"training score of member {best.id}, mean of its last {score.episodes} counted "
-            f"episodes: the highest of {len(history.members)}, so ",
+            f"training score of member {best.id}, mean of the last {score.episodes} counted "
+            f"episodes{score.since}: the highest of {len(history.members)}, so ",
             element("b", "biased upward"),
             ". For a result, play fresh episodes: ",
             markup.code(command),
@@ -137,7 +137,7 @@ def _numbers(history: History) -> Html:
     done = sum(member.agent_steps for member in members)
     budget = config.population * config.total_steps
     copies = sum(event.kind in ("exploit", "reseed") for event in history.events)
-    compared = copies + sum(event.kind == "no-exploit" for event in history.events)
+    compared = sum(event.kind in ("exploit", "no-exploit") for event in history.events)
     rows = [
         (
             "members",

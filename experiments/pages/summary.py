@@ -85,8 +85,8 @@ def _best(history: History, run_dir: Path) -> list[str]:
         "",
         *fresh,
         f"- training score {training.mean:.4g}: mean of the last {training.episodes} counted "
-        f"episodes, the highest of {len(history.members)} members and so biased upward. It is no "
-        "result; fresh episodes give one: "
+        f"episodes{training.since}, the highest of {len(history.members)} members and so biased "
+        "upward. It is no result; fresh episodes give one: "
         f"`python -m experiments.evaluate {shlex.quote(str(run_dir))}`",
         f"- version {key[1]}, {wording.steps(history.tree.training[key])} agent steps of training "
         f"behind its weights ({wording.steps(best.agent_steps)} of its own)",

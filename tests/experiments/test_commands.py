@@ -2,12 +2,15 @@
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from experiments import atari, evaluate, gym
+from experiments import atari, evaluate, gym, toy
+from experiments import command as quietly
 from pbt import checkpoint, store
 
 CATCH = ("--env", "Catch")
@@ -114,6 +117,7 @@ def test_unknown_and_unusable_worlds(refused, env, words):
         (["--fixed", "learning_rate=fast"], ["learning_rate=fast", "name=number"]),
         (["--fixed", "learning_rate=nan"], ["learning_rate=nan", "above 0"]),
         (["--fixed", "learning_rate=-1"], ["learning_rate=-1", "above 0"]),
+        (["--fixed", "learning_rate=1e300"], ["learning_rate=1e300", "up to 1e+06"]),
         (["--fixed", "entropy_cost=-1"], ["entropy_cost=-1", "0 or more"]),
         (["--fixed", "unroll_length=2.5"], ["unroll_length=2.5", "whole"]),
         (["--fixed", "learning_rate=1", "learning_rate=2"], ["learning_rate", "twice"]),
@@ -254,6 +258,55 @@ def test_a_fork_of_a_damaged_checkpoint_leaves_nothing(refused, command, here, o
     damage_member_1(command)
     line = refused(gym, *TINY, "--fork", "run", "--run-dir", "forked", "--seed", "2")
     assert "agent.safetensors" in line
+
+
+@pytest.mark.parametrize(
+    "changed", [("--env", "MemoryChain"), ("--core", "feedforward"), ("--env", "CartPole-v1")]
+)
+def test_a_fork_of_what_does_not_fit_leaves_nothing(refused, command, here, one_process, changed):
+    assert command(gym, *TINY, "--run-dir", "run").code == 0
+    line = refused(gym, *TINY, "--fork", "run", "--run-dir", "forked", *changed)
+    assert "--fork run: its members do not fit this run's" in line
+    assert "fork into the same world, agent, core and package" in line
+
+
+def test_runs_of_other_learners_are_no_agents(refused, command, here, one_process):
+    assert command(toy, "--run-dir", "toy", "--steps", "8").code is None
+    other = next(path.parent for path in Path("toy").rglob(store.FILE_NAME))
+    line = refused(gym, *TINY, "--fork", other, "--run-dir", "forked")
+    assert f"--fork {other} trains experiments.toy:" in line
+    assert "only runs of the suite's agents" in refused(evaluate, other)
+
+
+def test_a_run_whose_report_cannot_be_written_is_complete(command, here, one_process):
+    assert command(gym, *TINY, "--run-dir", "run").code == 0
+    shutil.rmtree("run/report")
+    Path("run/report").touch()
+    again = command(gym, *TINY, "--run-dir", "run")
+    assert again.code == 1
+    assert again.err.startswith("error: the run is complete, but not its report (")
+    Path("run/report").unlink()
+    assert command(gym, *TINY, "--run-dir", "run").code == 0
+    assert list(Path("run/report").glob("evaluation-*.json"))
+
+
+def test_ctrl_c_and_a_reader_that_is_gone_are_no_tracebacks():
+    @quietly.quiet
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        interrupted()
+    assert ended.value.code == 130
+    piped = subprocess.run(
+        f"{sys.executable} -m experiments.compare --help | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert "Traceback" not in piped.stderr
 
 
 def test_a_world_that_cannot_be_drawn(refused, command, here, one_process, monkeypatch):

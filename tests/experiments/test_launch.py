@@ -138,7 +138,7 @@ def test_a_run_without_a_score_ends_well(command, here, one_process):
     short = ("--report-interval", "80", "--ready-interval", "80")
     result = command(gym, *tiny("run", *short, total=80))
     assert result.code == 0
-    assert "no evaluation: no member has a score yet: that takes 10" in result.out
+    assert "no member has a score yet, which takes 10" in result.out
     assert steps("run") == [(80, "finished")] * 2
 
 

@@ -6,12 +6,11 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
-from experiments import arms, launch, outcome, plan, provenance, schedule, study
+from experiments import arms, outcome, plan, provenance, schedule, study
 from pbt import decide, store
 
 TINY = (
@@ -130,16 +129,21 @@ def test_a_study_runs_resumes_repeats_and_shares_its_runs(command, here, monkeyp
     assert dataclasses.replace(repeated, seconds=0) == dataclasses.replace(before, seconds=0)
 
 
+def start(here, *code_or_module):
+    return subprocess.Popen(
+        [sys.executable, *map(str, code_or_module)],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(Path(study.__file__).parents[1])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 def test_two_terminals_share_the_runs_and_train_none_together(here):
     terminals = [
-        subprocess.Popen(
-            [sys.executable, "-m", "experiments.study", "copy", *TINY, "--out", name],
-            cwd=here,
-            env={**os.environ, "PYTHONPATH": str(Path(study.__file__).parents[1])},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        start(here, "-m", "experiments.study", "copy", *TINY, "--out", name)
         for name in ("one", "two")
     ]
     try:
@@ -152,35 +156,76 @@ def test_two_terminals_share_the_runs_and_train_none_together(here):
     assert len(runs) == 10
     starts = [start for run in runs for start in provenance.read(run)]
     assert len(starts) == 10, "each run was begun once"
-    assert {"--out one" in start.command for start in starts} == {True, False}, printed
     assert (here / "one/scores.csv").read_text() == (here / "two/scores.csv").read_text()
 
 
-def test_what_another_process_trains_is_waited_for(command, here):
+HOLDER = """
+import sys
+from pathlib import Path
+from experiments import launch
+with launch.alone(Path(sys.argv[1])) as alone:
+    print(alone, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_another_process_trains_is_left_to_the_end_and_waited_for(command, here):
     assert command(study, "copy", *TINY, "--seeds", "1").code is None
     pbt = next(run for run in (here / "runs/Catch").iterdir() if "t-test-copy-both" in run.name)
     (pbt / "outcome.json").unlink()
-    with launch.alone(pbt / plan.LOCK_NAME), launch.alone(pbt / plan.LOCK_NAME, wait=False) as mine:
-        assert not mine
-    holder = (
-        "import sys, time\nfrom pathlib import Path\nfrom experiments import launch\n"
-        "with launch.alone(Path(sys.argv[1])):\n    print('held', flush=True)\n"
-        "    sys.stdin.read()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", holder, str(pbt / plan.LOCK_NAME)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path(study.__file__).parents[1])},
-    ) as other:
-        assert other.stdout.readline() == b"held\n"
-        waiting = threading.Timer(1.0, other.stdin.close)
-        waiting.start()
-        again = command(study, "copy", *TINY, "--seeds", "1")
-        waiting.join()
-    assert again.code is None
-    assert "PBT, seed 0: another process trains it" in again.out
+    other = start(here, "-c", HOLDER, pbt / plan.LOCK_NAME)
+    again = None
+    try:
+        assert other.stdout.readline() == "True\n"
+        again = start(here, "-m", "experiments.study", "copy", *TINY, "--seeds", "1")
+        said = [again.stdout.readline() for _ in range(5)]
+        assert said[0] == "PBT, seed 0: another process trains it\n"
+        assert said[4].startswith("random search, seed 0: ")
+        other.stdin.close()  # it ends, and its lock with it
+        rest, _ = again.communicate(timeout=60)
+        assert rest.startswith("PBT, seed 0: ")
+        assert again.returncode == 0
+    finally:
+        other.kill()
+        if again is not None:
+            again.kill()
     assert outcome.read(pbt) is not None
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        ({"out": None}, ["--out out is a file"]),
+        ({"out/study.json": '{"study": "copy"}'}, ["study.json is damaged", "without agent"]),
+        ({"out/study.json": "{"}, ["study.json is damaged", "restore it"]),
+        ({"runs": None}, ["--run-dir runs is a file"]),
+    ],
+)
+def test_where_results_cannot_go_is_said_before_the_training(command, here, there, words):
+    for name, text in there.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text or "")
+    result = command(study, "copy", *TINY, "--out", "out")
+    assert result.code == 2
+    assert all(word in result.err for word in words), result.err
+    assert not Path("runs").is_dir()
+
+
+def test_another_studys_results_are_not_replaced(command, here):
+    assert command(study, "copy", *TINY, "--seeds", "1", "--out", "out").code is None
+    before = Path("out/README.md").read_text()
+    result = command(study, "exploit", *TINY, "--seeds", "1", "--out", "out")
+    assert result.code == 2
+    assert "--out out has the results of copy in Catch: name another directory" in result.err
+    assert Path("out/README.md").read_text() == before
+
+
+def test_a_run_too_short_for_a_score_is_named(command, here):
+    short = ("--total-steps", "40", "--report-interval", "40", "--ready-interval", "40")
+    result = command(study, "copy", *TINY, *short)
+    assert result.code == 2
+    assert "seed-0: no member has a score yet, which takes 10" in result.err
+    assert "--total-steps" in result.err
 
 
 def test_arms_begin_alike_and_replays_follow_the_winner(command, here):

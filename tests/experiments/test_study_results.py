@@ -131,6 +131,31 @@ def test_a_damaged_table_is_named(folder):
         study_results.rebuild(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "damage", "words"),
+    [
+        ("scores.csv", lambda text: "", "scores.csv is damaged (no rows)"),
+        ("scores.csv", lambda text: "\0\xff" + text, "scores.csv"),
+        ("curves.csv", lambda text: "", "curves.csv is damaged (without "),
+        ("curves.csv", lambda text: text[: text.rindex(",")], "curves.csv, line "),
+        ("curves.csv", lambda text: text.replace(",", ";"), "curves.csv, line 2"),
+        ("schedules.csv", lambda text: "", "schedules.csv is damaged (without "),
+        ("schedules.csv", lambda text: text[: text.rindex(",")], "schedules.csv, line "),
+        ("study.json", lambda text: text[:-5], "study.json is damaged"),
+        ("study.json", lambda text: text.replace('"arms"', '"legs"'), "(without arms)"),
+    ],
+)
+def test_damaged_files_are_named_and_nothing_is_rebuilt(folder, capsys, file, damage, words):
+    page = (folder / "index.html").read_bytes()
+    damaged = damage((folder / file).read_text())
+    (folder / file).write_bytes(damaged.encode("latin-1"))
+    assert report.main([str(folder)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert words in said.err
+    assert (folder / "index.html").read_bytes() == page
+
+
 def test_one_seed_has_no_interval(tmp_path):
     results = [result(arm, 0, own[0]) for arm, own in SCORES.items()]
     study_results.write(tmp_path, DESCRIBED, results)

@@ -50,6 +50,15 @@ def test_a_lineage_follows_the_weights_through_donor_and_restore():
     assert [s.kind for s in cut] == ["initial", "exploit", "restore"]
 
 
+def test_a_score_is_known_with_the_version_that_earned_it():
+    tree = lineage.Tree(HAND_MADE)
+    assert (tree.scores[0, 0], tree.earned[0, 0]) == (None, None)
+    assert (tree.scores[0, 2], tree.earned[0, 2]) == (1.0, (0, 1))  # its own, before it explored
+    assert (tree.scores[1, 2], tree.earned[1, 2]) == (5.0, (0, 3))  # its donor's
+    assert (tree.scores[1, 5], tree.earned[1, 5]) == (5.0, (0, 3))
+    assert (tree.scores[1, 6], tree.earned[1, 6]) == (6.5, (1, 6))
+
+
 def test_a_schedule_has_a_row_per_change_and_one_at_the_end():
     rows = lineage.schedule(lineage.Tree(HAND_MADE).lineage(1, 4))
     assert [(r.agent_steps, r.hyperparameters["rate"], r.member, r.version) for r in rows] == [
