@@ -208,6 +208,10 @@ class Arguments:
                 "give RUN_DIR, whose schedule, agent and world are taken; or --schedule FILE and "
                 "--world NAME"
             )
+        if self.schedule is not None and not self.schedule.is_file():
+            raise ValueError(
+                f"--schedule {self.schedule} is no file: give a schedule.csv, as a run's report has"
+            )
         if self.schedule is not None and self.member is not None:
             raise ValueError(
                 f"--member {self.member}: the schedule is {self.schedule}'s; leave one"

@@ -34,6 +34,7 @@ import tyro
 from experiments import (
     arms,
     command,
+    config,
     launch,
     provenance,
     study_results,
@@ -86,6 +87,7 @@ class Arguments:
             raise ValueError(f"--seeds {self.seeds}: use 1 or more")
         if self.workers < 1:
             raise ValueError(f"--workers {self.workers}: use 1 or more")
+        config.parse_fixed(self.tuned or (), "--tuned")
         if self.run_dir.exists() and not self.run_dir.is_dir():
             raise ValueError(f"--run-dir {self.run_dir} is a file: name a directory")
         for study in self.studies:

@@ -1,5 +1,6 @@
 """Record one episode of an agent as a video file."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ def check(path: Path) -> None:
         raise ValueError(f"--video {path}: name an .mp4 file")
     if not path.parent.is_dir():
         raise ValueError(f"--video {path}: there is no directory {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK) or path.is_dir():
+        raise ValueError(f"--video {path} cannot be written: name another file")
     try:
         import imageio.v2  # noqa: F401 - an extra, as the next
         import imageio_ffmpeg  # noqa: F401

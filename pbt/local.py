@@ -8,6 +8,7 @@ and starting it twice joins: the second one's workers help the first one's.
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -220,6 +221,9 @@ def run(
         say(message)
     elif exit_code > 128:
         say(f"stopped by {signal.Signals(exit_code - 128).name}; the same command goes on")
+    elif exit_code == ending.EXIT_DISK_FULL:  # a worker's log may have had no room to say so
+        free = shutil.disk_usage(run_dir).free
+        say(f"no space for {run_dir} ({free:,} bytes free): make room; the same command goes on")
     return exit_code
 
 

@@ -221,6 +221,7 @@ def test_a_users_file_in_any_world(command, here, one_process, monkeypatch):
         (("source", "--members", "0"), "--members 0: use 1 or more"),
         (("source", "--final", "--stretch"), "leave one out"),
         (("source", "--schedule", "bad.csv"), "bad.csv, line 3: agent_steps 0 after 0"),
+        (("source", "--schedule", "none.csv"), "--schedule none.csv is no file"),
         (("source", "--schedule", "part.csv"), "the schedule says nothing of entropy_cost"),
         (("source",), "no member has a score yet"),
         (("source", "--schedule", "good.csv", "--world", "Pongg"), "Pong"),

@@ -272,7 +272,8 @@ def test_a_dry_run_counts_and_creates_nothing(command, here):
         (("--world", "Pongg"), "Pong"),
         (("--agent", "a4c"), "--agent a4c: use one of a3c"),
         (("--total-steps", "241"), "total_steps 241 is no multiple of 4"),
-        (("--tuned", "learning_rate=fast"), "learning_rate=fast"),
+        (("--tuned", "learning_rate=fast"), "--tuned learning_rate=fast"),
+        (("--tuned", "learning_rate=-1"), "--tuned learning_rate=-1: use a number above 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused_and_nothing_created(command, here, arguments, message):

@@ -1,6 +1,7 @@
 """The launcher: creating and forking runs, filling places, and leaving nothing behind."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -222,7 +223,10 @@ def test_a_full_disk_is_not_tried_again(tmp_path):
     command = script(tmp_path, "print('no space for member 0: 0 bytes free'); exit(74)")
     said = []
     assert local.run(tmp_path / "run", 1, command=command, say=said.append) == 74
-    assert said == ["no space for member 0: 0 bytes free"]
+    assert said[0] == "no space for member 0: 0 bytes free"
+    assert re.fullmatch(
+        r"no space for .*run \([\d,]+ bytes free\): make room; the same command goes on", said[1]
+    )
 
 
 def test_a_worker_that_is_asked_to_leave_is_not_replaced(tmp_path):
