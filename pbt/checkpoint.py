@@ -174,16 +174,6 @@ def verify(root: Path, name: str, member: int, version: int) -> None:
     open_verified(root, name, member, version)
 
 
-def read_manifest(root: Path, name: str, member: int, version: int) -> dict[str, Any]:
-    """What `publish` was given as `manifest`, plus format, member, version and files.
-
-    Raises:
-        CheckpointError: as `open_verified`, but digests are not looked at.
-    """
-    directory = _directory(root, name, member, version)
-    return _parse_manifest(directory, name, member, version)
-
-
 def collect(
     root: Path,
     referenced: Collection[str] | Callable[[], Collection[str]],

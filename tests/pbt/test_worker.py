@@ -1,6 +1,7 @@
 """The worker in one process: budgets, windows, turns, copying, and what exploitation achieves."""
 
 import dataclasses
+import json
 import statistics
 
 import numpy as np
@@ -231,9 +232,8 @@ def test_an_exploit_loads_then_explores_then_sets(start):
     names = store.referenced_checkpoints()
     for version in store.versions():
         if version.checkpoint in names and version.kind == "exploit":
-            manifest = checkpoint.read_manifest(
-                directory / "checkpoints", version.checkpoint, version.member, version.version
-            )
+            written = directory / "checkpoints" / version.checkpoint / checkpoint.MANIFEST
+            manifest = json.loads(written.read_text())
             assert manifest["hyperparameters"] == version.hyperparameters
             assert tuple(manifest["parent"]) == version.parent
 
