@@ -43,6 +43,7 @@ PRESETS = {
 }
 
 
+@command.quiet
 def main() -> None:
     """Parse the command line and run."""
     settings = config.parse(PRESETS, __doc__)

@@ -10,7 +10,7 @@ Discrete and Box actions, vector and image observations. The same command again 
 import dataclasses
 import math
 
-from experiments import config, launch, learner
+from experiments import command, config, launch, learner
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,7 @@ PRESETS = {
 }
 
 
+@command.quiet
 def main() -> None:
     """Parse the command line and run."""
     settings = config.parse(PRESETS, __doc__)

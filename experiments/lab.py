@@ -48,6 +48,7 @@ PRESETS = {
 }
 
 
+@command.quiet
 def main() -> None:
     """Parse the command line and run."""
     settings = config.parse(PRESETS, f"{__doc__}{LISTING}")

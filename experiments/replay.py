@@ -310,6 +310,7 @@ def _rounded(settings: config.PopulationConfig) -> config.PopulationConfig:
     )
 
 
+@command.quiet
 def main() -> NoReturn:
     """Parse the command line, find the schedule, train along it."""
     arguments = tyro.cli(Arguments, prog="python -m experiments.replay", description=__doc__)

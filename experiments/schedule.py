@@ -205,7 +205,7 @@ def _value(name: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value) or not fits(value) or value > HIGHEST:
+    if not (fits(value) and value <= HIGHEST):
         raise ValueError(f"{name} {text!r}: use {wanted}, up to {HIGHEST:g}")
     return value
 

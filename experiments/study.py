@@ -90,22 +90,6 @@ class Arguments:
         config.parse_fixed(self.tuned or (), "--tuned")
         if self.run_dir.exists() and not self.run_dir.is_dir():
             raise ValueError(f"--run-dir {self.run_dir} is a file: name a directory")
-        for study in self.studies:
-            self._check_out(self.directory(study), study)
-
-    def _check_out(self, out: Path, study: str) -> None:
-        """Say now, not after hours of training, that the results cannot be written."""
-        if out.exists() and not out.is_dir():
-            raise ValueError(f"--out {out} is a file: name a directory")
-        there = next(path for path in (out, *out.absolute().parents) if path.exists())
-        if not os.access(there, os.W_OK):
-            raise ValueError(f"--out {out}: {there} cannot be written to, name another directory")
-        known = study_tables.read_study(out)
-        if known is not None and (known["study"], known["world"]) != (study, self.world):
-            raise ValueError(
-                f"--out {out} has the results of {known['study']} in {known['world']}: name "
-                "another directory"
-            )
 
     @property
     def studies(self) -> tuple[str, ...]:
@@ -120,6 +104,25 @@ class Arguments:
         if self.out is None:
             return Path("results/runs") / slug
         return self.out / study if self.name == "all" else self.out
+
+
+def check_out(out: Path, study: str, world: str) -> None:
+    """Say now, not after hours of training, that a study's results cannot go there.
+
+    Raises:
+        ValueError: what is in the way, in one line.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file: name a directory")
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"--out {out}: {there} cannot be written to, name another directory")
+    known = study_tables.read_study(out)
+    if known is not None and (known["study"], known["world"]) != (study, world):
+        raise ValueError(
+            f"--out {out} has the results of {known['study']} in {known['world']}: name another "
+            "directory"
+        )
 
 
 def finish(plan: Plan, arm: arms.Arm, seed: int, wait: bool) -> bool:
@@ -236,6 +239,8 @@ def main() -> None:
             },
         )
         tuned = tuned if arguments.tuned is None else arguments.tuned
+        for study in arguments.studies:
+            check_out(arguments.directory(study), study, base.learner_config.env_id)
         world_dir = arguments.run_dir / launch.slug(base.learner_config.env_id)
         plan = Plan(base, tuned, world_dir, arguments.workers)
         for arm, _ in plan.jobs(arguments.studies, 1):

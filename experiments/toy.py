@@ -45,6 +45,7 @@ import numpy as np
 import tyro
 from matplotlib import figure, lines
 
+from experiments import command
 from pbt import member, run, space, store, task, worker
 
 START = (0.9, 0.9)
@@ -394,6 +395,7 @@ def _draw_trace(above: Any, below: Any, trace: Sequence[Row], colour: str, width
     above.plot(theta_0, theta_1, "o", markevery=slices, markersize=2.6, color=colour)
 
 
+@command.quiet
 def main() -> None:
     """Run what is left of the four panels, then write the table and the figure."""
     settings = tyro.cli(ToyConfig, prog="python -m experiments.toy", description=__doc__)

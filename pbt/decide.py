@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pbt import exploit, explore, rules, run, window
+from pbt import exploit, explore, rules, run
 from pbt.member import Member, Version
 
 
@@ -34,13 +34,6 @@ def task_seed(seed: int, member: int, version: int) -> int:
     return int(np.random.SeedSequence([seed, member, version, Purpose.TASK]).generate_state(1)[0])
 
 
-def has_valid_window(config: run.RunConfig, member: Member) -> bool:
-    """Whether the member's last returns may decide."""
-    return window.is_valid(
-        member.window, member.counted_episodes, config.min_episodes, config.window
-    )
-
-
 def is_ready(config: run.RunConfig, member: Member) -> bool:
     """Whether a member should now be compared, or explore (the paper's ready(p, t, P)).
 
@@ -50,14 +43,14 @@ def is_ready(config: run.RunConfig, member: Member) -> bool:
         (config.exploit != "none" or config.explore_at == "ready")
         and member.state == "active"
         and member.agent_steps - member.last_ready_steps >= config.ready_interval
-        and has_valid_window(config, member)
+        and rules.has_valid_window(member, config)
     )
 
 
 def choose_donor(config: run.RunConfig, me: Member, members: Sequence[Member]) -> exploit.Decision:
     """Whom `me` copies, if anybody, with the evidence."""
     candidates = [
-        exploit.Candidate.of(other, may_donate=has_valid_window(config, other))
+        exploit.Candidate.of(other, may_donate=rules.has_valid_window(other, config))
         for other in members
         if other.id != me.id and rules.is_donor(other)
     ]

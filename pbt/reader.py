@@ -16,7 +16,7 @@ from pbt import rules, schema, statements
 from pbt.database import BUSY_TIMEOUT_S, Database, NotARun, StoreError
 from pbt.member import Event, Member, Report, Version
 from pbt.run import RunConfig
-from pbt.schema import member_table, run_table, version_table
+from pbt.schema import run_table, version_table
 
 FILE_NAME = "run.sqlite3"
 
@@ -102,8 +102,7 @@ class Reader:
     def members(self) -> list[Member]:
         """All members at their last committed versions, by id."""
         with self._database.transaction() as connection:
-            rows = connection.execute(sa.select(member_table).order_by(member_table.c.id)).all()
-        return [schema.to_member(row) for row in rows]
+            return statements.read_members(connection)
 
     def member(self, member: int) -> Member:
         """One member at its last committed version. Raises `KeyError` for an unknown id."""

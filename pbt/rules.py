@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import get_args
 
 from pbt import member as records
-from pbt import schema
+from pbt import schema, window
 from pbt.member import Event, Member, Report, VersionKind
 from pbt.run import RunConfig
 
@@ -40,6 +40,13 @@ def is_training(member: Member, config: RunConfig) -> bool:
 def is_donor(member: Member) -> bool:
     """Whether a member may be copied at all: sound, and something of it is on disk."""
     return member.state in ("active", "finished") and member.checkpoint is not None
+
+
+def has_valid_window(member: Member, config: RunConfig) -> bool:
+    """Whether a member's last returns may decide."""
+    return window.is_valid(
+        member.window, member.counted_episodes, config.min_episodes, config.window
+    )
 
 
 def lapsed(member: Member, now: float, dead_owners: Collection[str], config: RunConfig) -> bool:

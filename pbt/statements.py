@@ -19,8 +19,9 @@ def read_member(connection: sa.Connection, member: int) -> Member | None:
 
 
 def read_members(connection: sa.Connection) -> list[Member]:
-    """All members as they are now, in any order."""
-    return [schema.to_member(row) for row in connection.execute(sa.select(member_table)).all()]
+    """All members as they are now, by id."""
+    query = sa.select(member_table).order_by(member_table.c.id)
+    return [schema.to_member(row) for row in connection.execute(query).all()]
 
 
 def update_fenced(connection: sa.Connection, lease: Lease, **values: Any) -> Member:

@@ -34,7 +34,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from pbt import rules, schema, statements, window
+from pbt import rules, schema, statements
 from pbt.database import Database, creating
 from pbt.database import LostLease as LostLease
 from pbt.database import NotARun as NotARun
@@ -309,12 +309,7 @@ class Store(Reader):
             committed = statements.update_fenced(connection, lease, **values)
             if kind is not None:
                 statements.check_parent(connection, member, kind)
-                valid = kind == "slice" and window.is_valid(
-                    member.window,
-                    member.counted_episodes,
-                    self.config.min_episodes,
-                    self.config.window,
-                )
+                valid = kind == "slice" and rules.has_valid_window(member, self.config)
                 score = member.window_mean if valid else None
                 schema.insert_version(connection, member, kind, score, now)
             if report is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pbt import decide, held, window
+from pbt import held, rules, window
 from pbt.member import Member, Report, mean
 from pbt.run import RunConfig
 from pbt.space import Space
@@ -153,7 +153,7 @@ def after_slice(config: RunConfig, member: Member, done: Slice) -> tuple[Member,
         counted_episodes=counted,
         state="finished" if agent_steps == config.total_steps else "active",
     )
-    if decide.has_valid_window(config, trained):
+    if rules.has_valid_window(trained, config):
         trained = replace(trained, score=mean(returns))
     report = Report(
         member=member.id,

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from experiments import atari, gym, launch, learner
 from pbt import local, store
+from terminal import start
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -203,18 +203,6 @@ def test_differences_in_other_settings_are_not_extended(here):
 # Real processes.
 
 
-def start(here, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.gym", *map(str, arguments)],
-        cwd=here,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def test_interrupted_resumed_and_joined(here, tmp_path):
     """Ctrl-C ends with 130; then two terminals finish the run together, exactly.
 
@@ -225,7 +213,7 @@ def test_interrupted_resumed_and_joined(here, tmp_path):
     run_dir = here / f"mein Lauf ü {os.getpid()}"
     flags = tiny(run_dir.name, env="small_worlds:Slow-v0", total=2_400)
     (here / "slow").touch()
-    launcher = start(here, *flags)
+    launcher = start(here, "-m", "experiments.gym", *flags)
     try:
         deadline_s = time.monotonic() + 90
         while not (run_dir / store.FILE_NAME).exists() or all(
@@ -246,7 +234,7 @@ def test_interrupted_resumed_and_joined(here, tmp_path):
     with store.Store.open(run_dir) as run_store:
         assert not run_store.owners()  # given back, not left to lapse
 
-    terminals = [start(here, *flags) for _ in range(2)]
+    terminals = [start(here, "-m", "experiments.gym", *flags) for _ in range(2)]
     try:
         printed = [terminal.communicate(timeout=90)[0] for terminal in terminals]
     finally:

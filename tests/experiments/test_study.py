@@ -2,16 +2,14 @@
 
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from experiments import arms, outcome, plan, provenance, schedule, study
 from pbt import decide, store
+from terminal import start
 
 TINY = (
     *("--world", "Catch", "--population", "2", "--num-envs", "4", "--seeds", "2"),
@@ -129,18 +127,6 @@ def test_a_study_runs_resumes_repeats_and_shares_its_runs(command, here, monkeyp
     assert dataclasses.replace(repeated, seconds=0) == dataclasses.replace(before, seconds=0)
 
 
-def start(here, *code_or_module):
-    return subprocess.Popen(
-        [sys.executable, *map(str, code_or_module)],
-        cwd=here,
-        env={**os.environ, "PYTHONPATH": str(Path(study.__file__).parents[1])},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 def test_two_terminals_share_the_runs_and_train_none_together(here):
     terminals = [
         start(here, "-m", "experiments.study", "copy", *TINY, "--out", name)
@@ -218,6 +204,15 @@ def test_another_studys_results_are_not_replaced(command, here):
     assert result.code == 2
     assert "--out out has the results of copy in Catch: name another directory" in result.err
     assert Path("out/README.md").read_text() == before
+
+
+def test_the_same_world_by_another_name_may_go_on(command, here):
+    committed = Path(study.__file__).parents[1] / "results/random-search-pong/study.json"
+    Path("out").mkdir()
+    Path("out/study.json").write_text(committed.read_text())
+    flags = ("--world", "ALE/Pong-v5", "--population", "2", "--num-envs", "4", "--dry-run")
+    assert command(study, "random-search", *flags, "--out", "out").code is None
+    assert "out has the results of" in command(study, "copy", *flags, "--out", "out").err
 
 
 def test_a_run_too_short_for_a_score_is_named(command, here):
