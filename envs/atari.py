@@ -169,7 +169,7 @@ def find_preset(preset: "str | Preset") -> Preset:
     return PRESETS[preset]
 
 
-class AtariWorlds(gymnasium.vector.VectorEnv[Any, Any, Any]):
+class AtariVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     """`num_envs` copies of one game. See `envs.make.make_vec` for the contract of `step`."""
 
     def __init__(self, game: str, num_envs: int, preset: Preset, num_threads: int) -> None:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 PREFIX = "Doom/"
 """Of every id."""
 MAX_THREADS = 4
-"""Engines of one `DoomWorlds` that work at the same time."""
+"""Engines of one `DoomVectorEnv` that work at the same time."""
 
 _MOVES = (
     (),
@@ -210,7 +210,7 @@ def episode_tics(level: Level, max_tics: int | None = None) -> int:
     return max_tics
 
 
-class DoomWorlds(first_person.FirstPersonWorlds):
+class DoomVectorEnv(first_person.FirstPersonVectorEnv):
     """`num_envs` copies of one level. See `envs.make.make_vec` for the contract of `step`.
 
     Every copy is an engine process of its own, of about 8 MB. An engine that dies raises in `step`,

@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
     """`[3, 84, 84]`; None if the engine shows nothing at an episode's end."""
 
 
-class FirstPersonWorlds(slots.SlotWorlds):
+class FirstPersonVectorEnv(slots.SlotVectorEnv):
     """`num_envs` engines stepped together. See `envs.make.make_vec` for the contract of `step`.
 
     A world defines `_begin` and `_act`, each for one slot, and `close_extras`. An episode's final

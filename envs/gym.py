@@ -115,7 +115,7 @@ def _channels_first(shape: tuple[int, ...]) -> Callable[[NDArray[Any]], NDArray[
     return lambda image: image
 
 
-class GymWorlds(gymnasium.vector.VectorWrapper):
+class GymVectorEnv(gymnasium.vector.VectorWrapper):
     """Copies of one Gymnasium environment. See `envs.make.make_vec` for the contract of `step`."""
 
     def __init__(self, env_id: str, num_envs: int, keywords: dict[str, Any]) -> None:
@@ -226,7 +226,7 @@ def _import_module_of(env_id: str) -> None:
 
 
 def _unknown(env_id: str, name: str) -> str:
-    known = [*gymnasium.registry, *atari.games(), *doom.ids(), *toy.WORLDS]
+    known = [*gymnasium.registry, *atari.games(), *doom.ids(), *toy.ENVS]
     stem = name.partition("-v")[0]
     close = sorted(other for other in known if other.partition("-v")[0] == stem)
     if not close:
@@ -237,5 +237,5 @@ def _unknown(env_id: str, name: str) -> str:
     return (
         f"unknown environment {env_id!r}{hint} Give an Atari game (Pong), a first-person level "
         f"(Doom/MyWayHome), a Gymnasium id (CartPole-v1), module:EnvId, or a toy world "
-        f"({', '.join(toy.WORLDS)})"
+        f"({', '.join(toy.ENVS)})"
     )

@@ -105,7 +105,7 @@ def check_renderer(renderer: str = "software") -> None:
         raise ValueError(f"renderer is {renderer!r}: give one of {', '.join(get_args(Renderer))}")
 
 
-class LabWorlds(first_person.FirstPersonWorlds):
+class LabVectorEnv(first_person.FirstPersonVectorEnv):
     """`num_envs` copies of one level. See `envs.make.make_vec` for the contract of `step`.
 
     Args:

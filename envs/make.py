@@ -26,7 +26,7 @@ from envs import atari, doom, first_person, gym, lab, toy
 
 
 @dataclasses.dataclass(frozen=True)
-class WorldSpec:
+class EnvSpec:
     """What a learner must know of a world before it builds any."""
 
     name: str
@@ -46,7 +46,7 @@ class WorldSpec:
     """What learning should multiply raw rewards by; 1 where nothing is known."""
 
 
-def describe(env_id: str, *, preset: str | atari.Preset = "a3c2016", **keywords: Any) -> WorldSpec:
+def describe(env_id: str, *, preset: str | atari.Preset = "a3c2016", **keywords: Any) -> EnvSpec:
     """Check an id, its settings and its spaces; leaves no environment open.
 
     Takes what `make_vec` takes, but for counts.
@@ -55,7 +55,7 @@ def describe(env_id: str, *, preset: str | atari.Preset = "a3c2016", **keywords:
         ValueError: one line that says what was given, what is possible, and close matches.
     """
     chosen = atari.find_preset(preset)
-    if env_id in toy.WORLDS:
+    if env_id in toy.ENVS:
         worlds = _make_toy(env_id, 1, keywords)
         return _spec(env_id, worlds.single_observation_space, worlds.single_action_space)
     level = _find_level(env_id)
@@ -66,7 +66,7 @@ def describe(env_id: str, *, preset: str | atari.Preset = "a3c2016", **keywords:
         return _spec(env_id, *gym.inspect(env_id, keywords))
     if keywords:
         raise ValueError(f"{game} takes no {sorted(keywords)}: its settings are the preset's")
-    return WorldSpec(
+    return EnvSpec(
         name=game,
         single_observation_space=spaces.Box(0, 255, (4, 84, 84), np.uint8),
         single_action_space=spaces.Discrete(18 if chosen.full_action_space else _actions(game)),
@@ -117,15 +117,15 @@ def make_vec(
         raise ValueError(f"num_threads is {num_threads}: give at least 1")
     spec = describe(env_id, preset=preset, **keywords)
     if spec.is_atari:
-        return atari.AtariWorlds(spec.name, num_envs, atari.find_preset(preset), num_threads)
+        return atari.AtariVectorEnv(spec.name, num_envs, atari.find_preset(preset), num_threads)
     level = _find_level(env_id)
     if isinstance(level, doom.Level):
-        return doom.DoomWorlds(level, num_envs, **keywords)
+        return doom.DoomVectorEnv(level, num_envs, **keywords)
     if isinstance(level, lab.Level):
-        return lab.LabWorlds(level, num_envs, **keywords)
-    if env_id in toy.WORLDS:
+        return lab.LabVectorEnv(level, num_envs, **keywords)
+    if env_id in toy.ENVS:
         return _make_toy(env_id, num_envs, keywords)
-    return gym.GymWorlds(spec.name, num_envs, keywords)
+    return gym.GymVectorEnv(spec.name, num_envs, keywords)
 
 
 def protocol(env_id: str, *, preset: str | atari.Preset = "a3c2016") -> str:
@@ -140,7 +140,7 @@ def protocol(env_id: str, *, preset: str | atari.Preset = "a3c2016") -> str:
             f"{spec.frames_per_step} frames per agent step{limit}"
         )
     if not spec.is_atari:
-        return f"{spec.name}, as Gymnasium registers it" if env_id not in toy.WORLDS else spec.name
+        return f"{spec.name}, as Gymnasium registers it" if env_id not in toy.ENVS else spec.name
     chosen = atari.find_preset(preset)
     return (
         f"{spec.name}, {chosen.name}: sticky actions {chosen.repeat_action_probability:g}, "
@@ -151,10 +151,10 @@ def protocol(env_id: str, *, preset: str | atari.Preset = "a3c2016") -> str:
     )
 
 
-def _spec(name: str, observation: spaces.Space[Any], action: spaces.Space[Any]) -> WorldSpec:
+def _spec(name: str, observation: spaces.Space[Any], action: spaces.Space[Any]) -> EnvSpec:
     assert isinstance(observation, spaces.Box)
     assert isinstance(action, (spaces.Discrete, spaces.Box))
-    return WorldSpec(
+    return EnvSpec(
         name,
         observation,
         action,
@@ -168,18 +168,18 @@ def _find_level(env_id: str) -> doom.Level | lab.Level | None:
     return doom.find_level(env_id) or lab.find_level(env_id)
 
 
-def _first_person_spec(level: doom.Level | lab.Level, keywords: dict[str, Any]) -> WorldSpec:
+def _first_person_spec(level: doom.Level | lab.Level, keywords: dict[str, Any]) -> EnvSpec:
     if isinstance(level, doom.Level):
         name, num_actions = doom.PREFIX + level.name, len(level.actions)
-        _check_keywords(name, doom.DoomWorlds, keywords)
+        _check_keywords(name, doom.DoomVectorEnv, keywords)
         doom.episode_tics(level, **keywords)
         doom.check_installed()
     else:
         name, num_actions = lab.PREFIX + level.name, len(lab.ACTIONS)
-        _check_keywords(name, lab.LabWorlds, keywords)
+        _check_keywords(name, lab.LabVectorEnv, keywords)
         lab.check_renderer(**keywords)
         lab.check_installed()
-    return WorldSpec(
+    return EnvSpec(
         name=name,
         single_observation_space=spaces.Box(0, 255, first_person.OBSERVATION_SHAPE, np.uint8),
         single_action_space=spaces.Discrete(num_actions),
@@ -190,8 +190,8 @@ def _first_person_spec(level: doom.Level | lab.Level, keywords: dict[str, Any]) 
     )
 
 
-def _make_toy(name: str, num_envs: int, keywords: dict[str, Any]) -> toy.ToyWorlds:
-    world = toy.WORLDS[name]
+def _make_toy(name: str, num_envs: int, keywords: dict[str, Any]) -> toy.ToyVectorEnv:
+    world = toy.ENVS[name]
     _check_keywords(name, world, keywords)
     return world(num_envs, **keywords)
 

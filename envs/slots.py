@@ -51,7 +51,7 @@ def discrete(actions: Any, num_envs: int, num_actions: int) -> NDArray[np.intege
     return given
 
 
-class SlotWorlds(gymnasium.vector.VectorEnv[Any, Any, Any]):
+class SlotVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     """`num_envs` worlds with discrete actions, each with a generator of its own.
 
     A world defines `reset`, which calls `_seed`, and `step`, which calls `_checked`.

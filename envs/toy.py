@@ -42,14 +42,14 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs.slots import Seed, SlotWorlds
+from envs.slots import Seed, SlotVectorEnv
 
 Step = tuple[
     NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
 ]
 
 
-class ToyWorlds(SlotWorlds):
+class ToyVectorEnv(SlotVectorEnv):
     """What the four share: episode ends. Contract: `envs.make.make_vec`.
 
     A world defines `_begin` (new episodes in some slots), `_observe` and `_advance`.
@@ -98,7 +98,7 @@ class ToyWorlds(SlotWorlds):
         raise NotImplementedError
 
 
-class Catch(ToyWorlds):
+class Catch(ToyVectorEnv):
     """Catch a falling ball with a paddle. See the module's docstring."""
 
     def __init__(self, num_envs: int, rows: int = 10, columns: int = 5) -> None:
@@ -135,7 +135,7 @@ class Catch(ToyWorlds):
         return reward, landed, np.zeros(self.num_envs, dtype=np.bool_)
 
 
-class MemoryChain(ToyWorlds):
+class MemoryChain(ToyVectorEnv):
     """Say after `length` steps what was shown at the first. See the module's docstring."""
 
     def __init__(self, num_envs: int, length: int = 5) -> None:
@@ -168,7 +168,7 @@ class MemoryChain(ToyWorlds):
         return reward, answered, np.zeros(self.num_envs, dtype=np.bool_)
 
 
-class RepeatPrevious(ToyWorlds):
+class RepeatPrevious(ToyVectorEnv):
     """Say at every step what was shown `delay` steps before. See the module's docstring."""
 
     def __init__(self, num_envs: int, symbols: int = 3, delay: int = 2, answers: int = 12) -> None:
@@ -207,7 +207,7 @@ class RepeatPrevious(ToyWorlds):
         return reward, over, np.zeros(self.num_envs, dtype=np.bool_)
 
 
-class Counter(ToyWorlds):
+class Counter(ToyVectorEnv):
     """A world that counts, for tests of alignment. See the module's docstring."""
 
     def __init__(self, num_envs: int) -> None:
@@ -252,7 +252,7 @@ class Counter(ToyWorlds):
         return reward, over & ~truncates, over & truncates
 
 
-WORLDS: dict[str, type[Catch] | type[MemoryChain] | type[RepeatPrevious] | type[Counter]] = {
+ENVS: dict[str, type[Catch] | type[MemoryChain] | type[RepeatPrevious] | type[Counter]] = {
     "Catch": Catch,
     "MemoryChain": MemoryChain,
     "RepeatPrevious": RepeatPrevious,

@@ -27,8 +27,9 @@ from pathlib import Path
 
 import tyro
 
-from experiments import command, comparison, report
-from experiments.pages import comparison_figures, comparison_page, drawing, markup, wording
+from experiments import cli
+from experiments.analysis import comparison, files, wording
+from experiments.pages import comparison_figures, comparison_page, drawing, markup
 from pbt import store as stores
 
 
@@ -58,8 +59,8 @@ def write(compared: Sequence[comparison.Group], directory: Path) -> None:
         drawn["schedules.png"] = schedules
     for name, figure in drawn.items():
         drawing.save(figure, directory / name)
-    report.replace(directory / "scores.csv", scores_csv(compared))
-    report.replace(directory / markup.FILE_NAME, comparison_page.page(compared, drawn))
+    files.replace(directory / "scores.csv", scores_csv(compared))
+    files.replace(directory / markup.FILE_NAME, comparison_page.page(compared, drawn))
 
 
 def scores_csv(compared: Sequence[comparison.Group]) -> str:
@@ -93,7 +94,7 @@ def scores_csv(compared: Sequence[comparison.Group]) -> str:
 def text(compared: Sequence[comparison.Group]) -> str:
     """What is printed: warnings, groups and pairs."""
     lines = [f"note: {warning}" for warning in comparison_page.warnings(compared)]
-    for one in comparison.aggregates(compared):
+    for one in comparison.group_scores(compared):
         interval = "" if one.count == 1 else f" (95 % interval {wording.interval(one.interval)})"
         lines.append(
             f"{one.group.name}: {wording.score(one.iqm)}{interval}, n = {one.count}, "
@@ -111,7 +112,7 @@ def text(compared: Sequence[comparison.Group]) -> str:
     return "\n".join(lines)
 
 
-@command.quiet
+@cli.quiet
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = tyro.cli(

@@ -1,22 +1,23 @@
-"""Settings of the population experiments: one frozen dataclass, presets as instances of it.
+"""Settings of the population experiments: one frozen dataclass, whose subclasses name environments.
 
-Parsed from the command line by tyro: every field is a flag, every docstring its help.
+tyro makes a flag of every field and its help of the field's docstring. `experiments.presets` has
+the subclasses and their presets.
 """
 
-import argparse
 import dataclasses
 import math
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import tyro
 
 from agents import a3c, unreal
-from experiments import command, learner, schedule
+from experiments.analysis import schedule
+from experiments.members import learner
 from pbt import local, run, space
 
+Agent = Literal["a3c", "unreal"]
 Hyperparameter = Literal[
     "learning_rate",
     "entropy_cost",
@@ -25,13 +26,6 @@ Hyperparameter = Literal[
     "reward_prediction_cost",
     "value_replay_cost",
 ]
-_FIXED: Mapping[str, tuple[Callable[[float], bool], str]] = {
-    "learning_rate": (lambda value: value > 0, "a number above 0"),
-    "entropy_cost": (lambda value: value >= 0, "0 or more"),
-    "unroll_length": (lambda value: value >= 1 and value % 1 == 0, "a whole number from 1 on"),
-    **{name: (lambda value: value >= 0, "0 or more") for name in unreal.COSTS},
-}
-"""What a fixed hyperparameter may be; bounds are for those that move."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,81 +33,85 @@ class Range:
     """Where a hyperparameter is drawn, and how far perturbing may take it."""
 
     prior: tuple[float, float]
-    """Log-uniform between these; twice the same number is a constant."""
+    """Ends of the log-uniform prior; twice the same number is a constant."""
     bounds: tuple[float, float]
-    """Perturbing stays between these; must contain the prior."""
+    """Bounds of perturbing; must contain the prior."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PopulationConfig:
     """A population of actor-critic agents. Counts are agent steps *per member*.
 
-    Checked by `check` and not at construction: tyro would wrap our one line into a box.
+    `check` refuses bad values, and not the constructor, since tyro would print them as a box.
     """
 
     preset: Literal["default", "quick", "paper"] = "default"
-    """Where all other flags start from; see the description above for those there are."""
-    agent: Literal["a3c", "unreal"] = "a3c"
-    """Which agent; "unreal" learns from replay and pixels too, at more than twice the cost."""
-    core: Literal["lstm", "feedforward"] = "lstm"
-    """Whether the agent remembers."""
-    package: Literal["batched", "paper"] = "batched"
-    """Optimiser, loss scale, clipping, initialisation: go together; see agents/optimiser.py."""
+    """Set of defaults that all other flags start from; described above."""
+    agent: Agent = "a3c"
+    """Agent. "unreal" also learns from replay and pixels, at more than twice the cost per step."""
+    settings: tyro.conf.OmitArgPrefixes[a3c.A3CConfig] = dataclasses.field(
+        default_factory=a3c.A3CConfig
+    )
+    """Fixed settings of the agent."""
+    auxiliary: tyro.conf.OmitArgPrefixes[unreal.UNREALConfig] = dataclasses.field(
+        default_factory=unreal.UNREALConfig
+    )
+    """Fixed settings of UNREAL's auxiliary tasks; the agent "a3c" ignores them."""
     population: int = 8
-    """Members."""
+    """Number of members."""
     workers: int | None = None
-    """Worker processes; default: one per core, at most one per member. May differ on resume."""
+    """Number of worker processes; default: one per core, at most one per member. May differ on
+    resume."""
     total_steps: int = 2_000_000
     """Agent steps of each member, exact; a multiple of num_envs."""
     report_interval: int = 20_000
     """Agent steps between two commits to the store; a multiple of num_envs."""
     ready_interval: int = 100_000
-    """Agent steps between two looks at the rest of the population; a multiple of num_envs."""
+    """Agent steps between two comparisons with other members; a multiple of num_envs."""
     num_envs: int = 16
-    """Worlds that each member steps together."""
+    """Number of environments that each member steps together."""
     exploit: run.Exploit = "t-test"
-    """Whom to copy; "none" is random search with equal budget."""
+    """How a member chooses whom to copy; "none" is random search with equal budget."""
     explore: Literal["perturb", "resample", "none"] = "perturb"
-    """How hyperparameters change after a copy: times 0.8 or 1.2 each; "resample" also draws each
-    anew from its prior with probability 0.25."""
+    """How hyperparameters change after a copy. "perturb" multiplies each by 0.8 or 1.2. "resample"
+    also draws each anew from its prior with probability 0.25."""
     copy: run.Copy = "both"
     """What is copied from the better member."""
     significance: float = 0.05
     """Two-sided level of the t-test."""
     learning_rate: Range = Range((1e-3, 1e-2), (1e-5, 1e-1))
-    """Of RMSProp."""
+    """Learning rate of RMSProp."""
     entropy_cost: Range = Range((1e-3, 2e-2), (1e-5, 1.0))
     """Weight of the policy's entropy in the loss."""
     unroll_length: Range = Range((5, 20), (1, 50))
-    """Steps of all worlds per update. Real-valued inside, rounded where it is used."""
+    """Steps of all environments per update. A real number inside, rounded where it is used."""
     pixel_control_cost: Range = Range((1e-4, 1e-2), (1e-6, 1.0))
-    """UNREAL only: weight of its pixel control loss; 0 by --fixed switches the task off."""
+    """UNREAL only: weight of the pixel control loss. `--fixed pixel_control_cost=0` switches the
+    task off."""
     reward_prediction_cost: Range = Range((1.0, 1.0), (1e-2, 100.0))
-    """UNREAL only: weight of its reward prediction loss, likewise; 1 in the paper."""
+    """UNREAL only: weight of the reward prediction loss; 1 in the paper."""
     value_replay_cost: Range = Range((1.0, 1.0), (1e-2, 100.0))
-    """UNREAL only: weight of its value replay loss, likewise; 1 in the paper."""
-    replay_steps: int = 2_000
-    """UNREAL only: agent steps that a member keeps, over all its worlds."""
+    """UNREAL only: weight of the value replay loss; 1 in the paper."""
     adapt: tuple[Hyperparameter, ...] | None = None
     """Hyperparameters that exploring changes; default: learning rate, entropy cost and unroll
-    length, where they are not fixed. Others keep their first draw, or their donor's."""
+    length, where they are not fixed. The others keep their first draw, or their donor's."""
     fixed: tuple[str, ...] = ()
     """Hyperparameters that are the same for all members: learning_rate=7e-4 ..."""
     seed: int = 0
-    """Every draw and every world derives its own from it."""
+    """Seed of the run; every draw and every environment derives its own from it."""
     device: str = "cpu"
     """Torch device of the networks."""
     run_dir: Path | None = None
-    """Where everything is written; default results/runs/<experiment>-<world>. If a run is there
-    already, it goes on."""
+    """Directory of the run; default: results/runs/<experiment>-<environment>. A run that is there
+    already goes on."""
     fork: Path | None = None
-    """Start a new run from the last weights and hyperparameters of another run directory."""
+    """Directory of another run; a new run starts from its last weights and hyperparameters."""
 
     def check(self) -> None:
         """Refuse settings that make no sense, alone or together.
 
         Raises:
-            ValueError: one line that says what was given, what is possible and the way out.
+            ValueError: One line with the value given, the values allowed and the way out.
         """
         if self.workers is not None and self.workers < 1:
             raise ValueError(
@@ -122,14 +120,44 @@ class PopulationConfig:
         if self.num_envs < 1:
             raise ValueError(f"--num-envs {self.num_envs}: use 1 or more")
         self.search_space()
-        self.auxiliary_config()
 
     def num_workers(self) -> int:
-        """Worker processes to start on this machine."""
-        return self.workers or min(local.available_cores(), self.population)
+        """Return the number of worker processes to start on this machine."""
+        return default_workers(self.population) if self.workers is None else self.workers
+
+    def learner_config(self) -> learner.LearnerConfig:
+        """Return what each member is. Subclasses know the environment."""
+        raise NotImplementedError
+
+    def in_environment(
+        self,
+        env_id: str,
+        preset: str = "a3c2016",
+        clip_rewards: bool = False,
+        reward_scale: float = 1.0,
+    ) -> learner.LearnerConfig:
+        """Return what each member is in a given environment; for `learner_config`.
+
+        Args:
+            env_id: Any id that `envs.make.make_vec` takes.
+            preset: Protocol of an Atari game.
+            clip_rewards: Whether members learn from rewards clipped to [-1, 1].
+            reward_scale: Factor of the rewards that members learn from.
+        """
+        return learner.LearnerConfig(
+            env_id=env_id,
+            num_envs=self.num_envs,
+            preset=preset,
+            agent=self.agent,
+            settings=self.settings,
+            auxiliary=self.auxiliary,
+            clip_rewards=clip_rewards,
+            reward_scale=reward_scale,
+            device=self.device,
+        )
 
     def search_space(self) -> space.Space:
-        """Priors, bounds and adapted names as the engine takes them."""
+        """Return priors, bounds and adapted names as the engine takes them."""
         unroll = self.unroll_length
         for name, value in (("prior", unroll.prior), ("bounds", unroll.bounds)):
             if any(not math.isfinite(end) or end != round(end) for end in value):
@@ -175,20 +203,11 @@ class PopulationConfig:
                 )
         return dimensions
 
-    def longest_unroll(self) -> int:
-        """The largest unroll length that a member can come to have."""
-        searched = self.search_space()
-        unroll = searched.dimensions["unroll_length"]
-        if isinstance(unroll, space.IntUniform):
-            return int(unroll.reach[1]) if "unroll_length" in searched.adapt else unroll.high
-        assert isinstance(unroll, space.Constant)
-        return int(unroll.value)
-
-    def run_config(self, learner_config: learner.LearnerConfig) -> run.RunConfig:
-        """What the engine stores: these settings without those that may differ on resume."""
+    def run_config(self) -> run.RunConfig:
+        """Return what the engine stores: the settings without those that may differ on resume."""
         return run.RunConfig(
             task=learner.TASK,
-            task_config=learner_config.to_json(),
+            task_config=self.learner_config().to_json(),
             space=self.search_space(),
             population=self.population,
             total_steps=self.total_steps,
@@ -204,48 +223,17 @@ class PopulationConfig:
             step_multiple=self.num_envs,
         )
 
-    def agent_config(self) -> a3c.A3CConfig:
-        """The agent's fixed settings."""
-        return a3c.A3CConfig(core=self.core, package=self.package)
 
-    def auxiliary_config(self) -> unreal.UNREALConfig:
-        """The fixed settings of UNREAL's auxiliary tasks."""
-        return unreal.UNREALConfig(replay_steps=self.replay_steps)
-
-
-Config = TypeVar("Config", bound=PopulationConfig)
-
-
-def parse(
-    presets: Mapping[str, Config], description: str, args: Sequence[str] | None = None
-) -> Config:
-    """Parse the command line over the preset it names; exits with code 2 on bad input."""
-    args = list(sys.argv[1:] if args is None else args)
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--preset", default="default")
-    name = finder.parse_known_args(args)[0].preset
-    if name not in presets:
-        command.fail(f"--preset {name}: choose from {', '.join(presets)}")
-    default = presets[name]
-    settings = tyro.cli(
-        type(default),
-        default=default,
-        args=args,
-        prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
-        description=description,
-    )
-    try:
-        settings.check()
-    except ValueError as error:
-        command.fail(str(error))
-    return settings
+def default_workers(population: int) -> int:
+    """Return the number of workers if none is given: one per core, at most one per member."""
+    return min(local.available_cores(), population)
 
 
 def parse_fixed(fixed: Sequence[str], flag: str = "--fixed") -> dict[str, float]:
-    """{"learning_rate": 7e-4} from ["learning_rate=7e-4"], which were given with a flag.
+    """Parse values that were given with a flag: {"learning_rate": 7e-4} from "learning_rate=7e-4".
 
     Raises:
-        ValueError: not name=number, a name twice, or a value that the learner cannot use.
+        ValueError: Not name=number, a name twice, or a value that the learner cannot use.
     """
     values: dict[str, float] = {}
     for item in fixed:
@@ -258,7 +246,10 @@ def parse_fixed(fixed: Sequence[str], flag: str = "--fixed") -> dict[str, float]
             ) from None
         if name in values:
             raise ValueError(f"{flag} {item}: {name} is given twice, give it once")
-        if name in _FIXED and not (_FIXED[name][0](value) and value <= schedule.HIGHEST):
-            raise ValueError(f"{flag} {item}: use {_FIXED[name][1]}, up to {schedule.HIGHEST:g}")
+        wanted = schedule.problem(name, value)
+        if name == "unroll_length" and (wanted or value % 1):
+            wanted = "a whole number from 1 on"
+        if wanted:
+            raise ValueError(f"{flag} {item}: use {wanted}, up to {schedule.HIGHEST:g}")
         values[name] = value
     return values

@@ -1,4 +1,4 @@
-"""What every population experiment does: check, create or resume, run, show, report."""
+"""Launch a population: check its settings, create or resume the run, show it, report on it."""
 
 import contextlib
 import dataclasses
@@ -14,65 +14,72 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from envs import make
-from experiments import (
-    command,
-    config,
-    evaluate,
-    learner,
-    progress,
-    provenance,
-    report,
-    scores,
-    tensorboard,
-)
-from pbt import checkpoint, ending, local, run, store, training
+from experiments import cli, config
+from experiments.analysis import provenance, schedule, scores, tasks
+from experiments.members import evaluation, learner
+from experiments.pages import run_report
+from experiments.projections import progress, tensorboard
+from pbt import checkpoint, create, local, run, slices, space, store, verdict
 
 PROJECTION_INTERVAL_S = 10.0
-"""Between two looks for what is new to draw in TensorBoard."""
+"""Seconds between two updates of the TensorBoard files."""
 EVALUATION_EPISODES = 30
-"""Fresh episodes of the best member when a run is over."""
+"""Fresh episodes that score the best member when a run is over."""
+
+
+def run_population(name: str, settings: config.PopulationConfig) -> NoReturn:
+    """Run what a population's settings say; see `run_experiment`.
+
+    Args:
+        name: Directory below results/runs, unless the settings name another.
+        settings: Settings from the command line.
+    """
+    try:
+        run_config = settings.run_config()
+    except ValueError as error:
+        cli.fail(" ".join(str(error).split()))
+    run_dir = settings.run_dir or Path("results/runs") / name
+    run_experiment(run_dir, run_config, settings.num_workers(), settings.fork)
 
 
 def run_experiment(
-    name: str,
-    settings: config.PopulationConfig,
-    learner_config: learner.LearnerConfig,
+    run_dir: Path, run_config: run.RunConfig, workers: int, fork: Path | None = None
 ) -> NoReturn:
-    """Run a population to its end, or until it is interrupted; exits with the run's code.
+    """Run a population of the suite's agents until it is over or interrupted, and exit.
 
-    0: finished; 1: the population died; 2: bad input, nothing was created; 130, 143: interrupted,
-    the same command goes on.
+    Exit codes: 0 finished; 1 the population died; 2 bad input, nothing was created; 130 and 143
+    interrupted, the same command goes on.
 
     Args:
-        name: Directory under results/runs, unless the settings name another.
-        settings: From the command line.
-        learner_config: Agent and world of each member.
+        run_dir: The run's directory; a run that is there already goes on.
+        run_config: What the engine stores. Its task is one of the suite's agents.
+        workers: Number of worker processes.
+        fork: Directory of another run to start from.
     """
-    run_dir = settings.run_dir or Path("results/runs") / name
+    learner_config = learner.LearnerConfig.from_json(run_config.task_config)
     try:
-        run_config = settings.run_config(learner_config)
-        world = _check_world(learner_config)
-        learner_config.check_unroll_length(settings.longest_unroll())
-        begun = open_or_create(run_dir, run_config, settings.fork)
+        environment = _check_environment(learner_config)
+        learner_config.check_unroll_length(longest_unroll(run_config))
+        begun = open_or_create(run_dir, run_config, fork)
     except OSError as error:
-        command.fail(
+        cli.fail(
             f"--run-dir {run_dir} cannot be used ({error.strerror or error}: {error.filename}): "
             "choose another one"
         )
     except (ValueError, store.StoreError, checkpoint.CheckpointError) as error:
-        command.fail(" ".join(str(error).split()))
+        cli.fail(" ".join(str(error).split()))
     provenance.record(run_dir)
     print(
-        f"{begun} {run_dir}: {settings.population} members, "
-        f"{settings.total_steps:,} agent steps each, {settings.num_workers()} workers\n"
-        f"world: {make.protocol(learner_config.env_id, preset=learner_config.preset)}\n"
+        f"{begun} {run_dir}: {run_config.population} members, "
+        f"{run_config.total_steps:,} agent steps each, {workers} workers\n"
+        f"environment: {make.protocol(learner_config.env_id, preset=learner_config.preset)}\n"
         f"curves: tensorboard --logdir {shlex.quote(str(run_dir.parent))}",
         flush=True,
     )
     with (
         store.Store.open(run_dir) as watched,
         tensorboard.Projector(watched, run_dir / "tensorboard") as projector,
-        progress.Progress(world.frames_per_step if world.is_atari else None) as table,
+        progress.Progress(environment.frames_per_step if environment.is_atari else None) as table,
     ):
         projected_s = -PROJECTION_INTERVAL_S
 
@@ -83,45 +90,46 @@ def run_experiment(
                 projector.update()
             table.tick(watched)
 
-        exit_code = local.run(run_dir, settings.num_workers(), on_tick=show)
+        exit_code = local.run(run_dir, workers, on_tick=show)
         if exit_code == 0:
             projector.close(wait_s=tensorboard.LEASE_SECONDS)
     if exit_code == 0:
-        try:
-            _conclude(run_dir)
-        except KeyboardInterrupt:
-            print("stopped by SIGINT; the same command goes on")
-            exit_code = 130
-        except OSError as error:
-            print(
-                f"error: the run is complete, but not its report ({error}): see to that, and "
-                "give the same command again",
-                file=sys.stderr,
-            )
-            exit_code = ending.EXIT_DISK_FULL if error.errno == errno.ENOSPC else 1
+        exit_code = _conclude(run_dir)
     else:
         print(f"where it stands: python -m experiments.report {shlex.quote(str(run_dir))}")
     sys.exit(exit_code)
 
 
-def slug(world: str) -> str:
-    """A world's id as a part of a directory's name."""
-    return world.replace(":", "-").replace("/", "-")
+def longest_unroll(run_config: run.RunConfig) -> int:
+    """Return the largest unroll length that a member can come to have."""
+    if (followed := schedule.followed(run_config)) is not None:
+        return max(int(followed.used(steps)["unroll_length"]) for steps, _ in followed.rows)
+    unroll = run_config.space.dimensions["unroll_length"]
+    if isinstance(unroll, space.IntUniform):
+        is_adapted = "unroll_length" in run_config.space.adapt
+        return int(unroll.reach[1]) if is_adapted else unroll.high
+    assert isinstance(unroll, space.Constant)
+    return int(unroll.value)
 
 
-def _check_world(learner_config: learner.LearnerConfig) -> make.WorldSpec:
-    """Build world and agent once, so that whatever does not fit is said before anything exists.
+def slug(env_id: str) -> str:
+    """Return an environment's id as a part of a directory's name."""
+    return env_id.replace(":", "-").replace("/", "-")
+
+
+def _check_environment(learner_config: learner.LearnerConfig) -> make.EnvSpec:
+    """Build environment and agent once, to refuse what does not fit before anything is created.
 
     Raises:
-        ValueError: what does not fit, in one line.
+        ValueError: What does not fit, in one line.
     """
     env_id, preset = learner_config.env_id, learner_config.preset
     try:
-        world = make.describe(env_id, preset=preset)
+        spec = make.describe(env_id, preset=preset)
         envs = make.make_vec(env_id, 1, preset=preset)
     except ValueError:
         raise
-    except Exception as error:  # a world's own code may raise anything
+    except Exception as error:  # an environment's own code may raise anything
         raise ValueError(f"{env_id} cannot be built: {type(error).__name__}: {error}") from error
     try:
         learner.make_agent(learner_config, envs, seed=0)
@@ -130,16 +138,16 @@ def _check_world(learner_config: learner.LearnerConfig) -> make.WorldSpec:
         raise ValueError(f"--device {learner_config.device}: {said}; use cpu or cuda") from error
     finally:
         envs.close()
-    return world
+    return spec
 
 
 def open_or_create(
     run_dir: Path, run_config: run.RunConfig, fork: Path | None
 ) -> Literal["new run", "resuming", "extending"]:
-    """Make the run if there is none, extend it if it is the same but for a larger total.
+    """Create the run if there is none; extend it if only the total is larger.
 
     Raises:
-        ValueError: the directory holds something else, or a run with other settings.
+        ValueError: The directory holds something else, or a run with other settings.
     """
     if not (run_dir / store.FILE_NAME).exists():
         if run_dir.exists() and not run_dir.is_dir():
@@ -154,12 +162,13 @@ def open_or_create(
         if fork is not None:
             _check_fork(run_config, fork)
         try:
-            local.create_run(run_dir, run_config, fork).close()
+            create.create_run(run_dir, run_config, fork).close()
             return "new run"
         except store.RunExists:
             pass  # the same command in another terminal was a moment faster: join it
     with store.Store.open(run_dir) as run_store:
         stored = run_store.config
+        run_config = dataclasses.replace(run_config, task=tasks.as_stored(run_config, stored))
         larger = max(stored.total_steps, run_config.total_steps)
         if not dataclasses.replace(stored, total_steps=larger).differences(run_config):
             if larger == stored.total_steps:
@@ -173,50 +182,62 @@ def open_or_create(
     )
 
 
-def _conclude(run_dir: Path) -> None:
-    """Score the best member by fresh episodes, once, and write the report with that score."""
-    with alone(run_dir), store.Store.open(run_dir) as run_store:
-        try:
-            best, _ = evaluate.best_member(run_store)
-            if not scores.evaluation_path(run_dir, best).exists():
-                evaluation = evaluate.evaluate(
-                    run_store, run_dir, best, EVALUATION_EPISODES, seed=0
-                )
-                scores.write_evaluation(run_dir, best, evaluation.to_json())
-                print(evaluation.text())
-        except (ValueError, checkpoint.CheckpointError) as error:
-            print(f"no evaluation: {error}")  # the run is complete all the same
-        report.write_report(run_store, run_dir / "report", run_dir / "tensorboard")
-    print(f"report: {run_dir / 'report'}")
+def _conclude(run_dir: Path) -> int:
+    """Score the best member by fresh episodes, once, and write the report; return the exit code."""
+    try:
+        with alone(run_dir), store.Store.open(run_dir) as run_store:
+            try:
+                best, _ = evaluation.best_member(run_store)
+                if not scores.evaluation_path(run_dir, best).exists():
+                    played = evaluation.evaluate(
+                        run_store, run_dir, best, EVALUATION_EPISODES, seed=0
+                    )
+                    scores.write_evaluation(run_dir, best, played.to_json())
+                    print(played.text())
+            except (ValueError, checkpoint.CheckpointError) as error:
+                print(f"no evaluation: {error}")  # the run is complete all the same
+            run_report.write_report(run_store, run_dir / "report", run_dir / "tensorboard")
+        print(f"report: {run_dir / 'report'}")
+    except KeyboardInterrupt:
+        print("stopped by SIGINT; the same command goes on")
+        return 130
+    except OSError as error:
+        print(
+            f"error: the run is complete, but not its report ({error}): see to that, and "
+            "give the same command again",
+            file=sys.stderr,
+        )
+        return verdict.EXIT_DISK_FULL if error.errno == errno.ENOSPC else 1
+    return 0
 
 
 def _check_fork(run_config: run.RunConfig, fork: Path) -> None:
-    """Build a member and load another run's into it, so that nothing is made of what does not fit.
+    """Load another run's member into one of this run's, to refuse what does not fit.
 
     Raises:
-        ValueError: it does not fit, in one line.
+        ValueError: It does not fit; one line says why.
     """
     with store.Store.open(fork) as source:
         stored = source.config
         trained = [member for member in source.members() if member.checkpoint is not None]
-    if stored.task != run_config.task:
+    if tasks.current(stored.task) != tasks.current(run_config.task):
         raise ValueError(f"--fork {fork} trains {stored.task}, not {run_config.task}")
     if not trained:
-        return  # `local.create_run` says so
+        return  # `create.create_run` says so
     known = trained[0]
     assert known.checkpoint is not None
     weights = checkpoint.open_verified(
         fork / "checkpoints", known.checkpoint, known.id, known.version
     )
-    factory = training.named_factory(run_config.task)
-    member = training.build(factory, run_config.task_config, 0, 0)
+    factory = slices.named_factory(run_config.task)
+    member = slices.build(factory, run_config.task_config, 0, 0)
     try:
         member.load(weights)
     except Exception as error:  # whatever a task's own code says of files that are not its own
         said = textwrap.shorten(str(error), 200)
         raise ValueError(
-            f"--fork {fork}: its members do not fit this run's ({said}): fork into the same world, "
-            "agent, core and package"
+            f"--fork {fork}: its members do not fit this run's ({said}): fork into the same "
+            "environment, agent, core and package"
         ) from error
     finally:
         member.close()
@@ -224,14 +245,14 @@ def _check_fork(run_config: run.RunConfig, fork: Path) -> None:
 
 @contextlib.contextmanager
 def alone(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Keep out other processes that ask the same of a file or directory, which must exist.
+    """Hold an exclusive `flock` on an existing file or directory.
 
     Args:
-        path: what the lock is on; it ends with the process, however that ends.
-        wait: until another one that has it is done.
+        path: The file or directory. The lock ends with the process.
+        wait: Block until the lock is free; otherwise yield False at once.
 
     Yields:
-        False if another one has it; always true after a wait, or on a file system without locks.
+        Whether the lock is held. Always true after a wait, or on a file system without locks.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:

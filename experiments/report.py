@@ -29,16 +29,16 @@ CSV files alone.
 """
 
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
 
-from experiments import command, tensorboard
-from experiments.pages import drawing, figures, markup, run_page, summary, tables
-from experiments.pages.history import History
+from experiments import cli
+from experiments.pages import markup, run_report
+from experiments.projections import tensorboard
+from experiments.studies import results
 from pbt import store as stores
 
 STUDY_FILE = "study.json"
@@ -55,63 +55,7 @@ class Arguments:
     """Where to write instead of RUN_DIR/report; nothing in RUN_DIR changes then."""
 
 
-def write_report(
-    store: stores.Store,
-    directory: Path,
-    event_files: Path | None = None,
-    name: str | None = None,
-) -> str:
-    """Write all files of a report, each in place of its older self.
-
-    Args:
-        store: of the run; may be training.
-        directory: for the report, made if it is missing.
-        event_files: the run's TensorBoard directory, where `best-lineage` is written anew; None
-            for nowhere.
-        name: of the run, for titles; by default its directory's.
-
-    Returns:
-        The summary, in Markdown.
-
-    Raises:
-        OSError: something could not be written.
-    """
-    run_dir = store.path.parent
-    history = History.read(store, name or run_dir.resolve().name)
-    directory.mkdir(parents=True, exist_ok=True)
-    text = summary.summary(history, run_dir)
-    written = {
-        "summary.md": text,
-        "reports.csv": tables.reports_csv(history),
-        "episodes.csv": tables.episodes_csv(history),
-        "events.jsonl": tables.events_jsonl(history),
-    }
-    if history.lineage:
-        written["schedule.csv"] = tables.schedule_csv(history.schedule)
-    for file_name, content in written.items():
-        replace(directory / file_name, content)
-    drawn = figures.figures(history) if history.reports else {}
-    for file_name, figure in drawn.items():
-        drawing.save(figure, directory / file_name)
-    replace(directory / markup.FILE_NAME, run_page.page(history, run_dir, drawn))
-    if event_files is not None and history.lineage:
-        tensorboard.write_best_lineage(
-            history.lineage, history.reports, history.config.space, event_files / "best-lineage"
-        )
-    return text
-
-
-def replace(path: Path, content: str) -> None:
-    """Write a text file; a reader sees the old one or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@command.quiet
+@cli.quiet
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = tyro.cli(Arguments, args=arguments, prog="python -m experiments.report")
@@ -127,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     event_files = base / "tensorboard"
     with store:
         try:
-            text = write_report(store, directory, event_files)
+            text = run_report.write_report(store, directory, event_files)
         except OSError as error:
             print(f"error: the report cannot be written: {error}", file=sys.stderr)
             return 2
@@ -149,10 +93,8 @@ def _rebuild(options: Arguments) -> int:
             file=sys.stderr,
         )
         return 2
-    from experiments import study_results  # here: it brings torch, which no run's report needs
-
     try:
-        study_results.rebuild(options.run_dir)
+        results.rebuild(options.run_dir)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -27,20 +27,14 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from experiments import (
-    arms,
-    command,
-    config,
-    launch,
-    provenance,
-    study_results,
-    study_tables,
-)
-from experiments.plan import Plan
+from experiments import cli, config, launch
+from experiments.analysis import provenance
+from experiments.studies import definitions, results, tables
+from experiments.studies.plan import Plan
 from pbt import store
 
 Name = Literal["random-search", "population-size", "exploit", "copy", "schedule", "ready", "all"]
@@ -52,8 +46,8 @@ class Arguments:
 
     name: tyro.conf.Positional[Name]
     """Which study."""
-    world: str = arms.DEFAULT_WORLD
-    """Any world of the suite: an Atari game, a Gymnasium id, module:EnvId, a toy world, ..."""
+    env: Annotated[str, tyro.conf.arg(aliases=["--world"])] = definitions.DEFAULT_ENV
+    """Any environment of the suite: an Atari game, a Gymnasium id, module:EnvId, a toy, ..."""
     agent: str = "a3c"
     """Any agent of the suite."""
     seeds: int = 10
@@ -94,13 +88,13 @@ class Arguments:
     @property
     def studies(self) -> tuple[str, ...]:
         """The names of the studies to do."""
-        return tuple(arms.STUDIES) if self.name == "all" else (self.name,)
+        return tuple(definitions.STUDIES) if self.name == "all" else (self.name,)
 
     def directory(self, study: str) -> Path:
         """Where a study's results go."""
         slug = f"study-{study}"
-        if self.world != arms.DEFAULT_WORLD:
-            slug += f"-{launch.slug(self.world)}"
+        if self.env != definitions.DEFAULT_ENV:
+            slug += f"-{launch.slug(self.env)}"
         if self.out is None:
             return Path("results/runs") / slug
         return self.out / study if self.name == "all" else self.out
@@ -117,7 +111,7 @@ def check_out(out: Path, study: str, world: str) -> None:
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not os.access(there, os.W_OK):
         raise ValueError(f"--out {out}: {there} cannot be written to, name another directory")
-    known = study_tables.read_study(out)
+    known = tables.read_study(out)
     if known is not None and (known["study"], known["world"]) != (study, world):
         raise ValueError(
             f"--out {out} has the results of {known['study']} in {known['world']}: name another "
@@ -125,7 +119,7 @@ def check_out(out: Path, study: str, world: str) -> None:
         )
 
 
-def finish(plan: Plan, arm: arms.Arm, seed: int, wait: bool) -> bool:
+def finish(plan: Plan, arm: definitions.Arm, seed: int, wait: bool) -> bool:
     """Complete a run and say what came of it; whether it is over."""
     started_s = time.monotonic()
     completed = plan.complete(arm, seed, wait=wait)
@@ -138,21 +132,21 @@ def finish(plan: Plan, arm: arms.Arm, seed: int, wait: bool) -> bool:
     return True
 
 
-def collect(plan: Plan, study: str, seeds: int) -> list[study_results.Result]:
+def collect(plan: Plan, study: str, seeds: int) -> list[results.Result]:
     """All finished runs of a study."""
     return [
-        study_results.Result(arm.panel, arm.name, seed, *found)
+        results.Result(arm.panel, arm.name, seed, *found)
         for seed in range(seeds)
         for arm in plan.arms_of(study)
         if (found := plan.done(arm, seed)) is not None
     ]
 
 
-def write(plan: Plan, study: str, results: Sequence[study_results.Result], out: Path) -> None:
+def write(plan: Plan, study: str, found: Sequence[results.Result], out: Path) -> None:
     """Write a study's results: what was done, the tables, and what follows from them."""
-    settings = plan.base.settings
-    described = arms.STUDIES[study]
-    study_results.write(
+    settings = plan.base
+    described = definitions.STUDIES[study]
+    results.write(
         out,
         {
             "study": study,
@@ -164,11 +158,11 @@ def write(plan: Plan, study: str, results: Sequence[study_results.Result], out: 
                 {
                     "panel": arm.panel,
                     "name": arm.name,
-                    "settings": describe(arm, plan, results),
+                    "settings": describe(arm, plan),
                 }
                 for arm in plan.arms_of(study)
             ],
-            "world": plan.base.learner_config.env_id,
+            "world": plan.base.learner_config().env_id,
             "agent": settings.agent,
             "settings": {
                 "members": settings.population,
@@ -179,12 +173,12 @@ def write(plan: Plan, study: str, results: Sequence[study_results.Result], out: 
                 "entropy cost": settings.entropy_cost.prior,
                 "unroll length": settings.unroll_length.prior,
             },
-            "protocol": results[0].outcome.protocol.rpartition("; ")[0],
+            "protocol": found[0].outcome.protocol.rpartition("; ")[0],
             "command": f"python -m experiments.{' '.join(['study', *sys.argv[1:]])}",
             "commit": provenance.commit() or "unknown",
-            "run_commits": run_commits(plan.run_dir, {result.run for result in results}),
+            "run_commits": run_commits(plan.run_dir, {result.run for result in found}),
         },
-        results,
+        found,
     )
 
 
@@ -197,21 +191,21 @@ def run_commits(run_dir: Path, names: Iterable[str]) -> dict[str, int]:
     return dict(counted.most_common())
 
 
-def describe(arm: arms.Arm, plan: Plan, results: Sequence[study_results.Result]) -> str:
+def describe(arm: definitions.Arm, plan: Plan) -> str:
     """An arm's settings, where they differ from the world's, in words."""
-    base = plan.base.settings
+    base = plan.base
     match arm.setting:
         case "tuned":
             return f"fixed: {', '.join(plan.tuned or ())}"
         case "middle":
-            return f"fixed: {', '.join(arms.middle(base))}"
+            return f"fixed: {', '.join(definitions.middle(base))}"
         case "final":
             return "fixed: last values of the PBT winner of the same seed"
         case "schedule":
             return "the schedule of the PBT winner of the same seed"
         case "drawn":
             pass
-    settings = arms.settings_of(arm, base, 0, None, None)
+    settings = definitions.arm_config(arm, base, 0, None, None)
     said = [
         f"{settings.population} members x {settings.total_steps:,} agent steps",
         f"exploit {settings.exploit}",
@@ -221,14 +215,14 @@ def describe(arm: arms.Arm, plan: Plan, results: Sequence[study_results.Result])
     return ", ".join(said)
 
 
-@command.quiet
+@cli.quiet
 def main() -> None:
     """Parse the command line, run what is missing, write the results."""
     arguments = tyro.cli(Arguments, prog="python -m experiments.study", description=__doc__)
     try:
         arguments.check()
-        base, tuned = arms.world(
-            arguments.world,
+        base = definitions.base_settings(
+            arguments.env,
             arguments.agent,
             {
                 "population": arguments.population,
@@ -238,20 +232,21 @@ def main() -> None:
                 "num_envs": arguments.num_envs,
             },
         )
-        tuned = tuned if arguments.tuned is None else arguments.tuned
+        env_id = base.learner_config().env_id
+        tuned = definitions.TUNED.get(env_id) if arguments.tuned is None else arguments.tuned
         for study in arguments.studies:
-            check_out(arguments.directory(study), study, base.learner_config.env_id)
-        world_dir = arguments.run_dir / launch.slug(base.learner_config.env_id)
-        plan = Plan(base, tuned, world_dir, arguments.workers)
+            check_out(arguments.directory(study), study, env_id)
+        env_dir = arguments.run_dir / launch.slug(env_id)
+        plan = Plan(base, tuned, env_dir, arguments.workers)
         for arm, _ in plan.jobs(arguments.studies, 1):
             if not arm.needs_winner:
                 plan.run_config(arm, 0, None)  # says what does not fit before anything exists
         if not tuned and any(
             arm.setting == "tuned"
             for study in arguments.studies
-            for arm in arms.STUDIES[study].arms
+            for arm in definitions.STUDIES[study].arms
         ):
-            print(f"no hand-tuned setting for {arguments.world}: that arm is left out; see --tuned")
+            print(f"no hand-tuned setting for {arguments.env}: that arm is left out; see --tuned")
         if arguments.dry_run:
             print(plan.estimate(arguments.studies, arguments.seeds))
             return
@@ -263,7 +258,7 @@ def main() -> None:
             write(plan, study, collect(plan, study, arguments.seeds), out)
             print(f"{study}: {out / 'README.md'}")
     except (ValueError, store.StoreError, OSError) as error:
-        command.fail(" ".join(str(error).split()))
+        cli.fail(" ".join(str(error).split()))
 
 
 if __name__ == "__main__":

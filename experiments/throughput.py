@@ -40,8 +40,10 @@ import tyro
 
 from agents import unreal
 from envs import make
-from experiments import atari, command, learner, progress, tensorboard, turns
-from pbt import local, store, task, worker
+from experiments import cli, presets, turns
+from experiments.members import learner
+from experiments.projections import progress, tensorboard
+from pbt import create, local, store, task, worker
 
 INTERVAL_DIVISOR = 4
 """How much shorter than the defaults the population's intervals are."""
@@ -79,7 +81,7 @@ class Arguments:
     """Write all figures here."""
 
 
-class StillWorlds(gymnasium.vector.VectorEnv[Any, Any, Any]):
+class StillVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     """Worlds of the same shape that cost nothing: every step shows what was recorded before."""
 
     def __init__(self, env_id: str, num_envs: int) -> None:
@@ -121,8 +123,8 @@ def _learn(
     go: Any, steps: Any, paused_s: Any, learner_config: learner.LearnerConfig, unroll_length: int
 ) -> None:
     torch.set_num_threads(1)
-    still = StillWorlds(learner_config.env_id, learner_config.num_envs)
-    learning = learner.AgentTask(learner_config, 0, os.getpid(), make_worlds=lambda: still)
+    still = StillVectorEnv(learner_config.env_id, learner_config.num_envs)
+    learning = learner.AgentTask(learner_config, 0, os.getpid(), make_envs=lambda: still)
     learning.set_hyperparameters({"learning_rate": 1e-4, "unroll_length": unroll_length})
     for done in learning.train(10**12, 10**12):
         steps.value += done.agent_steps
@@ -173,24 +175,25 @@ def _population(
 ) -> tuple[turns.Turn, dict[str, Any]]:
     """Create a run and start its workers."""
     settings = dataclasses.replace(
-        atari.PRESETS["default"],
+        presets.ATARI["default"],
         population=population,
         agent=arguments.agent,
         num_envs=arguments.num_envs,
         total_steps=10**9 // arguments.num_envs * arguments.num_envs,
-        report_interval=_interval(atari.PRESETS["default"].report_interval, arguments.num_envs),
-        ready_interval=_interval(atari.PRESETS["default"].ready_interval, arguments.num_envs),
+        report_interval=_interval(presets.ATARI["default"].report_interval, arguments.num_envs),
+        ready_interval=_interval(presets.ATARI["default"].ready_interval, arguments.num_envs),
         fixed=(f"unroll_length={arguments.unroll_length}",),
         adapt=("learning_rate", "entropy_cost"),
     )
     run_config = dataclasses.replace(
-        settings.run_config(_learner_config(arguments)),
+        settings.run_config(),
+        task_config=_learner_config(arguments).to_json(),
         lease_seconds=3_600.0,  # whoever waits for its turn must not lose its member
         window=1,
         min_episodes=1,  # so that decisions and copies are in the measurement
         significance=0.5,
     )
-    local.create_run(run_dir, run_config).close()
+    create.create_run(run_dir, run_config).close()
     context = multiprocessing.get_context("spawn")
     seconds = {"queue": context.Queue(), "stop": context.Event()}
     residents = -(-population // workers) + 1
@@ -375,7 +378,7 @@ def report(figures: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@command.quiet
+@cli.quiet
 def main() -> None:
     """Parse the command line, measure, print."""
     arguments = tyro.cli(Arguments, prog="python -m experiments.throughput", description=__doc__)
@@ -387,7 +390,7 @@ def main() -> None:
         make.describe(arguments.game)
         _learner_config(arguments).check_unroll_length(arguments.unroll_length)
     except ValueError as error:
-        command.fail(str(error))
+        cli.fail(str(error))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that are started now
     with tempfile.TemporaryDirectory(prefix="throughput-") as directory:
         figures = measure(arguments, Path(directory))

@@ -45,8 +45,8 @@ import numpy as np
 import tyro
 from matplotlib import figure, lines
 
-from experiments import command
-from pbt import member, run, space, store, task, worker
+from experiments import cli
+from pbt import records, run, space, store, task, worker
 
 START = (0.9, 0.9)
 CEILING = 1.2
@@ -220,7 +220,7 @@ def train_panel(settings: ToyConfig, panel: Panel) -> bool:
     if opened is None:
         directory.mkdir(parents=True, exist_ok=True)
         members = [
-            member.Member(id_, 0, 0, {"h_0": h[0], "h_1": h[1]}) for id_, h in enumerate(FIRST_H)
+            records.Member(id_, 0, 0, {"h_0": h[0], "h_1": h[1]}) for id_, h in enumerate(FIRST_H)
         ]
         opened = store.Store.create(
             directory / store.FILE_NAME, run_config(settings, panel), members, durable=DURABLE
@@ -291,7 +291,7 @@ def read_panel(run_dir: Path, panel: Panel) -> list[Row]:
     ]
 
 
-def _replay(theta: tuple[float, float], report: member.Report) -> tuple[float, float]:
+def _replay(theta: tuple[float, float], report: records.Report) -> tuple[float, float]:
     """Return theta after a slice, and make sure that the slice that was trained began there."""
     h = (report.hyperparameters["h_0"], report.hyperparameters["h_1"])
     for episode in report.episodes:
@@ -395,7 +395,7 @@ def _draw_trace(above: Any, below: Any, trace: Sequence[Row], colour: str, width
     above.plot(theta_0, theta_1, "o", markevery=slices, markersize=2.6, color=colour)
 
 
-@command.quiet
+@cli.quiet
 def main() -> None:
     """Run what is left of the four panels, then write the table and the figure."""
     settings = tyro.cli(ToyConfig, prog="python -m experiments.toy", description=__doc__)

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pbt import exploit, explore, rules, run
-from pbt.member import Member, Version
+from pbt import exploit, explore, records, run
+from pbt.records import Member, Version
 
 
 class Purpose(enum.IntEnum):
@@ -43,16 +43,16 @@ def is_ready(config: run.RunConfig, member: Member) -> bool:
         (config.exploit != "none" or config.explore_at == "ready")
         and member.state == "active"
         and member.agent_steps - member.last_ready_steps >= config.ready_interval
-        and rules.has_valid_window(member, config)
+        and records.has_valid_window(member, config)
     )
 
 
 def choose_donor(config: run.RunConfig, me: Member, members: Sequence[Member]) -> exploit.Decision:
     """Whom `me` copies, if anybody, with the evidence."""
     candidates = [
-        exploit.Candidate.of(other, may_donate=rules.has_valid_window(other, config))
+        exploit.Candidate.of(other, may_donate=records.has_valid_window(other, config))
         for other in members
-        if other.id != me.id and rules.is_donor(other)
+        if other.id != me.id and records.is_donor(other)
     ]
     rng = generator(config.seed, me.id, me.version, Purpose.EXPLOIT)
     own = exploit.Candidate.of(me)
@@ -69,7 +69,7 @@ def choose_donor(config: run.RunConfig, me: Member, members: Sequence[Member]) -
 
 def reseed_order(config: run.RunConfig, me: Member, members: Sequence[Member]) -> list[Member]:
     """All who may replace a dead member, in random order: the first that can be read is copied."""
-    donors = [other for other in members if other.id != me.id and rules.is_donor(other)]
+    donors = [other for other in members if other.id != me.id and records.is_donor(other)]
     rng = generator(config.seed, me.id, me.version, Purpose.RESEED)
     return [donors[index] for index in rng.permutation(len(donors))]
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from pbt.member import Event, Member, Report, Version, VersionKind
+from pbt.records import Event, Member, Report, Version, VersionKind
 from pbt.task import Episode
 
 Key = tuple[int, int]

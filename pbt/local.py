@@ -14,12 +14,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pbt import checkpoint, decide, ending, owner, process, store
-from pbt.member import Event, Member
-from pbt.run import RunConfig
+from pbt import owner, process, store, verdict
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +29,7 @@ _HEALTHY_S = 120.0
 """A worker that lived so long begins a new row of restarts."""
 _POLL_S = 0.1
 _ABORT_GRACE_S = 5.0
-_NOT_RESTARTED = (0, ending.EXIT_NO_RUN, ending.EXIT_DISK_FULL)
+_NOT_RESTARTED = (0, verdict.EXIT_NO_RUN, verdict.EXIT_DISK_FULL)
 _ASKED_TO_LEAVE = tuple(128 + number for number in process.STOP_SIGNALS)
 _THREAD_SETTINGS = (
     "OMP_NUM_THREADS",
@@ -44,105 +42,6 @@ _THREAD_SETTINGS = (
 def _print_at_once(line: str) -> None:
     with contextlib.suppress(OSError):  # a closed pipe or terminal is no reason to stop
         print(line, flush=True)
-
-
-def create_run(
-    run_dir: Path, config: RunConfig, fork: Path | None = None, *, durable: bool = True
-) -> store.Store:
-    """Make a new run and return its store, open; nothing appears if anything is wrong.
-
-    Each member's first hyperparameters are drawn from a generator of its own: they do not depend on
-    the size of the population, and runs that differ in their strategy only begin alike.
-
-    Args:
-        run_dir: made if it is missing.
-        config: the run's settings.
-        fork: directory of another run to start from, by member index: the latest weights and
-            hyperparameters of its members (moved into the new space where they lie outside, drawn
-            where it had none), agent steps from 0 on. Members beyond its population, and those that
-            were never trained, are drawn anew. Each forked member has a "forked" event.
-        durable: survive a power cut; False is for toys and tests.
-
-    Raises:
-        store.RunExists: there is a run already.
-        store.NotARun: `fork` is none.
-        ValueError: `fork` has nothing to start from.
-        checkpoint.CheckpointError: a checkpoint there is damaged.
-    """
-    if (run_dir / store.FILE_NAME).exists():
-        raise store.RunExists(f"{run_dir} holds a run already: resume it, or choose another one")
-    members = [
-        Member(
-            id=member,
-            version=0,
-            agent_steps=0,
-            hyperparameters=config.space.sample(
-                decide.generator(config.seed, member, 0, decide.Purpose.INITIAL)
-            ),
-        )
-        for member in range(config.population)
-    ]
-    sources: list[Member] = []
-    if fork is not None:
-        with store.Store.open(fork) as forked:
-            sources = forked.members()[: config.population]
-        if not any(source.checkpoint for source in sources):
-            raise ValueError(f"{fork} has no checkpoint to start from: nothing was trained there")
-        for source in sources:
-            if source.checkpoint is not None:
-                checkpoint.verify(
-                    fork / "checkpoints", source.checkpoint, source.id, source.version
-                )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    events = []
-    for source in sources:
-        if fork is None or source.checkpoint is None:
-            continue
-        members[source.id], event = _fork(
-            run_dir, fork, source, members[source.id], config, durable
-        )
-        events.append(event)
-    return store.Store.create(
-        run_dir / store.FILE_NAME, config, members, events=events, durable=durable
-    )
-
-
-def _fork(
-    run_dir: Path,
-    fork: Path,
-    source: Member,
-    drawn: Member,
-    config: RunConfig,
-    durable: bool,
-) -> tuple[Member, Event]:
-    """A first version with another run's weights and hyperparameters, its files published."""
-    assert source.checkpoint is not None
-    root = fork / "checkpoints"
-    known = {
-        name: source.hyperparameters.get(name, value)
-        for name, value in drawn.hyperparameters.items()
-    }
-    member = replace(drawn, hyperparameters=config.space.clip(known))
-    details = {
-        "run": str(fork.resolve()),
-        "member": source.id,
-        "version": source.version,
-        "agent_steps": source.agent_steps,
-        "state": source.state,
-        "hyperparameters": dict(source.hyperparameters),
-    }
-    name = checkpoint.child_of(
-        run_dir / "checkpoints",
-        source.checkpoint,
-        source.id,
-        source.version,
-        member.id,
-        member.version,
-        {"hyperparameters": dict(member.hyperparameters), "forked": details},
-        donor_root=root,
-        durable=durable,
-    )
-    return replace(member, checkpoint=name), Event("forked", member.id, 0, 0, details)
 
 
 def run(
@@ -188,10 +87,10 @@ def run(
     if workers < 1:
         raise ValueError(f"workers {workers} is too small: use 1 or more")
     with store.Store.open(run_dir) as run_store:
-        if verdict := ending.verdict(run_store):
+        if over := verdict.of(run_store):
             _tick(on_tick, run_store)
-            say(verdict[1])
-            return verdict[0]
+            say(over[1])
+            return over[0]
         freed = run_store.forgive(owner.gone(run_store.owners()))
         if freed:
             _log.info("members %s were held by processes that are gone", freed)
@@ -214,14 +113,14 @@ def run(
         with process.Stop(before_exit=launcher.kill_all).installed() as stop:
             exit_code = launcher.watch(stop, on_tick, tick_s)
         _tick(on_tick, run_store)
-        verdict = ending.verdict(run_store)
-    if verdict is not None:
+        over = verdict.of(run_store)
+    if over is not None:
         # Over is over, also if a signal came in the last moment.
-        exit_code, message = verdict
+        exit_code, message = over
         say(message)
     elif exit_code > 128:
         say(f"stopped by {signal.Signals(exit_code - 128).name}; the same command goes on")
-    elif exit_code == ending.EXIT_DISK_FULL:  # a worker's log may have had no room to say so
+    elif exit_code == verdict.EXIT_DISK_FULL:  # a worker's log may have had no room to say so
         free = shutil.disk_usage(run_dir).free
         say(f"no space for {run_dir} ({free:,} bytes free): make room; the same command goes on")
     return exit_code
@@ -343,7 +242,7 @@ class _Launcher:
         place.child, place.pipe, place.start_at_s = None, -1, None
         if stopping or exit_code in _ASKED_TO_LEAVE:
             return  # asked to leave, perhaps alone: workers may come and go
-        if ending.verdict(self.run_store):  # nothing is left to do, whatever it died of
+        if verdict.of(self.run_store):  # nothing is left to do, whatever it died of
             return
         if exit_code in _NOT_RESTARTED:
             self.worst_exit = max(self.worst_exit, exit_code)

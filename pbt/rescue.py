@@ -1,25 +1,21 @@
-"""What becomes of a member whose checkpoint cannot be read, or whose numbers ran away."""
+"""Rescue a member whose checkpoint cannot be read, or which has diverged."""
 
 import contextlib
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-from pbt import checkpoint, held, store
-from pbt.member import Event, EventKind, Member
+from pbt import checkpoint, claim, records, store
 
 _log = logging.getLogger(__name__)
 
 
-def event_of(kind: EventKind, member: Member, details: Mapping[str, Any]) -> Event:
-    """An event of a member at the version it is given at."""
-    return Event(kind, member.id, member.version, member.agent_steps, details)
+def restore(claimed: claim.Claim, error: checkpoint.CheckpointError) -> bool:
+    """Go back to the member's newest readable version; without one, mark the member failed.
 
-
-def restore(claimed: held.Held, error: checkpoint.CheckpointError) -> bool:
-    """Go back to the member's newest version that can be read; if there is none, it failed."""
+    Returns:
+        Whether there was a readable version.
+    """
     member = claimed.member
     _log.error("member %d: its checkpoint cannot be used: %s", member.id, error)
     old = claimed.store.previous_version(member.id, member.version)
@@ -42,20 +38,20 @@ def restore(claimed: held.Held, error: checkpoint.CheckpointError) -> bool:
             "to_version": old.version,
             "agent_steps_repeated": member.agent_steps - old.agent_steps,
         }
-        claimed.commit(child, "restore", events=[event_of("restored", child, details)])
+        claimed.commit(child, "restore", events=[records.event_of("restored", child, details)])
         return True
     failed = replace(member, state="failed", window=(), counted_episodes=0)
     details = {"error": f"no checkpoint of the member can be read: {error}"}
-    claimed.commit(failed, None, events=[event_of("failed", member, details)], release=True)
+    claimed.commit(failed, None, events=[records.event_of("failed", member, details)], release=True)
     return False
 
 
-def diverged(claimed: held.Held, message: str) -> None:
-    """The step was not applied: the last finite version stands, and waits to be replaced."""
+def diverged(claimed: claim.Claim, message: str) -> None:
+    """Mark a member diverged. Its last finite version stays until a copy replaces it."""
     member = claimed.member
     details = {"error": message, "hyperparameters": dict(member.hyperparameters)}
     _log.error("member %d diverged: %s", member.id, json.dumps(details))
     dead = replace(member, state="diverged", window=(), counted_episodes=0)
     with contextlib.suppress(store.LostLease):
-        event = event_of("diverged", member, details)
+        event = records.event_of("diverged", member, details)
         claimed.commit(dead, None, events=[event], release=True)

@@ -1,18 +1,20 @@
-"""One worker: Algorithm 1 of Population Based Training, for whichever members it holds.
+"""A worker: Algorithm 1 of Population Based Training, one member at a time.
 
     while the run is not over:
-        claim a member                                                   # lease and fence
-        its task: alive in memory, or built and its checkpoint loaded
-        set its hyperparameters, and read them back
-        train one slice                                                  # step, eval
-        publish a checkpoint, commit the version                         # files before rows
-        if ready: compare with others; if it loses: copy, then explore   # exploit, explore
-        release
+        claim a member                                           # takes a lease
+        open its task: reuse a live one, or build one and load the member's checkpoint
+        set the member's hyperparameters, and read them back
+        train one slice                                          # the paper's step and eval
+        publish a checkpoint, then commit the new version        # files before rows
+        if the member is ready:
+            compare it with another member
+            if it loses: copy that member, then explore          # the paper's exploit and explore
+        release the member
 
 Source: "Population Based Training of Neural Networks", Jaderberg et al. 2017
-(https://arxiv.org/abs/1711.09846), algorithm 1. There is no controller: workers meet only in the
-store. A worker may be killed anywhere: what it had not committed is done again by whoever claims
-the member next.
+(https://arxiv.org/abs/1711.09846), algorithm 1. There is no controller. Workers meet only in the
+store. A worker may be killed at any point: the next worker that claims the member repeats the work
+that was not committed.
 
 Command line: python -m pbt.worker RUN_DIR [--residents N]
 """
@@ -32,17 +34,19 @@ from typing import Any
 
 from pbt import (
     checkpoint,
+    claim,
     decide,
-    ending,
-    held,
+    disk,
     owner,
     process,
+    records,
     rescue,
-    residents,
+    slices,
     store,
-    training,
+    task_cache,
+    verdict,
 )
-from pbt.member import Event, Member, VersionKind
+from pbt.records import Event, Member, VersionKind
 from pbt.task import Diverged, MakeTask, Task
 
 _log = logging.getLogger(__name__)
@@ -60,10 +64,10 @@ PROBES: Mapping[str, str] = {
     "explored": "A10: copied, explored and published, not committed",
     "collecting": "A11: before deleting",
 }
-"""Points at which a test may kill, hang or raise, and the faults they stand for (A6: the store)."""
+"""Points at which a test may kill, hang or raise, and the faults that they stand for."""
 
 COLLECTION_GRACE_S = 300.0
-"""Age from which a checkpoint that nobody names is deleted: a younger one may be about to be."""
+"""Age in seconds from which an unnamed checkpoint is deleted. A younger one may get its row yet."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,10 @@ class Outcome:
     """Why a worker ended."""
 
     exit_code: int
-    """One of `pbt.ending`, or 0: nothing is left to do, or 128 + n: stopped by signal n."""
+    """0 if nothing is left to do, 128 + n if signal n stopped it, else a code of `pbt.verdict`."""
     message: str
     seconds: Mapping[str, float]
-    """By what was done: claim, build, load, train, publish, commit, decide, collect, idle."""
+    """Seconds by work: claim, build, load, train, publish, commit, decide, collect, idle."""
 
 
 def run(
@@ -90,51 +94,52 @@ def run(
     idle_s: float = 0.2,
     grace_s: float = COLLECTION_GRACE_S,
 ) -> Outcome:
-    """Work on a run until nothing is left to do, a signal asks to stop, or nobody is left alive.
+    """Work on a run until it is over or a signal asks to stop.
 
     Args:
-        run_store: the run's open store.
-        run_dir: where its checkpoints are.
-        resident_limit: how many tasks stay alive in memory.
-        stop: returns the number of the signal that asked to stop, else 0. The slice that runs is
-            then cut at the next update and committed.
-        beat: called at every sign of progress: updates, and looking for work.
-        probe: called with a name from `PROBES` at each of these points.
-        make_task: the task factory, if not the one that the run names.
-        durable: checkpoints survive a power cut.
-        idle_s: pause between looks for work when others hold all that is left.
-        grace_s: age from which a checkpoint that nobody names is deleted.
+        run_store: The run's open store.
+        run_dir: The run's directory.
+        resident_limit: Number of tasks kept alive in memory.
+        stop: Returns the number of the signal that asked to stop, else 0. The running slice then
+            ends at the next update and is committed.
+        beat: Called at every sign of progress: at each update and at each look for work.
+        probe: Called with a name from `PROBES` at each of these points.
+        make_task: Task factory to use in place of the one that the run names.
+        durable: Whether checkpoints survive a power cut.
+        idle_s: Pause in seconds between looks for work while others hold all members.
+        grace_s: Age in seconds from which a checkpoint that no row names is deleted.
     """
     worker = _Worker(
-        desk=held.Desk(run_store, run_dir / "checkpoints", probe, durable, grace_s),
-        tasks=residents.Residents(resident_limit),
-        make_task=make_task or training.named_factory(run_store.config.task),
+        context=claim.Context(run_store, run_dir / "checkpoints", probe, durable, grace_s),
+        tasks=task_cache.TaskCache(resident_limit),
+        make_task=make_task or slices.named_factory(run_store.config.task),
         stop=stop,
         beat=beat,
     )
     try:
         exit_code, message = worker.work(idle_s)
-    except held.DiskFull as error:
-        exit_code, message = ending.EXIT_DISK_FULL, str(error)
+    except disk.DiskFull as error:
+        exit_code, message = verdict.EXIT_DISK_FULL, str(error)
     finally:
         worker.tasks.close()
-    return Outcome(exit_code, message, worker.desk.clock.seconds)
+    return Outcome(exit_code, message, worker.context.stopwatch.seconds)
 
 
 class _Worker:
-    """What outlives a turn: the run, and the tasks alive in memory."""
+    """The state that a worker keeps from turn to turn: the run, and its live tasks."""
 
     def __init__(
         self,
-        desk: held.Desk,
-        tasks: residents.Residents,
+        context: claim.Context,
+        tasks: task_cache.TaskCache,
         make_task: MakeTask,
         stop: Callable[[], int],
         beat: Callable[[], None],
     ) -> None:
-        self.desk = desk
-        self.store, self.probe, self.clock = desk.store, desk.probe, desk.clock
-        self.config = desk.store.config
+        self.context = context
+        self.store, self.probe = context.store, context.probe
+        self.stopwatch = context.stopwatch
+        self.config = context.store.config
         self.tasks = tasks
         self.make_task = make_task
         self.stop, self.beat = stop, beat
@@ -143,34 +148,34 @@ class _Worker:
     # The loop.
 
     def work(self, idle_s: float) -> tuple[int, str]:
-        """Take turns until there is a reason to end; returns exit code and message."""
+        """Take turns until there is a reason to end; return exit code and message."""
         while True:
             self.beat()
             if signal_number := self.stop():
                 return 128 + signal_number, f"stopped by signal {signal_number}"
             if claimed := self._claim():
                 self._turn(claimed)
-                self.desk.collect_if_due()
-            elif verdict := ending.verdict(self.store):
-                return verdict
+                self.context.collect_if_due()
+            elif over := verdict.of(self.store):
+                return over
             else:
-                with self.clock.on("idle"):
+                with self.stopwatch.on("idle"):
                     time.sleep(idle_s)
 
-    def _claim(self) -> held.Held | None:
+    def _claim(self) -> claim.Claim | None:
         self.probe("before-claim")
-        with self.clock.on("claim"):
+        with self.stopwatch.on("claim"):
             members = self.store.members()
-            self.tasks.drop_moved({member.id: member.version for member in members})
+            self.tasks.drop_stale({member.id: member.version for member in members})
             gone = owner.gone(member.owner for member in members)
             lease = self.store.claim(self.owner, self.tasks.versions(), gone)
         if lease is None:
             return None
         self.probe("after-claim")
-        return held.Held(self.desk, lease)
+        return claim.Claim(self.context, lease)
 
-    def _turn(self, claimed: held.Held) -> None:
-        """One turn with a member. Whatever goes wrong with it ends here."""
+    def _turn(self, claimed: claim.Claim) -> None:
+        """Take one turn with a member. An error that is the member's own ends here."""
         member = claimed.member.id
         try:
             if claimed.member.state in ("diverged", "failed"):
@@ -178,7 +183,7 @@ class _Worker:
             elif opened := self._open(claimed):
                 self._step(claimed, *opened)
         except store.LostLease as error:
-            # Somebody else took over, since we were too slow: they go on from the last commit.
+            # This worker was too slow. Another one goes on from the last commit.
             _log.warning(
                 "member %d: lease lost, work since the last commit dropped: %s", member, error
             )
@@ -186,28 +191,26 @@ class _Worker:
         except Diverged as error:
             self.tasks.drop(member)
             rescue.diverged(claimed, str(error))
-        except held.DiskFull:
+        except disk.DiskFull:
             self.tasks.drop(member)
             with contextlib.suppress(store.StoreError):  # the database may be on the same disk
                 claimed.release()
             raise
         except store.StoreError:
-            raise  # no member's fault
+            raise  # the store's fault, not the member's
         except Exception as error:
-            crash = (
-                str(error) if isinstance(error, training.TaskCrashed) else traceback.format_exc()
-            )
+            crash = str(error) if isinstance(error, slices.TaskCrashed) else traceback.format_exc()
             _log.error("member %d crashed:\n%s", member, crash)
             self.tasks.drop(member)
             with contextlib.suppress(store.LostLease):
                 claimed.crashed(crash)
 
-    # Open: a living task at the committed version, with the store's hyperparameters in force.
+    # Open: a live task at the committed version, with the store's hyperparameters in force.
 
-    def _open(self, claimed: held.Held) -> tuple[Task, Member] | None:
-        """The member's task, and the member; None if no checkpoint of it can be read.
+    def _open(self, claimed: claim.Claim) -> tuple[Task, Member] | None:
+        """Return the member's task, and the member; None if none of its checkpoints can be read.
 
-        A task that had to be built knows nothing of the episodes before: the window starts again.
+        A task that had to be built does not know the running episodes, so the window starts again.
         """
         member = claimed.member
         task = self.tasks.get(member.id, member.version)
@@ -231,24 +234,23 @@ class _Worker:
     def _build(self, member: Member) -> Task:
         self.tasks.make_room(member.id)
         seed = decide.task_seed(self.config.seed, member.id, member.version)
-        with self.clock.on("build"):
-            task = training.build(self.make_task, self.config.task_config, member.id, seed)
-        # Kept at no version, since it is not yet the member: whatever happens, it will be closed.
-        self.tasks.keep(member.id, -1, task)
+        with self.stopwatch.on("build"):
+            task = slices.build(self.make_task, self.config.task_config, member.id, seed)
+        self.tasks.keep_dirty(member.id, task)  # whatever happens next, it will be closed
         return task
 
-    def _load(self, claimed: held.Held, task: Task, directory: Path) -> None:
-        with self.clock.on("load"):
-            training.load(task, directory)
+    def _load(self, claimed: claim.Claim, task: Task, directory: Path) -> None:
+        with self.stopwatch.on("load"):
+            slices.load(task, directory)
         claimed.progress()
 
     def _set_hyperparameters(self, task: Task, values: Mapping[str, float]) -> None:
-        with self.clock.on("load"):
-            training.set_hyperparameters(task, values, self.config.space)
+        with self.stopwatch.on("load"):
+            slices.set_hyperparameters(task, values, self.config.space)
 
     # Step: train one slice, publish, commit.
 
-    def _step(self, claimed: held.Held, task: Task, member: Member) -> None:
+    def _step(self, claimed: claim.Claim, task: Task, member: Member) -> None:
         def after_update() -> None:
             self.probe("training")
             self.beat()
@@ -256,13 +258,13 @@ class _Worker:
 
         left = self.config.total_steps - member.agent_steps
         wanted = min(self.config.report_interval, left)
-        done = training.train(task, wanted, left, after_update, self.stop)
-        self.clock.add("train", done.seconds)
+        done = slices.train(task, wanted, left, after_update, self.stop)
+        self.stopwatch.add("train", done.seconds)
         if done.agent_steps == 0:  # a stop came before the first update
             claimed.release()
             return
-        trained, report = training.after_slice(self.config, member, done)
-        name = claimed.publish(trained, lambda directory: training.save(task, directory))
+        trained, report = slices.after_slice(self.config, member, done)
+        name = claimed.publish(trained, lambda directory: slices.save(task, directory))
         self.probe("published")
         ready = decide.is_ready(self.config, trained) and not self.stop()
         committed = claimed.commit(
@@ -274,9 +276,9 @@ class _Worker:
 
     # Exploit and explore.
 
-    def _exploit_and_explore(self, claimed: held.Held, task: Task, member: Member) -> None:
-        """Compare with the others, and write down what came of it with all that decided it."""
-        with self.clock.on("decide"):
+    def _exploit_and_explore(self, claimed: claim.Claim, task: Task, member: Member) -> None:
+        """Compare the member with another one; commit what was decided, with the evidence."""
+        with self.stopwatch.on("decide"):
             members = self.store.members()
             decision = decide.choose_donor(self.config, member, members)
         evidence = decision.evidence
@@ -286,14 +288,14 @@ class _Worker:
             try:
                 self._copy(claimed, task, donor, "exploit", self.config.copy, evidence)
                 return
-            except (checkpoint.CheckpointError, training.TaskCrashed) as error:
+            except (checkpoint.CheckpointError, slices.TaskCrashed) as error:
                 abandoned = str(error)
-            if self.tasks.get(member.id, member.version) is None:
+            if self.tasks.is_dirty(member.id):
                 self.tasks.drop(member.id)  # part of the donor may be loaded
             _log.warning("member %d: exploit abandoned: %s", member.id, abandoned)
             evidence = {**evidence, "abandoned": abandoned, "donor": donor.id}
-        member = replace(member, last_ready_steps=member.agent_steps)  # whatever came of it
-        no_exploit = rescue.event_of("no-exploit", member, evidence)
+        member = replace(member, last_ready_steps=member.agent_steps)
+        no_exploit = records.event_of("no-exploit", member, evidence)
         if self.config.explore_at == "ready" and self.tasks.get(member.id, member.version):
             self._explore_alone(claimed, task, member, no_exploit)
         else:
@@ -301,20 +303,20 @@ class _Worker:
 
     def _copy(
         self,
-        claimed: held.Held,
+        claimed: claim.Claim,
         task: Task,
         donor: Member,
         kind: VersionKind,
         copy: str,
         evidence: Mapping[str, Any],
     ) -> None:
-        """Load the donor, *then* explore, *then* set and read back; copy + explore are one commit.
+        """Load the donor, then explore, then set the new values; commit all of it at once.
 
-        Also where no weights are copied the task loads: its own checkpoint, so that the episodes
-        that run are marked as begun before.
+        If no weights are copied, the task loads its own checkpoint. Loading marks the running
+        episodes as begun before, so that they do not count.
 
         Raises:
-            CheckpointError: the donor cannot be read; the store has not changed.
+            CheckpointError: The donor cannot be read; the store has not changed.
         """
         member = claimed.member
         source = donor if copy in ("both", "weights") else member
@@ -322,7 +324,7 @@ class _Worker:
         with claimed.pinned(source):
             directory = claimed.open_verified(source)
             self.probe("copying")
-            self.tasks.keep(member.id, -1, task)  # from here to the commit it is neither
+            self.tasks.keep_dirty(member.id, task)  # from here to the commit it is neither
             self._load(claimed, task, directory)
             explored = decide.explore_from(self.config, member, inherited.hyperparameters)
             self._set_hyperparameters(task, explored.hyperparameters)
@@ -343,17 +345,17 @@ class _Worker:
             "hyperparameters_after_explore": dict(explored.hyperparameters),
         }
         events = [
-            rescue.event_of("exploit" if kind == "exploit" else "reseed", child, details),
-            rescue.event_of("explore", child, explored.evidence),
+            records.event_of("exploit" if kind == "exploit" else "reseed", child, details),
+            records.event_of("explore", child, explored.evidence),
         ]
         self.probe("explored")
         claimed.commit(child, kind, events=events, release=True)
         self.tasks.keep(child.id, child.version, task)
 
     def _explore_alone(
-        self, claimed: held.Held, task: Task, member: Member, no_exploit: Event
+        self, claimed: claim.Claim, task: Task, member: Member, no_exploit: Event
     ) -> None:
-        """Change the hyperparameters of a member that copied nobody."""
+        """Explore without a copy: change the hyperparameters of a member that copied nobody."""
         explored = decide.explore_from(self.config, member, member.hyperparameters)
         self._set_hyperparameters(task, explored.hyperparameters)
         child = claimed.publish_child(
@@ -363,13 +365,13 @@ class _Worker:
             window=member.window,
             counted_episodes=member.counted_episodes,
         )
-        events = [no_exploit, rescue.event_of("explore", child, explored.evidence)]
+        events = [no_exploit, records.event_of("explore", child, explored.evidence)]
         self.probe("explored")
         claimed.commit(child, "explore", events=events, release=True)
         self.tasks.keep(child.id, child.version, task)
 
-    def _reseed(self, claimed: held.Held) -> None:
-        """Replace a diverged or failed member by a copy of any live one, without a test."""
+    def _reseed(self, claimed: claim.Claim) -> None:
+        """Replace a diverged or failed member by a copy of a random donor, without a test."""
         member = claimed.member
         vain = decide.reseeds_in_vain(self.store.versions(member.id))
         if vain >= self.config.max_attempts:
@@ -394,7 +396,7 @@ def main(
     probe: Callable[[str], None] = lambda name: None,
     durable: bool = True,
 ) -> int:
-    """Run one worker process; returns its exit code. For `probe` and `durable` see `run`."""
+    """Run one worker process and return its exit code. For `probe` and `durable` see `run`."""
     parser = argparse.ArgumentParser(
         prog="python -m pbt.worker", description="Train members of a run."
     )
@@ -423,9 +425,9 @@ def main(
                 )
         except store.StoreError as error:
             _log.error("%s", error)
-            return ending.EXIT_NO_RUN if isinstance(error, store.NotARun) else ending.EXIT_BUSY
+            return verdict.EXIT_NO_RUN if isinstance(error, store.NotARun) else verdict.EXIT_BUSY
     _log.info("%s", outcome.message)
-    with contextlib.suppress(OSError):  # for whoever measures; nothing depends on it
+    with contextlib.suppress(OSError):  # for benchmarks; nothing depends on it
         path = options.run_dir / "logs" / f"seconds-{os.getpid()}.json"
         path.write_text(json.dumps(outcome.seconds))
     return outcome.exit_code

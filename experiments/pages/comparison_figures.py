@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import comparison, statistics
-from experiments.pages import curves, drawing
+from experiments.analysis import aggregates, comparison, curves
+from experiments.pages import drawing
 from pbt import space
 
 MOST_COLUMNS = 4
@@ -113,11 +113,11 @@ def _draw(
     known = ~np.isnan(table).any(axis=0)
     if not known.any():
         return
-    low, high = statistics.curve_interval(table[:, known])
+    low, high = aggregates.curve_interval(table[:, known])
     axes.fill_between(
         shared[known], low, high, color=style["color"], alpha=0.18, linewidth=0, zorder=3
     )
-    means = [statistics.iqm(point) for point in table.T[known]]
+    means = [aggregates.iqm(point) for point in table.T[known]]
     axes.plot(shared[known], means, **style, linewidth=2.0, zorder=4)
 
 
@@ -125,7 +125,7 @@ def _middle(population: curves.PopulationCurves) -> curves.Floats:
     """The interquartile mean of the members at each point that half of them have reached."""
     needed = math.ceil(len(population.scores) / 2)
     columns = [column[~np.isnan(column)] for column in population.scores.T]
-    return np.array([statistics.iqm(c) if len(c) >= needed else np.nan for c in columns])
+    return np.array([aggregates.iqm(c) if len(c) >= needed else np.nan for c in columns])
 
 
 def _draw_schedules(axes: Axes, group: comparison.Group, name: str, style: dict[str, Any]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments import comparison, provenance
-from experiments.comparison import Group
-from experiments.pages import comparison_figures, drawing, markup, protocol, wording
+from experiments.analysis import comparison, protocol, provenance, wording
+from experiments.analysis.comparison import Group
+from experiments.pages import comparison_figures, drawing, markup
 from experiments.pages.markup import Cell, Column, Content, Html, element
 
 KINDS: Mapping[comparison.Kind, str] = {
@@ -87,7 +87,7 @@ def warnings(compared: Sequence[Group]) -> list[str]:
             f"The same settings and the same seed as another run, so no sample of its own, and "
             f"left out of what is computed over seeds: {', '.join(again)}."
         )
-    few = [one for one in comparison.aggregates(compared) if one.count in COVERED]
+    few = [one for one in comparison.group_scores(compared) if one.count in COVERED]
     if few:
         found.append(
             "So few seeds have bootstrap intervals that are too narrow: where scores are normal, "
@@ -150,7 +150,7 @@ def _aggregates(compared: Sequence[Group]) -> Html:
     rows: list[list[Cell | Content]] = []
     worlds = {group.world for group in compared}
     inside = f" in {', '.join(*worlds)}" if len(worlds) == 1 else ""
-    for one in comparison.aggregates(compared):
+    for one in comparison.group_scores(compared):
         low, high = one.interval
         rows.append(
             [
@@ -321,7 +321,7 @@ def _how(compared: Sequence[Group]) -> list[Content]:
             element("h3", group.name),
             markup.facts(
                 [
-                    *protocol.world_rows(config),
+                    *protocol.environment_rows(config),
                     *protocol.agent_rows(config),
                     *protocol.population_rows(config),
                     *protocol.hyperparameter_rows(config),

@@ -21,7 +21,7 @@ from matplotlib.backends import backend_agg, backend_svg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.pages import wording
+from experiments.analysis import wording
 from pbt import space
 
 BEST = "#d55e00"  # vermilion: the best lineage, in all figures

@@ -7,8 +7,9 @@ from matplotlib import collections
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.pages import curves, drawing
-from experiments.pages.history import History
+from experiments.analysis import curves
+from experiments.analysis.history import History
+from experiments.pages import drawing
 from pbt import lineage
 
 Line = list[tuple[float, float]]

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import statistics
-from experiments.pages import curves, drawing, family, wording
-from experiments.pages.history import History
+from experiments.analysis import aggregates, curves, wording
+from experiments.analysis.history import History
+from experiments.pages import drawing, family
 from pbt import lineage
 
 UNCHANGED = ("initial", "slice", "restore")
@@ -79,7 +79,7 @@ def _draw_population(axes: Axes, history: History) -> Any:
         linewidth=0,
         zorder=3,
     )
-    means = [statistics.iqm(column) for column in at_each]
+    means = [aggregates.iqm(column) for column in at_each]
     axes.plot(population.steps, means, color=drawing.POPULATION, linewidth=1.6, zorder=4)
     return Line2D(
         [],

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments import provenance, scores, statistics
-from experiments.pages import markup, protocol, sections, wording
-from experiments.pages.history import History
+from experiments.analysis import aggregates, protocol, provenance, scores, wording
+from experiments.analysis.history import History
+from experiments.pages import markup, sections
 from experiments.pages.markup import Content, Html, element
 
 
@@ -60,7 +60,7 @@ def _schedule_title(history: History) -> str:
 
 def _lede(history: History) -> str:
     config = history.config
-    world = protocol.world(config)
+    world = protocol.environment(config)
     who = f"{config.population} agents on {world}" if world else f"{config.population} members"
     length = f"trained for {config.total_steps:,} agent steps each"
     if history.followed is not None:
@@ -119,7 +119,7 @@ def _beside(history: History, score: scores.Score) -> list[Content]:
     """The score on the human scale, and how it was played, where that is known."""
     said = []
     if score.is_fresh and protocol.is_game(history.config):
-        human = statistics.human_normalised(protocol.world(history.config) or "", score.mean)
+        human = aggregates.human_normalised(protocol.environment(history.config) or "", score.mean)
         said.append(
             "Human-normalised: n/a, no published scores at hand."
             if human is None
@@ -173,7 +173,7 @@ def _how(history: History, run_dir: Path) -> list[Content]:
     """World, protocol, agent, population, priors; seed, command and commit."""
     config = history.config
     return [
-        markup.facts(protocol.world_rows(config) + protocol.agent_rows(config)),
+        markup.facts(protocol.environment_rows(config) + protocol.agent_rows(config)),
         element("h3", "Population"),
         markup.facts(protocol.population_rows(config)),
         element("h3", "Hyperparameters"),

@@ -6,10 +6,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.pages import decisions, drawing, family, markup, wording
-from experiments.pages.history import History
+from experiments.analysis import decisions, wording
+from experiments.analysis.history import History
+from experiments.pages import drawing, family, markup
 from experiments.pages.markup import Cell, Column, Content, Html, element
-from pbt.member import Member
+from pbt.records import Member
 
 MOST_DECISIONS = 1_500
 """Rows of the table of decisions: of more, copies stay and the earliest others go."""

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import statistics
-from experiments.pages import drawing, wording
+from experiments.analysis import aggregates, wording
+from experiments.pages import drawing
 
 Run = Mapping[str, Any]
 """A line of scores.csv: panel, arm, seed, run, score."""
@@ -37,10 +37,10 @@ def scores(described: Mapping[str, Any], runs: Sequence[Run]) -> Figure:
                 continue
             spread = np.linspace(-0.16, 0.16, len(own)) if len(own) > 1 else np.zeros(1)
             axes.plot(own, place + spread, "o", color=drawing.OTHERS, ms=4, mec="none", alpha=0.8)
-            low, high = statistics.interval(own)
+            low, high = aggregates.interval(own)
             if not math.isnan(low):
                 axes.hlines(place, low, high, color=drawing.POPULATION, linewidth=3)
-            axes.plot(statistics.iqm(own), place, "D", color=drawing.POPULATION, ms=6)
+            axes.plot(aggregates.iqm(own), place, "D", color=drawing.POPULATION, ms=6)
         axes.set_yticks(range(len(names)), labels)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
@@ -113,7 +113,7 @@ def _band(
         return
     axes.plot(shared, [float(np.mean(at[step])) for step in shared], color=colour, linewidth=1.8)
     if len(runs) > 1:
-        ends = np.array([statistics.interval(at[step], np.mean) for step in shared])
+        ends = np.array([aggregates.interval(at[step], np.mean) for step in shared])
         axes.fill_between(shared, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
 
 
@@ -146,7 +146,7 @@ def schedules(described: Mapping[str, Any], runs: Sequence[Run], table: Table) -
         logs = np.log(sampled)  # [runs, grid]
         axes.plot(grid, np.exp(logs.mean(axis=0)), color=drawing.BEST, linewidth=2)
         if len(logs) > 1:
-            ends = np.exp([statistics.interval(column, np.mean) for column in logs.T])
+            ends = np.exp([aggregates.interval(column, np.mean) for column in logs.T])
             axes.fill_between(
                 grid, ends[:, 0], ends[:, 1], color=drawing.BEST, alpha=0.15, linewidth=0
             )

@@ -6,10 +6,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import scores
-from experiments.pages import wording
-from experiments.pages.history import History
-from pbt import lineage
+from experiments.analysis import scores, wording
+from experiments.analysis.history import History
+from pbt import lineage, records
 
 
 def summary(history: History, run_dir: Path) -> str:
@@ -37,7 +36,7 @@ def summary(history: History, run_dir: Path) -> str:
         f"{wording.duration(worked_s)} of training summed over workers",
         f"- decisions: {_decisions(history)}",
     ]
-    dead = [member for member in members if member.state in ("diverged", "failed")]
+    dead = [member for member in members if records.is_dead(member)]
     if dead:
         unspent = sum(config.total_steps - member.agent_steps for member in dead)
         lines.append(

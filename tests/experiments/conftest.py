@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments import launch
-from pbt import ending, store, worker
+from pbt import store, verdict, worker
 
 
 @dataclass
@@ -40,10 +40,10 @@ def one_process(monkeypatch):
 
     def work(run_dir, workers, on_tick=None, **_):
         with store.Store.open(run_dir, durable=False) as run_store:
-            message = ending.verdict(run_store)
+            message = verdict.of(run_store)
             if message is None:
                 worker.run(run_store, Path(run_dir), durable=False)
-                message = ending.verdict(run_store)
+                message = verdict.of(run_store)
             if on_tick is not None:
                 on_tick(run_store)
         print(message[1])
@@ -51,7 +51,7 @@ def one_process(monkeypatch):
 
     monkeypatch.setattr(launch.local, "run", work)
     monkeypatch.setattr(
-        launch.report,
+        launch.run_report,
         "write_report",
         lambda store, directory, events: directory.mkdir(exist_ok=True),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pbt import decide, member, run, space, store, task
+from pbt import decide, records, run, space, store, task
 
 SPACE = space.Space(
     {
@@ -46,7 +46,7 @@ class Population:
         run_dir.mkdir(parents=True, exist_ok=True)
         self.rng = np.random.default_rng(seed)
         members = [
-            member.Member(number, 0, 0, config.space.sample(self.rng))
+            records.Member(number, 0, 0, config.space.sample(self.rng))
             for number in range(config.population)
         ]
         self.store = store.Store.create(run_dir / store.FILE_NAME, config, members, durable=False)
@@ -60,7 +60,7 @@ class Population:
                 return
             self._slice(lease)
 
-    def _slice(self, lease: member.Lease) -> None:
+    def _slice(self, lease: records.Lease) -> None:
         old = lease.member
         skill = self.skill[old.id] = self.skill[old.id] + float(self.rng.uniform(0, 3))
         count = int(self.rng.integers(12, 25))
@@ -84,9 +84,9 @@ class Population:
             counted_episodes=old.counted_episodes + sum(e.counted for e in episodes),
             checkpoint=f"{old.id}/{old.version + 1}-x",
             state="finished" if done else "active",
-            score=member.mean(window),
+            score=records.mean(window),
         )
-        report = member.Report(
+        report = records.Report(
             new.id,
             new.version,
             new.agent_steps,
@@ -101,12 +101,14 @@ class Population:
         if is_ready:
             self._exploit(lease)
 
-    def _exploit(self, lease: member.Lease) -> None:
+    def _exploit(self, lease: records.Lease) -> None:
         me = lease.member
         decision = decide.choose_donor(self.config, me, self.store.members())
         if decision.donor is None:
             kept = replace(me, last_ready_steps=me.agent_steps)
-            event = member.Event("no-exploit", me.id, me.version, me.agent_steps, decision.evidence)
+            event = records.Event(
+                "no-exploit", me.id, me.version, me.agent_steps, decision.evidence
+            )
             self.store.commit(lease, kept, events=[event], release=True)
             return
         donor = self.store.member(decision.donor)
@@ -124,8 +126,8 @@ class Population:
         )
         details = {**decision.evidence, "donor": donor.id}
         events = [
-            member.Event("exploit", me.id, child.version, me.agent_steps, details),
-            member.Event("explore", me.id, child.version, me.agent_steps, explored.evidence),
+            records.Event("exploit", me.id, child.version, me.agent_steps, details),
+            records.Event("explore", me.id, child.version, me.agent_steps, explored.evidence),
         ]
         self.store.commit(lease, child, kind="exploit", events=events, release=True)
 
@@ -147,13 +149,13 @@ class Population:
             parent=(me.id, old.version),
             checkpoint=f"{me.id}/{me.version + 1}-x",
         )
-        event = member.Event("restored", me.id, back.version, back.agent_steps, {"error": "bits"})
+        event = records.Event("restored", me.id, back.version, back.agent_steps, {"error": "bits"})
         self.store.commit(lease, back, kind="restore", events=[event], release=True)
         return me.id
 
 
 def main() -> None:
-    from experiments import tensorboard
+    from experiments.projections import tensorboard
 
     run_dir, directory = Path(sys.argv[1]), Path(sys.argv[2])
     with store.Store.open(run_dir, durable=False) as opened:

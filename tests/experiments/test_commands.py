@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments import atari, evaluate, gym, toy
-from experiments import command as quietly
+from experiments import cli as quietly
 from pbt import checkpoint, store
 
 CATCH = ("--env", "Catch")
@@ -267,7 +267,7 @@ def test_a_fork_of_what_does_not_fit_leaves_nothing(refused, command, here, one_
     assert command(gym, *TINY, "--run-dir", "run").code == 0
     line = refused(gym, *TINY, "--fork", "run", "--run-dir", "forked", *changed)
     assert "--fork run: its members do not fit this run's" in line
-    assert "fork into the same world, agent, core and package" in line
+    assert "fork into the same environment, agent, core and package" in line
 
 
 def test_runs_of_other_learners_are_no_agents(refused, command, here, one_process):

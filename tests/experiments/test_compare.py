@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import projection_run as runs
-from experiments import compare, comparison, schedule, scores, statistics
+from experiments import compare
+from experiments.analysis import aggregates, comparison, scores, tasks
 from experiments.pages import comparison_figures, comparison_page
 from html_check import check
 from pbt import space, store
@@ -50,7 +51,7 @@ def evaluated(run_dir, returns):
     """Fresh episodes of the best member, as `experiments.evaluate --save` writes them."""
     with store.Store.open(run_dir) as opened:
         best = comparison.History.read(opened, "x").best
-    low, high = statistics.interval(returns, np.mean)
+    low, high = aggregates.interval(returns, np.mean)
     scores.write_evaluation(
         run_dir,
         best,
@@ -83,7 +84,7 @@ def test_the_whole_comparison(folder, tmp_path, capsys):
     assert "biased upward" not in words.partition("Scores")[2].partition("Learning curves")[0]
     printed = capsys.readouterr().out
     means = [index + 0.75 for index in range(5)]
-    low, high = statistics.interval(means[:3])
+    low, high = aggregates.interval(means[:3])
     assert f"pbt: 1.75 (95 % interval {low:.2f} to {high:.2f}), n = 3" in printed
     assert (
         "P(pbt > none) = 0.00 (95 % interval 0.00 to 0.00), fresh episodes, n = 3 and 2" in printed
@@ -124,10 +125,10 @@ def test_statistics_are_those_of_the_groups(folder, kind):
     values = {group.name: [run.score(kind) for run in group.runs] for group in found}
     if kind == "fresh":
         assert [*values["pbt"], *values["none"]] == list(fresh.values())
-    for one in comparison.aggregates(found):
+    for one in comparison.group_scores(found):
         assert one.kind == kind
         assert one.iqm == pytest.approx(np.mean(values[one.group.name]))  # too few to trim
-        assert one.interval == statistics.interval(values[one.group.name])
+        assert one.interval == aggregates.interval(values[one.group.name])
     if kind == "training":
         assert comparison.pairs(found) == []  # who is ahead by what chose it may not be better
         return
@@ -137,7 +138,7 @@ def test_statistics_are_those_of_the_groups(folder, kind):
     differences = np.subtract(values["pbt"][:2], values["none"])
     assert pair.seeds == (0, 1)
     assert pair.difference == pytest.approx(differences.mean())
-    assert pair.difference_interval == statistics.paired_interval(differences)
+    assert pair.difference_interval == aggregates.paired_interval(differences)
 
 
 def test_fresh_and_training_scores_are_never_mixed(folder, capsys, tmp_path):
@@ -145,7 +146,7 @@ def test_fresh_and_training_scores_are_never_mixed(folder, capsys, tmp_path):
     for path in given[:-1]:
         evaluated(path, [1.0, 2.0])
     found = comparison.groups(comparison.read(given))
-    assert {one.kind for one in comparison.aggregates(found)} == {"training"}
+    assert {one.kind for one in comparison.group_scores(found)} == {"training"}
     assert compare.main([*map(str, given), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     _, words = check((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
@@ -158,7 +159,7 @@ def test_fresh_and_training_scores_are_never_mixed(folder, capsys, tmp_path):
     assert "Every two groups" not in words
     evaluated(given[-1], [1.0, 2.0])
     found = comparison.groups(comparison.read(given))
-    assert {one.kind for one in comparison.aggregates(found)} == {"fresh"}
+    assert {one.kind for one in comparison.group_scores(found)} == {"fresh"}
     assert comparison.pairs(found)[0].probability == 0.5
 
 
@@ -173,7 +174,7 @@ def test_all_runs_without_fresh_episodes_are_named_in_one_command(made):
 def test_intervals_of_few_seeds_cover_as_often_as_the_page_says():
     rng = np.random.default_rng(0)
     for count, share in comparison_page.COVERED.items():
-        ends = [statistics.interval(rng.normal(size=count), resamples=400) for _ in range(400)]
+        ends = [aggregates.interval(rng.normal(size=count), resamples=400) for _ in range(400)]
         covered = np.mean([low <= 0 <= high for low, high in ends])
         assert covered == pytest.approx(share, abs=3 * np.sqrt(share * (1 - share) / 400) + 0.01)
 
@@ -186,7 +187,7 @@ def test_replays_show_their_schedules(tmp_path):
             {"agent_steps": 5_000, "learning_rate": rate / 2, "unroll_length": 11.2},
         ]
         given = {"env_id": "Catch", "schedule": rows}
-        config = {"task": schedule.TASK, "space": space.Space({}), "exploit": "none"}
+        config = {"task": tasks.SCHEDULED, "space": space.Space({}), "exploit": "none"}
         made.append(make(tmp_path / str(number), number, **config, task_config=given))
     made.append(make(tmp_path / "pbt", task_config={"env_id": "Catch"}))
     for chosen in (made, made[:2]):  # beside a run with priors, and alone
@@ -240,7 +241,7 @@ def test_what_is_no_sample_of_its_own_is_left_out(folder, capsys, tmp_path):
     given = [*arms(folder, "pbt"), folder / "again", folder / "half"]
     (group,) = comparison.groups(comparison.read(given))
     assert [run.name for run in group.counted] == ["pbt-0", "pbt-1", "pbt-2"]
-    assert comparison.aggregates([group])[0].count == 3
+    assert comparison.group_scores([group])[0].count == 3
     assert compare.main([*map(str, given), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "Not finished, and left out of what is computed over seeds: half." in printed

@@ -1,17 +1,17 @@
 import numpy as np
 import pytest
 
-from experiments import atari, config, gym, learner
+from experiments import cli, presets
 from pbt import local
 
 
 def parse(*args):
-    return config.parse(gym.PRESETS, "", list(args))
+    return cli.parse(presets.GYM, "", list(args))
 
 
 @pytest.mark.parametrize("args", [["--preset", "quick"], ["--preset=quick"]])
 def test_a_preset_is_where_the_other_flags_start_from(args):
-    quick = gym.PRESETS["quick"]
+    quick = presets.GYM["quick"]
     assert parse(*args) == quick
     changed = parse(*args, "--population", "3")
     assert (changed.population, changed.total_steps) == (3, quick.total_steps)
@@ -20,20 +20,20 @@ def test_a_preset_is_where_the_other_flags_start_from(args):
 
 @pytest.mark.parametrize(
     "settings",
-    [*gym.PRESETS.values(), *atari.PRESETS.values()],
+    [*presets.GYM.values(), *presets.ATARI.values(), *presets.LAB.values()],
     ids=lambda settings: f"{type(settings).__name__}-{settings.preset}",
 )
 def test_every_preset_makes_a_run(settings):
     settings.check()
-    stored = settings.run_config(learner.LearnerConfig("Pong", settings.num_envs))
+    stored = settings.run_config()
     assert stored.step_multiple == settings.num_envs
     assert stored.min_episodes >= 2 * settings.num_envs
     assert set(stored.space.adapt) == {"learning_rate", "entropy_cost", "unroll_length"}
 
 
 def test_presets_are_named_by_what_they_are():
-    for presets in (gym.PRESETS, atari.PRESETS):
-        assert all(name == settings.preset for name, settings in presets.items())
+    for family in (presets.GYM, presets.ATARI, presets.LAB):
+        assert all(name == settings.preset for name, settings in family.items())
 
 
 def test_flags_of_a_range():
@@ -82,10 +82,10 @@ def test_help_is_readable(capsys):
 
 @pytest.mark.parametrize("name", ["Pong", "ALE/Pong-v5"])
 def test_a_game_has_one_name(name):
-    assert atari.find_game(name) == "Pong"
+    assert presets.find_game(name) == "Pong"
 
 
 def test_rewards_are_scaled_where_a_scale_is_known_unless_told():
-    assert gym.PRESETS["quick"].learned_scale() == gym.REWARD_SCALES["CartPole-v1"] < 1
+    assert presets.GYM["quick"].learned_scale() == presets.REWARD_SCALES["CartPole-v1"] < 1
     assert parse("--env", "Pendulum-v1").learned_scale() == 1.0
     assert parse("--reward-scale", "0.5").learned_scale() == 0.5

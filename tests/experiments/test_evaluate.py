@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from experiments import evaluate, gym
-from experiments.pages import history, summary
+from experiments.analysis import history
+from experiments.members import evaluation
+from experiments.pages import summary
 from pbt import checkpoint, store
 
 TINY = (
@@ -19,9 +21,9 @@ TINY = (
 )
 
 
-def evaluation(returns):
+def made(returns):
     returns = tuple(map(float, returns))
-    return evaluate.Evaluation(1, 2, 3, returns, (1,) * len(returns), "protocol")
+    return evaluation.Evaluation(1, 2, 3, returns, (1,) * len(returns), "protocol")
 
 
 @pytest.fixture
@@ -44,24 +46,24 @@ def test_interval_is_the_percentile_bootstrap_of_the_mean():
     returns = np.random.default_rng(1).exponential(5, 40)
     draws = np.random.default_rng(2).choice(returns, (20_000, 40)).mean(axis=1)
     expected = np.percentile(draws, [2.5, 97.5])
-    assert evaluation(returns).interval() == pytest.approx(expected, rel=0.03)
-    assert evaluation(returns).interval() == evaluation(returns).interval()
-    assert evaluation(returns).mean == pytest.approx(returns.mean())
+    assert made(returns).interval() == pytest.approx(expected, rel=0.03)
+    assert made(returns).interval() == made(returns).interval()
+    assert made(returns).mean == pytest.approx(returns.mean())
 
 
 def test_interval_covers_the_mean_about_as_often_as_it_says():
     rng = np.random.default_rng(3)
     covered = 0
     for _ in range(100):
-        low, high = evaluation(rng.normal(7, 2, 30)).interval()
+        low, high = made(rng.normal(7, 2, 30)).interval()
         covered += low <= 7 <= high
     assert 86 <= covered <= 100  # 95 %, less a little for 30 samples, 3 standard errors
 
 
 @pytest.mark.parametrize("returns", [[3.0], [2.0, 2.0, 2.0]])
 def test_equal_returns_have_an_interval_of_no_width(returns):
-    assert evaluation(returns).interval() == (returns[0], returns[0])
-    json.dumps(evaluation(returns).to_json(), allow_nan=False)
+    assert made(returns).interval() == (returns[0], returns[0])
+    json.dumps(made(returns).to_json(), allow_nan=False)
 
 
 def test_short_episodes_are_not_favoured(run):
@@ -69,7 +71,7 @@ def test_short_episodes_are_not_favoured(run):
     member = run_store.member(0)
     returns = []
     for seed in range(5):
-        played = evaluate.evaluate(run_store, Path("run"), member, 32, seed)
+        played = evaluation.evaluate(run_store, Path("run"), member, 32, seed)
         assert len(played.returns) == 32
         assert played.returns == tuple(map(float, played.lengths))
         returns += played.returns
@@ -80,7 +82,7 @@ def test_short_episodes_are_not_favoured(run):
 
 def test_every_world_plays_as_many_episodes(run):
     run_store = run("small_worlds:Length-v0")
-    played = evaluate.evaluate(run_store, Path("run"), run_store.member(0), 70, seed=0)
+    played = evaluation.evaluate(run_store, Path("run"), run_store.member(0), 70, seed=0)
     assert len(played.returns) == 96
     assert "3 episode(s) in each of 32 worlds" in played.protocol
 
@@ -89,7 +91,7 @@ def test_the_same_seed_plays_the_same_episodes(run):
     run_store = run("Catch")
     member = run_store.member(1)
     first, again, other = (
-        evaluate.evaluate(run_store, Path("run"), member, 40, seed) for seed in (7, 7, 8)
+        evaluation.evaluate(run_store, Path("run"), member, 40, seed) for seed in (7, 7, 8)
     )
     assert first == again
     assert first.returns != other.returns
@@ -98,7 +100,7 @@ def test_the_same_seed_plays_the_same_episodes(run):
 
 def test_the_best_member_is_evaluated_and_its_protocol_printed(run, command):
     run_store = run("Catch")
-    best, _ = evaluate.best_member(run_store)
+    best, _ = evaluation.best_member(run_store)
     assert best.score == max(member.score for member in run_store.members())
     result = command(evaluate, "run", "--episodes", "12")
     assert result.code is None
@@ -112,10 +114,10 @@ def test_the_best_member_is_evaluated_and_its_protocol_printed(run, command):
 
 def test_a_finished_run_is_scored_by_fresh_episodes_once(run):
     run_store = run("Catch")
-    best, _ = evaluate.best_member(run_store)
+    best, _ = evaluation.best_member(run_store)
     (path,) = Path("run/report").glob("evaluation-*")
     written = json.loads(path.read_text())
-    fresh = evaluate.evaluate(run_store, Path("run"), best, 30, seed=0)
+    fresh = evaluation.evaluate(run_store, Path("run"), best, 30, seed=0)
     assert written["returns"] == list(fresh.returns)
     assert written["mean"] == pytest.approx(fresh.mean)
     text = summary.summary(history.History.read(run_store, "run"), Path("run"))
@@ -124,7 +126,7 @@ def test_a_finished_run_is_scored_by_fresh_episodes_once(run):
 
 def test_a_score_is_saved_once(run, command):
     run_store = run("Catch")
-    best, _ = evaluate.best_member(run_store)
+    best, _ = evaluation.best_member(run_store)
     other = 1 - best.id
     saved = Path(f"run/report/evaluation-{other:02d}-{run_store.member(other).version}.json")
     assert command(evaluate, "run", "--member", other, "--episodes", "5").code is None
@@ -144,7 +146,7 @@ def test_a_member_without_checkpoint_is_refused(here, run):
     run_store = run("Catch")
     untrained = run_store.member(0).__class__(0, 0, 0, run_store.member(0).hyperparameters)
     with pytest.raises(ValueError, match="no checkpoint yet"):
-        evaluate.evaluate(run_store, here / "run", untrained, 3, seed=0)
+        evaluation.evaluate(run_store, here / "run", untrained, 3, seed=0)
 
 
 def test_a_checkpoint_of_another_version_is_refused(here, run):
@@ -154,7 +156,7 @@ def test_a_checkpoint_of_another_version_is_refused(here, run):
         1, member.version, 1200, member.hyperparameters, checkpoint=member.checkpoint
     )
     with pytest.raises(checkpoint.CheckpointError):
-        evaluate.evaluate(run_store, here / "run", other, 3, seed=0)
+        evaluation.evaluate(run_store, here / "run", other, 3, seed=0)
 
 
 def test_a_video_shows_the_episode(run, command):

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from envs import doom
-from experiments import lab, launch, learner
+from experiments import lab, launch, presets
+from experiments.members import learner
 from pbt import store
 
 needs_vizdoom = pytest.mark.skipif(
@@ -82,7 +83,7 @@ def test_help_lists_the_levels(command, here):
 
 @pytest.mark.parametrize("name", ["MyWayHome", "Doom/MyWayHome", "VizdoomMyWayHome-v1"])
 def test_a_level_by_any_of_its_names(name):
-    assert lab.find_level(name) is doom.LEVELS["MyWayHome"]
+    assert presets.find_level(name) is doom.LEVELS["MyWayHome"]
 
 
 @needs_vizdoom

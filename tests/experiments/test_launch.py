@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import atari, gym, launch, learner
-from pbt import local, store
+from experiments import atari, gym, launch, members, presets
+from experiments.members import learner
+from pbt import create, store
 from terminal import start
 
 REPOSITORY = Path(__file__).parents[2]
@@ -51,7 +52,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(command, here, one_process, m
     before = stored("run")
     monkeypatch.undo()  # with the real launcher, which starts nobody
     monkeypatch.chdir(here)
-    monkeypatch.setattr(launch.report, "write_report", lambda *_: None)
+    monkeypatch.setattr(launch.run_report, "write_report", lambda *_: None)
     again = command(gym, *tiny("run"))
     assert again.code == 0
     assert "resuming run" in again.out
@@ -102,7 +103,7 @@ def test_fixed_hyperparameters_are_in_force(command, here, one_process, monkeypa
         built.append(make_task(*arguments))
         return built[-1]
 
-    monkeypatch.setattr(learner, "make_task", spy)
+    monkeypatch.setattr(members, "make_task", spy)
     fixed = ("--fixed", "learning_rate=7e-4", "unroll_length=7")
     assert command(gym, *tiny("run", *fixed)).code == 0
     versions = stored("run")[2]
@@ -149,7 +150,7 @@ def test_default_directories(command, here, monkeypatch):
     def begin(run_dir, *_, **__):
         raise Begun(run_dir)
 
-    monkeypatch.setattr(local, "create_run", begin)
+    monkeypatch.setattr(create, "create_run", begin)
     for module, arguments, name in (
         (gym, ["--env", "Catch"], "gym-Catch"),
         (gym, ["--env", "small_worlds:Length-v0"], "gym-small_worlds-Length-v0"),
@@ -162,8 +163,7 @@ def test_default_directories(command, here, monkeypatch):
 
 
 def test_the_same_command_twice_at_once_makes_one_run(here):
-    settings = gym.PRESETS["quick"]
-    config = settings.run_config(learner.LearnerConfig("Catch", settings.num_envs))
+    config = dataclasses.replace(presets.GYM["quick"], env="Catch").run_config()
     for attempt in range(5):
         begun = []
         barrier = threading.Barrier(4)
@@ -190,12 +190,11 @@ def test_remains_of_a_killed_creation_are_no_obstacle(command, here, one_process
 
 
 def test_differences_in_other_settings_are_not_extended(here):
-    settings = dataclasses.replace(gym.PRESETS["quick"], run_dir=Path("run"))
-    small = learner.LearnerConfig("Catch", settings.num_envs)
-    assert launch.open_or_create(Path("run"), settings.run_config(small), None) == "new run"
+    settings = dataclasses.replace(presets.GYM["quick"], env="Catch", run_dir=Path("run"))
+    assert launch.open_or_create(Path("run"), settings.run_config(), None) == "new run"
     larger = dataclasses.replace(settings, total_steps=320_000, seed=9)
     with pytest.raises(ValueError, match="seed: 0 -> 9"):
-        launch.open_or_create(Path("run"), larger.run_config(small), None)
+        launch.open_or_create(Path("run"), larger.run_config(), None)
     with store.Store.open("run") as run_store:
         assert run_store.config.total_steps == settings.total_steps
 
@@ -259,7 +258,7 @@ def test_interrupted_resumed_and_joined(here, tmp_path):
 
 
 def test_a_fork_that_was_killed_before_its_store_existed_can_be_repeated(tmp_path):
-    settings = gym.GymConfig(env="Catch", population=1, num_envs=4)
-    run_config = settings.run_config(learner.LearnerConfig("Catch", 4))
+    settings = presets.GymConfig(env="Catch", population=1, num_envs=4)
+    run_config = settings.run_config()
     (tmp_path / "run" / "checkpoints" / "0" / "0-abc").mkdir(parents=True)
     assert launch.open_or_create(tmp_path / "run", run_config, None) == "new run"

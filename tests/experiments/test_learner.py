@@ -12,7 +12,7 @@ import torch
 
 from agents import a3c, losses, rollout
 from envs import toy
-from experiments import learner
+from experiments.members import learner
 from pbt import task
 
 GAMMA = 0.5

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import projection_run as runs
-from experiments import comparison, evaluate, gym, outcome, scores
-from experiments.pages import history
-from pbt import lineage, member, store
+from experiments import gym
+from experiments.analysis import comparison, history, scores
+from experiments.members import evaluation
+from experiments.studies import conclude, outcome
+from pbt import lineage, records, store
 
 TINY = (
     *("--env", "Catch", "--population", "2", "--workers", "1", "--num-envs", "4"),
@@ -41,16 +43,16 @@ def test_the_curve_has_what_every_member_had_earned_by_then(tmp_path, seed):
     versions = population.store.versions()
     assert {v.kind for v in versions} == {"initial", "slice", "exploit", "restore"}
     for interval in (runs.INTERVAL, runs.INTERVAL - 1, 777, 10**6):
-        found = outcome._curve(versions, interval, 10 * runs.INTERVAL)
+        found = conclude._curve(versions, interval, 10 * runs.INTERVAL)
         assert found == slow_curve(versions, interval, 10 * runs.INTERVAL)
         json.dumps(found, allow_nan=False)
     assert any(version.score is None for version in versions if version.kind == "slice")
 
 
 def test_the_curve_before_anybody_has_a_score():
-    versions = [member.Version(number, 0, "initial", 0, None, {}) for number in range(3)]
+    versions = [records.Version(number, 0, "initial", 0, None, {}) for number in range(3)]
     unknown = [(steps, None, None) for steps in (100, 200, 250)]
-    assert outcome._curve(versions, 100, 250) == tuple(unknown)
+    assert conclude._curve(versions, 100, 250) == tuple(unknown)
 
 
 def test_the_fresh_episodes_of_a_study_are_found_by_comparisons(command, here, one_process):
@@ -61,7 +63,7 @@ def test_the_fresh_episodes_of_a_study_are_found_by_comparisons(command, here, o
     (kept,) = Path("other/report").glob("evaluation-*")
     path.unlink()
     before = kept.read_text()
-    concluded = [outcome.conclude(Path(name)) for name in ("run", "other")]
+    concluded = [conclude.conclude(Path(name)) for name in ("run", "other")]
     assert kept.read_text() == before
     found = comparison.read([Path("run"), Path("other")])
     assert found[0].fresh == scores.Score(
@@ -71,7 +73,7 @@ def test_the_fresh_episodes_of_a_study_are_found_by_comparisons(command, here, o
         tuple(json.loads(path.read_text())["interval_95"]),
         concluded[0].protocol,
     )
-    assert f"evaluation seed {outcome.EVALUATION_SEED + 3}" in found[0].fresh.protocol
+    assert f"evaluation seed {conclude.EVALUATION_SEED + 3}" in found[0].fresh.protocol
     assert found[1].fresh.protocol.endswith("evaluation seed 0")
     assert [run.training.mean for run in found] == [one.training_score for one in concluded]
     # Whoever launches it again finds it evaluated, and its report has that score.
@@ -86,11 +88,11 @@ def test_the_fresh_episodes_of_a_study_are_found_by_comparisons(command, here, o
 def test_an_outcome_reads_back_and_counts_its_run(command, here, one_process):
     assert command(gym, *TINY, "--run-dir", "run").code == 0
     assert outcome.read(Path("run")) is None
-    made = outcome.conclude(Path("run"))
+    made = conclude.conclude(Path("run"))
     assert outcome.read(Path("run")) == made
     with store.Store.open("run") as opened:
         seen = history.History.read(opened, "run")
-        best, training = evaluate.best_member(opened)
+        best, training = evaluation.best_member(opened)
     assert (made.member, made.training_score) == (best.id, training)
     assert made.decisions == collections.Counter(event.kind for event in seen.events)
     assert made.agent_steps == 1600

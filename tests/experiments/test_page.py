@@ -11,20 +11,26 @@ from typing import get_args
 import pytest
 
 import projection_run as runs
-from experiments import provenance, report, schedule, scores
-from experiments.pages import (
+from experiments.analysis import (
     curves,
     decisions,
+    history,
+    protocol,
+    provenance,
+    schedule,
+    scores,
+    tasks,
+    wording,
+)
+from experiments.pages import (
     drawing,
     family,
     figures,
-    history,
     markup,
-    protocol,
     run_page,
+    run_report,
     sections,
     style,
-    wording,
 )
 from html_check import check
 from pbt import run, space
@@ -61,7 +67,7 @@ def tested(tmp_path_factory):
 
 
 def test_the_page_of_a_run_is_whole_and_needs_nothing_else(trained, tmp_path):
-    report.write_report(trained.store, tmp_path / "report")
+    run_report.write_report(trained.store, tmp_path / "report")
     text = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     elements, words = check(text)
     assert text.startswith("<!doctype html>")
@@ -229,7 +235,7 @@ def replay(path, rows=GIVEN, turns=1000, **settings):
     """A run whose members follow a schedule."""
     given = {"env_id": "Catch", "preset": "a3c2016", "schedule": rows}
     config = runs.configuration(
-        task=schedule.TASK, space=space.Space({}), exploit="none", task_config=given, **settings
+        task=tasks.SCHEDULED, space=space.Space({}), exploit="none", task_config=given, **settings
     )
     population = runs.Population(path, config)
     population.train(turns)
@@ -238,7 +244,7 @@ def replay(path, rows=GIVEN, turns=1000, **settings):
 
 def test_a_replay_shows_the_schedule_that_it_followed(tmp_path):
     population = replay(tmp_path / "run")
-    report.write_report(population.store, tmp_path / "report")
+    run_report.write_report(population.store, tmp_path / "report")
     assert (tmp_path / "report" / "schedule.png").stat().st_size > 10_000
     _, words = check((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
     assert "The schedule it followed" in words
@@ -272,7 +278,7 @@ def test_a_replay_shows_the_schedule_that_it_followed(tmp_path):
 @pytest.mark.parametrize("turns", [0, 1, 5])
 def test_a_replay_has_a_page_at_any_time(tmp_path, turns):
     population = replay(tmp_path / "run", turns=turns, min_episodes=25)
-    report.write_report(population.store, tmp_path / "report")
+    run_report.write_report(population.store, tmp_path / "report")
     check((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
 
 

@@ -11,7 +11,7 @@ import rich.console
 import rich.text
 
 import projection_run as runs
-from experiments import progress
+from experiments.projections import progress
 
 HERE = Path(__file__).parent
 
@@ -135,7 +135,7 @@ def test_a_closed_stream_is_no_reason_to_stop(population):
 
 CHILD = """
 import sys
-from experiments import progress
+from experiments.projections import progress
 from pbt import store
 with store.Store.open(sys.argv[1]) as opened, progress.Progress(refresh_s=0, plain_s=0) as shown:
     for _ in range(int(sys.argv[2])):

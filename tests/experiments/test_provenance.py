@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import provenance
+from experiments.analysis import provenance
 
 
 def _run(directory: Path, *command: str) -> str:

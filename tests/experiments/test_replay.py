@@ -8,9 +8,11 @@ import math
 import numpy as np
 import pytest
 
-from experiments import gym, learner, replay, schedule
-from experiments.pages import figures, history, tables
-from pbt import lineage, local, run, space, store, task, worker
+from experiments import gym, presets, replay
+from experiments.analysis import history, schedule, tables
+from experiments.members import learner, scheduled
+from experiments.pages import figures
+from pbt import create, lineage, run, space, store, task, worker
 
 SCHEDULE = schedule.Schedule(
     tuple((steps, {"rate": float(rate)}) for steps, rate in ((0, 5), (30, 4), (60, 3), (200, 2)))
@@ -53,7 +55,7 @@ def test_values_change_at_their_steps_also_after_a_kill(tmp_path):
     settings = run.RunConfig(
         "unused:unused", space.Space({}), 1, 300, 50, 50, exploit="none", step_multiple=10
     )
-    local.create_run(tmp_path / "run", settings, durable=False).close()
+    create.create_run(tmp_path / "run", settings, durable=False).close()
     updates = 0
 
     def killed(probe):
@@ -63,7 +65,7 @@ def test_values_change_at_their_steps_also_after_a_kill(tmp_path):
             raise KeyboardInterrupt
 
     def make_task(config, member, seed):
-        return replay.ScheduledTask(Recorder(log), SCHEDULE)
+        return scheduled.ScheduledTask(Recorder(log), SCHEDULE)
 
     with store.Store.open(tmp_path / "run", durable=False) as run_store:
         with pytest.raises(KeyboardInterrupt):
@@ -83,12 +85,12 @@ def test_values_change_at_their_steps_also_after_a_kill(tmp_path):
 
 
 def test_the_engine_cannot_set_what_follows_a_schedule(tmp_path):
-    scheduled = replay.ScheduledTask(Recorder(tmp_path / "log"), SCHEDULE)
-    scheduled.set_hyperparameters({})
+    replayed = scheduled.ScheduledTask(Recorder(tmp_path / "log"), SCHEDULE)
+    replayed.set_hyperparameters({})
     with pytest.raises(ValueError, match="they follow a schedule"):
-        scheduled.set_hyperparameters({"rate": 1.0})
+        replayed.set_hyperparameters({"rate": 1.0})
     with pytest.raises(ValueError, match="no checkpoint of a replay"):
-        scheduled.load(tmp_path)
+        replayed.load(tmp_path)
 
 
 TINY = (
@@ -186,7 +188,7 @@ def test_frozen_stretched_and_elsewhere(source, command, monkeypatch):
     assert command(replay, "source", "--final", "--workers", "1").code == 0
     with store.Store.open("results/runs/replay-source-Catch-final") as frozen:
         assert set(frozen.config.space.dimensions) == set(found.names)
-        assert frozen.config.task == "experiments.learner:make_task"
+        assert frozen.config.task == "experiments.members:make_task"
     assert follows(spy.updates, schedule.Schedule(((0, found.final),))) == 800
     spy.updates.clear()
     arguments = ("--world", "MemoryChain", "--total-steps", "400", "--stretch")
@@ -245,7 +247,7 @@ def test_what_makes_no_sense_is_refused_and_nothing_created(
 @pytest.fixture
 def source_only(here):
     """A run that was created, but not trained."""
-    settings = gym.GymConfig(
+    settings = presets.GymConfig(
         env="Catch",
         population=3,
         num_envs=4,
@@ -253,13 +255,13 @@ def source_only(here):
         report_interval=400,
         ready_interval=400,
     )
-    config = settings.run_config(learner.LearnerConfig("Catch", 4))
-    local.create_run(here / "source", config, durable=False).close()
+    config = settings.run_config()
+    create.create_run(here / "source", config, durable=False).close()
 
 
 def test_other_tasks_are_refused(command, here):
     config = run.RunConfig("experiments.toy:make_task", space.Space({}), 1, 10, 10, 10)
-    local.create_run(here / "toy", config, durable=False).close()
+    create.create_run(here / "toy", config, durable=False).close()
     result = command(replay, "toy")
     assert result.code == 2
     assert "only runs of the suite's agents" in result.err

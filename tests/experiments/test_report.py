@@ -8,9 +8,11 @@ import pytest
 
 import projection_run as runs
 from experiments import report
-from experiments.pages import curves, drawing, family, figures, history, run_page
+from experiments.analysis import curves, history
+from experiments.pages import drawing, family, figures, run_page, run_report
+from experiments.studies import results
 from pbt import lineage, store
-from pbt.member import Event
+from pbt.records import Event
 
 PICTURES = {"schedule.png", "learning_curves.png", "hyperparameters.png", "family_tree.png"}
 TABLES = {"summary.md", "schedule.csv", "reports.csv", "episodes.csv", "events.jsonl"}
@@ -64,7 +66,7 @@ def test_tables_read_back_equal_to_the_store(population, run_dir, no_pictures):
     population.train(30)
     population.restore()
     population.train(1000)
-    report.write_report(population.store, run_dir / "report")
+    run_report.write_report(population.store, run_dir / "report")
     stored = [r for _, r in population.store.reports()]
     table = rows(run_dir / "report" / "reports.csv")
     assert len(table) == len(stored)
@@ -96,7 +98,7 @@ def test_tables_read_back_equal_to_the_store(population, run_dir, no_pictures):
 
 def test_the_schedule_is_that_of_the_best_member_s_lineage(population, run_dir, no_pictures):
     population.train(1000)
-    report.write_report(population.store, run_dir / "report")
+    run_report.write_report(population.store, run_dir / "report")
     table = rows(run_dir / "report" / "schedule.csv")
     assert list(table[0]) == ["agent_steps", *runs.SPACE.dimensions, "member", "version"]
     best = max(population.store.members(), key=lambda m: m.score)
@@ -237,10 +239,9 @@ def study(tmp_path):
 
 
 def test_a_study_is_rebuilt_from_its_folder(study, monkeypatch, capsys):
-    from experiments import study_results
 
     rebuilt = []
-    monkeypatch.setattr(study_results, "rebuild", rebuilt.append)
+    monkeypatch.setattr(results, "rebuild", rebuilt.append)
     assert report.main([str(study)]) == 0
     assert rebuilt == [study]
     assert report.main([str(study), "--out", str(study / "elsewhere")]) == 2

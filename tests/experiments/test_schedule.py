@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from experiments import schedule
+from experiments.analysis import schedule
 
 NAMES = ["learning_rate", "entropy_cost", "unroll_length"]
 GOOD = """agent_steps,learning_rate,entropy_cost,unroll_length,member,version

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import arms, outcome, plan, provenance, schedule, study
+from experiments import study
+from experiments.analysis import provenance, schedule
+from experiments.studies import definitions, outcome, plan
 from pbt import decide, store
 from terminal import start
 
@@ -20,9 +22,9 @@ TINY = (
 
 
 def settings(arm, seed=0, winner=None):
-    base, tuned = arms.world(arms.DEFAULT_WORLD)
-    run_config = arms.settings_of(arm, base.settings, seed, tuned, winner)
-    return run_config.run_config(base.learner_config).to_json()
+    base = definitions.base_settings(definitions.DEFAULT_ENV)
+    tuned = definitions.TUNED[definitions.DEFAULT_ENV]
+    return definitions.arm_config(arm, base, seed, tuned, winner).to_json()
 
 
 def flat_differences(one, other):
@@ -45,28 +47,30 @@ def flat_differences(one, other):
     ],
 )
 def test_an_arm_differs_from_pbt_in_what_it_names(name, arm, differs):
-    (found, *_) = (other for other in arms.STUDIES[name].arms if other.name == arm)
-    assert flat_differences(settings(found), settings(arms.PBT)) == differs
+    (found, *_) = (other for other in definitions.STUDIES[name].arms if other.name == arm)
+    assert flat_differences(settings(found), settings(definitions.PBT)) == differs
 
 
 def test_panels_of_population_size_have_equal_steps_or_equal_totals():
-    found = {(arm.panel, arm.name): settings(arm) for arm in arms.STUDIES["population-size"].arms}
+    found = {
+        (arm.panel, arm.name): settings(arm) for arm in definitions.STUDIES["population-size"].arms
+    }
     assert len(found) == 8
     for (panel, _), values in found.items():
         total = values["population"] * values["total_steps"]
-        if panel == arms.EQUAL_STEPS:
-            assert values["total_steps"] == arms.REPEAT_PREVIOUS.total_steps
+        if panel == definitions.EQUAL_STEPS:
+            assert values["total_steps"] == definitions.REPEAT_PREVIOUS.total_steps
         else:
-            assert total == 8 * arms.REPEAT_PREVIOUS.total_steps
+            assert total == 8 * definitions.REPEAT_PREVIOUS.total_steps
     eights = [values for (_, name), values in found.items() if name == "8 members"]
-    assert eights[0] == eights[1] == settings(arms.PBT)
+    assert eights[0] == eights[1] == settings(definitions.PBT)
 
 
 def test_every_study_has_its_reference_in_every_panel_and_settings_the_engine_takes():
     winner = schedule.Schedule(
         ((0, {"learning_rate": 0.01, "entropy_cost": 0.02, "unroll_length": 3.6}),)
     )
-    for described in arms.STUDIES.values():
+    for described in definitions.STUDIES.values():
         for panel in described.panels:
             names = [arm.name for arm in described.arms if arm.panel == panel]
             assert described.reference in names
@@ -81,14 +85,14 @@ def test_every_study_has_its_reference_in_every_panel_and_settings_the_engine_ta
                 assert values["task_config"]["schedule"] == winner.to_json()
 
 
-@pytest.mark.parametrize("world", ["Catch", "CartPole-v1", "Pong"])
-def test_any_world_has_settings(world):
-    base, tuned = arms.world(world, changes={"population": 3, "seed": None})
-    assert base.settings.population == 3
-    assert base.learner_config.clip_rewards == (world == "Pong")
-    assert base.learner_config.reward_scale == (0.05 if world == "CartPole-v1" else 1.0)
-    assert (tuned is None) == (world != "Pong")
-    arms.settings_of(arms.PBT, base.settings, 0, tuned, None).run_config(base.learner_config)
+@pytest.mark.parametrize("env_id", ["Catch", "CartPole-v1", "Pong"])
+def test_any_environment_has_settings(env_id):
+    base = definitions.base_settings(env_id, changes={"population": 3, "seed": None})
+    assert base.population == 3
+    assert base.learner_config().clip_rewards == (env_id == "Pong")
+    assert base.learner_config().reward_scale == (0.05 if env_id == "CartPole-v1" else 1.0)
+    assert (env_id in definitions.TUNED) == (env_id == "Pong")
+    definitions.arm_config(definitions.PBT, base, 0, None, None)
 
 
 def test_a_study_runs_resumes_repeats_and_shares_its_runs(command, here, monkeypatch):

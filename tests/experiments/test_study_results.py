@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import arms, outcome, report, statistics, study_results
+from experiments import report
+from experiments.analysis import aggregates
+from experiments.studies import definitions, outcome, results
 from html_check import check
 
 COMMITTED = sorted(Path(__file__).parents[2].glob("results/*/study.json"))
@@ -36,7 +38,7 @@ SCORES = {"PBT": [5.0, 6.5, 7.0, 9.0], "random search": [5.5, 3.0, 4.0, 5.0]}
 
 
 def result(arm, seed, score):
-    return study_results.Result(
+    return results.Result(
         panel="",
         arm=arm,
         seed=seed,
@@ -62,8 +64,8 @@ def result(arm, seed, score):
 
 @pytest.fixture
 def folder(tmp_path):
-    results = [result(arm, seed, s) for arm, own in SCORES.items() for seed, s in enumerate(own)]
-    study_results.write(tmp_path / "study", DESCRIBED, results)
+    found = [result(arm, seed, s) for arm, own in SCORES.items() for seed, s in enumerate(own)]
+    results.write(tmp_path / "study", DESCRIBED, found)
     return tmp_path / "study"
 
 
@@ -73,7 +75,7 @@ def test_the_table_says_what_the_scores_say(folder):
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     x, y = np.array(SCORES["PBT"]), np.array(SCORES["random search"])
     assert cells[1] == "4"
-    low, high = statistics.interval(y)
+    low, high = aggregates.interval(y)
     assert cells[2] == f"{np.mean([4.0, 5.0]):.2f} ({low:.2f} to {high:.2f})"  # the middle two
     assert cells[3] == f"{y.mean():.2f}"
     assert cells[4] == f"{(y - 1).mean():.2f}"
@@ -109,7 +111,7 @@ def test_notes_are_markdown_on_the_page_too(folder):
         "## What it shows\n\n**PBT is above** by 2 - or 3 <b>points</b> (`tuning.csv`).\n\n"
         "- one - and a half\n- two\n  halves\n\n## Limits\n\n    python -m this\n"
     )
-    study_results.rebuild(folder)
+    results.rebuild(folder)
     page = (folder / "index.html").read_text()
     check(page)
     for said in (
@@ -128,7 +130,7 @@ def test_a_damaged_table_is_named(folder):
     text = (folder / "scores.csv").read_text()
     (folder / "scores.csv").write_text(text.replace("6.5", "six"))
     with pytest.raises(ValueError, match=r"scores.csv, line 3: not a row of scores"):
-        study_results.rebuild(folder)
+        results.rebuild(folder)
 
 
 @pytest.mark.parametrize(
@@ -157,15 +159,15 @@ def test_damaged_files_are_named_and_nothing_is_rebuilt(folder, capsys, file, da
 
 
 def test_one_seed_has_no_interval(tmp_path):
-    results = [result(arm, 0, own[0]) for arm, own in SCORES.items()]
-    study_results.write(tmp_path, DESCRIBED, results)
+    found = [result(arm, 0, own[0]) for arm, own in SCORES.items()]
+    results.write(tmp_path, DESCRIBED, found)
     assert "| random search | 1 | 5.50 (none for n = 1) |" in (tmp_path / "README.md").read_text()
 
 
 def test_scores_of_known_games_are_also_told_on_the_human_scale(tmp_path):
     """Pong: random play scores -20.7, a human tester 14.6."""
-    results = [result("PBT", 0, -20.7), result("random search", 0, 14.6)]
-    study_results.write(tmp_path, DESCRIBED | {"world": "Pong"}, results)
+    found = [result("PBT", 0, -20.7), result("random search", 0, 14.6)]
+    results.write(tmp_path, DESCRIBED | {"world": "Pong"}, found)
     cells = {
         line.split("|")[1].strip(): line.split("|")[-2].strip()
         for line in (tmp_path / "README.md").read_text().splitlines()
@@ -184,10 +186,10 @@ def test_committed_results_are_made_of_their_tables(study, tmp_path):
     for name in ("study.json", "scores.csv", "curves.csv", "schedules.csv", "notes.md"):
         if (committed / name).exists():
             shutil.copy(committed / name, tmp_path / name)
-    study_results.rebuild(tmp_path)
+    results.rebuild(tmp_path)
     assert (tmp_path / "README.md").read_text() == (committed / "README.md").read_text()
     described = json.loads(study.read_text())
-    assert described["study"] in arms.STUDIES
+    assert described["study"] in definitions.STUDIES
     rows = list(csv.DictReader((committed / "scores.csv").open()))
     assert {row["arm"] for row in rows} <= {arm["name"] for arm in described["arms"]}
     assert re.search(

@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 import projection_run as runs
-from experiments import event_file, tensorboard
-from experiments.pages import history
+from experiments.analysis import history
+from experiments.projections import event_file, tensorboard
 from pbt.task import Episode
 
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ from experiments import throughput
 
 
 def test_still_worlds_have_the_real_ones_shapes():
-    real, still = make.make_vec("Catch", 3), throughput.StillWorlds("Catch", 3)
+    real, still = make.make_vec("Catch", 3), throughput.StillVectorEnv("Catch", 3)
     obs, _ = real.reset(seed=0)
     assert still.reset()[0].shape == obs.shape
     expected, got = real.step(np.zeros(3, dtype=np.int64)), still.step(None)

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from agents import unreal
-from experiments import atari, config, gym, learner
+from experiments import atari, cli, gym, launch, presets
+from experiments.members import learner
 from pbt import explore
 
 COSTS = set(unreal.COSTS)
 
 
 def parse(*args):
-    return config.parse(atari.PRESETS, "", ["--agent", "unreal", *args])
+    return cli.parse(presets.ATARI, "", ["--agent", "unreal", *args])
 
 
 def test_its_costs_are_hyperparameters_that_pbt_may_adapt():
@@ -41,9 +42,12 @@ def test_a_cost_of_zero_is_a_task_switched_off():
 
 
 def test_longest_unroll():
-    assert parse().longest_unroll() == 50
-    assert parse("--fixed", "unroll_length=7").longest_unroll() == 7
-    assert parse("--adapt", "learning_rate").longest_unroll() == 20
+    for flags, longest in (
+        ([], 50),
+        (["--fixed", "unroll_length=7"], 7),
+        (["--adapt", "learning_rate"], 20),
+    ):
+        assert launch.longest_unroll(parse(*flags).run_config()) == longest
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pbt import local, run, space, worker
+from pbt import create, local, run, space, worker
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # the toy is imported by name, here and in the workers
@@ -44,7 +44,7 @@ class ToyRun:
             "seed": 1,
         }
         self.config = run.RunConfig(**{**defaults, **settings}, task_config=task_config)
-        self.store = local.create_run(directory, self.config, durable=False)
+        self.store = create.create_run(directory, self.config, durable=False)
         self.checkpoints = directory / "checkpoints"
 
     def work(self, **arguments) -> worker.Outcome:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from pbt import checkpoint, store
-from pbt.member import Lease
+from pbt.records import Lease
 
 
 def check(run_store: store.Store, checkpoint_dir: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pbt import checkpoint, ending, held
+from pbt import checkpoint, claim, disk, verdict
 
 ROOT = Path(__file__).parents[2]
 
@@ -140,7 +140,7 @@ def test_a_pickle_is_never_executed(listed, toy_run, tmp_path):
             (directory / "state.json").write_bytes(bomb)
 
         name = checkpoint.publish(run.checkpoints, member.id, member.version + 1, write, {})
-        child = held.replace(member, version=member.version + 1, checkpoint=name)
+        child = claim.replace(member, version=member.version + 1, checkpoint=name)
         run.store.commit(lease, child, kind="explore", release=True)
     else:
         _rewrite(run.newest(0) / "theta.safetensors", bomb)
@@ -187,7 +187,7 @@ def test_nothing_in_the_source_executes_data():
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(held, "DISK_FULL_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(disk, "PAUSES_S", (0.01, 0.01))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
@@ -202,7 +202,7 @@ def test_a_full_disk_stops_the_worker_cleanly(number, toy_run, impatient):
             raise OSError(number, os.strerror(number))
 
     outcome = run.work(probe=probe)
-    assert outcome.exit_code == ending.EXIT_DISK_FULL
+    assert outcome.exit_code == verdict.EXIT_DISK_FULL
     assert "bytes free" in outcome.message
     assert "needed" in outcome.message
     after = run.store.members()

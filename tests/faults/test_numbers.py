@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pbt import ending
+from pbt import verdict
 
 
 @pytest.mark.parametrize("how", ["diverge_above", "nan_return_above"])
@@ -44,7 +44,7 @@ def test_when_all_diverged_the_run_stops_and_names_the_first(toy_run):
     """D3."""
     run = toy_run(task_config={"diverge_above": 0.0})
     said = []
-    assert run.launch(2, say=said.append) == ending.EXIT_DEAD == 1
+    assert run.launch(2, say=said.append) == verdict.EXIT_DEAD == 1
     first = run.events("diverged")[0]
     [message] = [line for line in said if line.startswith("all 4 members diverged or failed")]
     assert f"the first was member {first.member}, diverged at 0 agent steps" in message
@@ -65,7 +65,7 @@ def test_a_member_that_crashes_whatever_it_copies_is_given_up(toy_run, tmp_path)
     assert "finished: 3 of 4 members" in outcome.message
     assert "the world fell over" in outcome.message
     member = run.store.member(3)
-    assert (member.state, member.agent_steps) == ("failed", 0)
+    assert (member.state, member.agent_steps) == ("lost", 0)
     assert 1 <= len(run.events("reseed")) <= 2
     run.check()
 
@@ -96,6 +96,6 @@ def test_what_is_in_force_after_an_exploit_is_what_the_store_says(toy_run):
 def test_a_learner_that_ignores_its_hyperparameters_is_refused(toy_run):
     run = toy_run(task_config={"deaf": True})
     outcome = run.work()
-    assert outcome.exit_code == ending.EXIT_DEAD
+    assert outcome.exit_code == verdict.EXIT_DEAD
     assert "but nan is in force" in outcome.message
     assert run.repeated_steps() == 0

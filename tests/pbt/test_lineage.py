@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pbt import lineage
-from pbt.member import Event, Member, Report, Version
+from pbt.records import Event, Member, Report, Version
 from pbt.task import Episode
 
 

@@ -9,7 +9,7 @@ import threading
 import psutil
 import pytest
 
-from pbt import checkpoint, local, process, run, space, store, worker
+from pbt import checkpoint, create, local, process, run, space, store, worker
 
 LEARNER = '''
 """A user's own learner, beside the script that starts it."""
@@ -75,28 +75,28 @@ def script(tmp_path, text):
 
 
 def test_members_begin_alike_whatever_the_population_and_strategy(tmp_path):
-    small = local.create_run(tmp_path / "a", settings()).members()
-    large = local.create_run(tmp_path / "b", settings(population=9, exploit="none")).members()
+    small = create.create_run(tmp_path / "a", settings()).members()
+    large = create.create_run(tmp_path / "b", settings(population=9, exploit="none")).members()
     assert [m.hyperparameters for m in small] == [m.hyperparameters for m in large[:3]]
     assert len({m.hyperparameters["rate"] for m in large}) == 9
-    other = local.create_run(tmp_path / "c", settings(seed=1)).members()
+    other = create.create_run(tmp_path / "c", settings(seed=1)).members()
     assert small[0].hyperparameters != other[0].hyperparameters
 
 
 def test_an_existing_run_is_left_alone(tmp_path):
-    local.create_run(tmp_path / "a", settings()).close()
+    create.create_run(tmp_path / "a", settings()).close()
     content = (tmp_path / "a" / store.FILE_NAME).read_bytes()
     with pytest.raises(store.RunExists, match="holds a run already"):
-        local.create_run(tmp_path / "a", settings(seed=9))
+        create.create_run(tmp_path / "a", settings(seed=9))
     assert (tmp_path / "a" / store.FILE_NAME).read_bytes() == content
 
 
 def test_bad_input_creates_nothing(tmp_path):
-    local.create_run(tmp_path / "untrained", settings()).close()
+    create.create_run(tmp_path / "untrained", settings()).close()
     with pytest.raises(store.NotARun):
-        local.create_run(tmp_path / "new", settings(), fork=tmp_path / "nothing")
+        create.create_run(tmp_path / "new", settings(), fork=tmp_path / "nothing")
     with pytest.raises(ValueError, match="no checkpoint to start from"):
-        local.create_run(tmp_path / "new", settings(), fork=tmp_path / "untrained")
+        create.create_run(tmp_path / "new", settings(), fork=tmp_path / "untrained")
     with pytest.raises(store.NotARun):
         local.run(tmp_path / "new", 1)
     with pytest.raises(ValueError, match="workers 0 is too small"):
@@ -106,7 +106,7 @@ def test_bad_input_creates_nothing(tmp_path):
 
 
 def test_a_fork_starts_from_the_latest_weights_and_hyperparameters(tmp_path):
-    parent = local.create_run(tmp_path / "parent", settings(exploit="none"))
+    parent = create.create_run(tmp_path / "parent", settings(exploit="none"))
     assert worker.run(parent, tmp_path / "parent").exit_code == 0
     sources = parent.members()
     changed = settings(
@@ -115,9 +115,9 @@ def test_a_fork_starts_from_the_latest_weights_and_hyperparameters(tmp_path):
             {"rate": space.LogUniform(0.05, 0.2), "cost": space.Uniform(0.0, 1.0)}, ("rate",)
         ),
     )
-    child = local.create_run(tmp_path / "child", changed, fork=tmp_path / "parent")
+    child = create.create_run(tmp_path / "child", changed, fork=tmp_path / "parent")
     members = child.members()
-    fresh = local.create_run(tmp_path / "fresh", changed).members()
+    fresh = create.create_run(tmp_path / "fresh", changed).members()
     for source, member, drawn in zip(sources, members, fresh, strict=False):
         assert (member.version, member.agent_steps, member.state) == (0, 0, "active")
         assert member.hyperparameters["rate"] == min(max(source.hyperparameters["rate"], 0.05), 0.2)
@@ -139,7 +139,7 @@ def test_a_fork_starts_from_the_latest_weights_and_hyperparameters(tmp_path):
 
 def test_a_run_with_spaces_in_its_name_ends_well(tmp_path):
     directory = tmp_path / "results of späť" / "a run"
-    run_store = local.create_run(directory, settings())
+    run_store = create.create_run(directory, settings())
     said, seen = [], []
     files, children = psutil.Process().num_fds(), psutil.Process().children()
 
@@ -169,7 +169,7 @@ def test_a_run_with_spaces_in_its_name_ends_well(tmp_path):
 
 
 def test_it_also_works_outside_the_main_thread(tmp_path):
-    local.create_run(tmp_path / "run", settings(population=1, total_steps=50))
+    create.create_run(tmp_path / "run", settings(population=1, total_steps=50))
     result = []
     thread = threading.Thread(
         target=lambda: result.append(local.run(tmp_path / "run", 1, say=lambda line: None))
@@ -180,7 +180,7 @@ def test_it_also_works_outside_the_main_thread(tmp_path):
 
 
 def test_workers_that_cannot_start_are_not_started_for_ever(tmp_path):
-    local.create_run(tmp_path / "run", settings())
+    create.create_run(tmp_path / "run", settings())
     command = script(tmp_path, "import sys; sys.exit('no module named torch')")
     said = []
     exit_code = local.run(
@@ -192,7 +192,7 @@ def test_workers_that_cannot_start_are_not_started_for_ever(tmp_path):
 
 
 def test_a_worker_that_dies_is_replaced_and_its_work_goes_on(tmp_path):
-    run_store = local.create_run(tmp_path / "run", settings())
+    run_store = create.create_run(tmp_path / "run", settings())
     text = """
 import os, signal, sys
 from pathlib import Path
@@ -219,7 +219,7 @@ sys.exit(worker.main(sys.argv[1:], probe=probe, durable=False))
 
 
 def test_a_full_disk_is_not_tried_again(tmp_path):
-    local.create_run(tmp_path / "run", settings())
+    create.create_run(tmp_path / "run", settings())
     command = script(tmp_path, "print('no space for member 0: 0 bytes free'); exit(74)")
     said = []
     assert local.run(tmp_path / "run", 1, command=command, say=said.append) == 74
@@ -230,7 +230,7 @@ def test_a_full_disk_is_not_tried_again(tmp_path):
 
 
 def test_a_worker_that_is_asked_to_leave_is_not_replaced(tmp_path):
-    local.create_run(tmp_path / "run", settings())
+    create.create_run(tmp_path / "run", settings())
     command = script(tmp_path, "import os, signal; exit(128 + signal.SIGTERM)")
     said = []
     assert local.run(tmp_path / "run", 2, command=command, say=said.append) == 0

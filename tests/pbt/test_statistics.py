@@ -7,7 +7,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 
-from pbt import exploit, task, window
+from pbt import exploit, records, run, space, task
 
 NUM_ENVS = 32
 SIZE = 10
@@ -87,6 +87,21 @@ def play(rng, lengths, exploit_at, end, restart=False):
     ]
 
 
+def is_valid(window, counted, min_episodes, size):
+    member = records.Member(0, 1, 0, {}, window=window, counted_episodes=counted)
+    config = run.RunConfig(
+        "nowhere:make_task",
+        space.Space({}),
+        population=1,
+        total_steps=1,
+        report_interval=1,
+        ready_interval=1,
+        window=size,
+        min_episodes=max(min_episodes, size),
+    )
+    return records.has_valid_window(member, config)
+
+
 def first_decision(episodes, min_episodes, slice_steps=25):
     """The window at the end of the first slice at which it is valid, slices in steps per env."""
     returns, counted, position = (), 0, 0
@@ -95,8 +110,8 @@ def first_decision(episodes, min_episodes, slice_steps=25):
         while position < len(episodes) and (episodes[position].agent_steps <= slice_end * NUM_ENVS):
             finished.append(episodes[position])
             position += 1
-        returns, counted = window.extend(returns, counted, finished, SIZE)
-        if window.is_valid(returns, counted, min_episodes, SIZE):
+        returns, counted = records.extend_window(returns, counted, finished, SIZE)
+        if is_valid(returns, counted, min_episodes, SIZE):
             return returns
     raise AssertionError("never valid")
 
@@ -116,7 +131,7 @@ def false_exploits(fresh_window, lengths, decisions, seed, restart=False):
     for _ in range(decisions):
         fresh = candidate(0, fresh_window(play(rng, lengths, 0, 900, restart)))
         old = play(rng, lengths, exploit_at=-10_000, end=100)
-        other = candidate(1, window.extend((), 0, old, SIZE)[0])
+        other = candidate(1, records.extend_window((), 0, old, SIZE)[0])
         copies += exploit.t_test(fresh, [other], rng, SIGNIFICANCE).donor is not None
         copied += exploit.t_test(other, [fresh], rng, SIGNIFICANCE).donor is not None
     return copies / decisions, copied / decisions
@@ -176,25 +191,25 @@ def episode(episode_return, counted=True):
 
 def test_the_window_holds_the_last_counted_returns_in_order():
     episodes = [episode(1), episode(2, counted=False), episode(3), episode(4)]
-    assert window.extend((), 0, episodes, 10) == ((1, 3, 4), 3)
-    assert window.extend((7, 8), 20, episodes, 3) == ((1, 3, 4), 23)
-    assert window.extend((7, 8), 20, episodes, 4) == ((8, 1, 3, 4), 23)
-    assert window.extend((7, 8), 20, [], 2) == ((7, 8), 20)
-    assert window.extend((), 0, [episode(2, counted=False)], 2) == ((), 0)
+    assert records.extend_window((), 0, episodes, 10) == ((1, 3, 4), 3)
+    assert records.extend_window((7, 8), 20, episodes, 3) == ((1, 3, 4), 23)
+    assert records.extend_window((7, 8), 20, episodes, 4) == ((8, 1, 3, 4), 23)
+    assert records.extend_window((7, 8), 20, [], 2) == ((7, 8), 20)
+    assert records.extend_window((), 0, [episode(2, counted=False)], 2) == ((), 0)
 
 
 def test_a_window_is_extended_alike_in_any_slices():
     episodes = [episode(i, counted=i % 3 != 0) for i in range(50)]
-    whole = window.extend((), 0, episodes, SIZE)
+    whole = records.extend_window((), 0, episodes, SIZE)
     for cut in range(51):
-        first = window.extend((), 0, episodes[:cut], SIZE)
-        assert window.extend(*first, episodes[cut:], SIZE) == whole
+        first = records.extend_window((), 0, episodes[:cut], SIZE)
+        assert records.extend_window(*first, episodes[cut:], SIZE) == whole
 
 
 def test_a_window_is_valid_when_full_and_after_enough_episodes():
     full = tuple(range(10))
-    assert window.is_valid(full, 64, 64, 10)
-    assert not window.is_valid(full, 63, 64, 10)
-    assert not window.is_valid(full[:9], 64, 64, 10)
-    assert window.is_valid(full, 10, 1, 10)
-    assert not window.is_valid((), 0, 0, 10)
+    assert is_valid(full, 64, 64, 10)
+    assert not is_valid(full, 63, 64, 10)
+    assert not is_valid(full[:9], 64, 64, 10)
+    assert is_valid(full, 10, 1, 10)
+    assert not is_valid((), 0, 0, 10)

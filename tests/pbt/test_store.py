@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from pbt import database, run, space, store
-from pbt.member import Event, Lease, Member, Report, mean
+from pbt import run, space, store
+from pbt.records import Event, Lease, Member, Report, mean
+from pbt.store import database
 from pbt.task import Episode
 
 SPACE = space.Space({"lr": space.LogUniform(1e-5, 1.0)}, adapt=("lr",))

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 
 from pbt import run, space, store
-from pbt.member import Event, Member, Report
+from pbt.records import Event, Member, Report
 
 SLICE, TOTAL, LEASE, TRIES = 10, 60, 60.0, 2
 OWNERS = ["a", "b", "c"]

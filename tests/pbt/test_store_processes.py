@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pbt import run, space, store
-from pbt.member import Event, Member, Report
+from pbt.records import Event, Member, Report
 
 REPOSITORY = Path(store.__file__).parents[1]
 
@@ -60,8 +60,9 @@ def contend(run_store, owner, place, wanted):
 CHILD = f"""
 import os, signal, sys
 from dataclasses import replace
-from pbt import schema, store
-from pbt.member import Event, Report
+from pbt import store
+from pbt.store import schema
+from pbt.records import Event, Report
 {inspect.getsource(train)}
 {inspect.getsource(contend)}
 """
@@ -227,7 +228,7 @@ def test_a_kill_inside_create_leaves_no_run(tmp_path):
     path = tmp_path / "run"
     script = """
 from pbt import run, space
-from pbt.member import Member
+from pbt.records import Member
 if sys.argv[2] == "filling":
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,216 @@
+"""How a run was made, for people: what a score must be read with."""
+
+import contextlib
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from envs import atari
+from experiments.analysis import schedule, wording
+from pbt import run, space
+
+Rows = list[tuple[str, str]]
+"""What, and how it was."""
+
+
+def environment(config: run.RunConfig) -> str | None:
+    """The world's id, in its shortest form; None for a task that is not this suite's."""
+    env_id = config.task_config.get("env_id")
+    if not isinstance(env_id, str):
+        return None
+    return _game(env_id) or env_id
+
+
+def is_game(config: run.RunConfig) -> bool:
+    """Whether the world is an Atari game."""
+    return _game(environment(config) or "") is not None
+
+
+def comparable(config: run.RunConfig) -> tuple[str, ...]:
+    """What must be the same for two scores to be compared: the world, and a game's protocol."""
+    name = environment(config)
+    if name is None:
+        return (config.task,)
+    if _game(name) is None:
+        return (name,)
+    return (name, str(config.task_config.get("preset")))
+
+
+def environment_rows(config: run.RunConfig) -> Rows:
+    """The world and how it is played."""
+    settings, env_id = config.task_config, config.task_config.get("env_id")
+    if not isinstance(env_id, str):
+        return [("Task", f"{config.task}, not one of this suite's")]
+    game = _game(env_id)
+    preset = None
+    with contextlib.suppress(ValueError, TypeError):
+        preset = atari.find_preset(settings.get("preset", ""))
+    rows = [("World", f"{game}, Atari" if game else env_id)]
+    if game and preset is not None:
+        sticky = preset.repeat_action_probability
+        rows += [
+            ("Preset", preset.name),
+            ("Sticky actions", f"yes, with probability {sticky:g}" if sticky else "no"),
+            ("No-op starts", f"0 to {preset.max_noops} frames" if preset.max_noops else "no"),
+            ("Actions", "all 18" if preset.full_action_space else "those the game uses"),
+            (
+                "Frames",
+                f"{atari.FRAMES_PER_STEP} per agent step; at most {preset.max_frames:,} a game",
+            ),
+        ]
+    learned = [] if settings.get("reward_scale", 1.0) == 1.0 else [f"x {settings['reward_scale']}"]
+    learned += ["clipped to [-1, 1]"] if settings.get("clip_rewards") else []
+    rows.append(("Rewards learned from", ", then ".join(learned) or "raw"))
+    rows.append(("Scores", "raw, undiscounted returns of whole games"))
+    return rows
+
+
+def agent_rows(config: run.RunConfig) -> Rows:
+    """Who learns."""
+    settings: Mapping[str, Any] = config.task_config
+    rows = []
+    if "agent" in settings:
+        fixed = settings.get("settings")
+        core = fixed.get("core") if isinstance(fixed, Mapping) else None
+        rows.append(("Agent", f"{settings['agent']}, {core} core" if core else settings["agent"]))
+    if "num_envs" in settings:
+        rows.append(("Worlds per member", str(settings["num_envs"])))
+    return [(what, str(how)) for what, how in rows]
+
+
+def population_rows(config: run.RunConfig) -> Rows:
+    """How many train, for how long, and who copies whom when."""
+    rows = [
+        ("Members", f"{config.population}"),
+        (
+            "Agent steps",
+            f"{config.total_steps:,} each, {config.population * config.total_steps:,} in all",
+        ),
+    ]
+    if config.exploit == "none":
+        alone = "none: there is nobody to copy"
+        search = "none: every member keeps its own draw (random search)"
+        if schedule.followed(config) is not None:
+            search = "none: all members follow one schedule (replay)"
+        elif all(isinstance(one, space.Constant) for one in config.space.dimensions.values()):
+            search = "none: all members have the same hyperparameters"
+        rows.append(("Exploit", alone if config.population == 1 else search))
+    else:
+        how = {
+            "t-test": f"t-test: Welch's, p below {config.significance:g} (two-sided), against one "
+            "other member drawn at random",
+            "truncation": f"truncation: the worst {config.truncation_fraction:.0%} copy one of the "
+            f"best {config.truncation_fraction:.0%}",
+            "binary-tournament": "binary tournament, against one other member drawn at random",
+        }
+        rows += [
+            ("Ready", f"every {config.ready_interval:,} agent steps"),
+            ("Exploit", how.get(config.exploit, config.exploit)),
+            ("Copied", {"both": "weights and hyperparameters"}.get(config.copy, config.copy)),
+            ("Explore", _explore(config)),
+        ]
+    rows.append(
+        (
+            "Training score",
+            f"mean return of the last {config.window} counted episodes, once "
+            f"{config.min_episodes} have been counted since the last copy",
+        )
+    )
+    return rows
+
+
+def hyperparameter_rows(config: run.RunConfig) -> Rows:
+    """Where each hyperparameter is drawn, and how far it may go; of a replay, what it follows."""
+    given, hyper = schedule.followed(config), config.space
+    rows = []
+    if given is not None:
+        count = wording.counted(len(given.rows), "row")
+        for name in given.names:
+            first, last = (wording.value(given.used(at)[name]) for at in (0, given.length))
+            how = f"{first} at first, {last} at last, on a schedule of {count}"
+            rows.append((name.replace("_", " "), how))
+    for name, dimension in hyper.dimensions.items():
+        how = _dimension(dimension)
+        if not isinstance(dimension, space.Constant) and name not in hyper.adapt:
+            how += "; explore leaves it alone"
+        rows.append((name.replace("_", " "), how))
+    return rows
+
+
+def flat(config: run.RunConfig) -> dict[str, str]:
+    """Every setting by name, as exact text; a hyperparameter's prior and bounds are one."""
+    values = config.to_json()
+    hyper = values.pop("space")
+    given = schedule.followed(config)
+    if given is not None:  # too long to be read; what is in it, a figure shows
+        digest = hashlib.sha256(json.dumps(given.to_json()).encode()).hexdigest()[:8]
+        told = f"{wording.counted(len(given.rows), 'row')}, digest {digest}"
+        values["task_config"] = {**values["task_config"], "schedule": told}
+    found = _flat(values)
+    for name, dimension in hyper["dimensions"].items():
+        found[f"prior of {name}"] = ", ".join(
+            f"{what} {_exact(value)}" for what, value in dimension.items() if value is not None
+        ).removeprefix("kind ")
+    found["adapted"] = _exact(list(hyper["adapt"]))
+    return found
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    result: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            result |= _flat(value, f"{prefix}{name}.")
+        else:
+            result[f"{prefix}{name}"] = _exact(value)
+    return result
+
+
+def _exact(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_exact, value)) or "none"
+    return str(value)
+
+
+def _explore(config: run.RunConfig) -> str:
+    factors = " or ".join(f"{factor:g}" for factor in config.perturb_factors)
+    how = {
+        "perturb": f"perturb: each times {factors}",
+        "resample": f"each anew from its prior with probability {config.resample_probability:g}, "
+        f"else times {factors}",
+        "gaussian": f"Gaussian noise, standard deviation {config.standard_deviation:g}",
+    }
+    names = ", ".join(name.replace("_", " ") for name in config.space.adapt)
+    text = how.get(config.explore, config.explore)
+    return f"{text} ({names})" if names and config.explore != "none" else text
+
+
+def _dimension(dimension: space.Dimension) -> str:
+    if isinstance(dimension, space.Constant):
+        return f"{wording.value(dimension.value)}, the same for all"
+    if isinstance(dimension, space.Choice):
+        return "one of " + ", ".join(f"{wording.value(value)}" for value in dimension.values)
+    if isinstance(dimension, space.LogUniform | space.Uniform | space.IntUniform):
+        is_log = isinstance(dimension, space.LogUniform) or getattr(dimension, "log", False)
+        kind = ("log-uniform" if is_log else "uniform") + (
+            ", rounded where used" if isinstance(dimension, space.IntUniform) else ""
+        )
+        low, high = dimension.reach
+        limits = [wording.value(end) if math.isfinite(end) else "no limit" for end in (low, high)]
+        return (
+            f"drawn from {wording.value(dimension.low)} to {wording.value(dimension.high)} "
+            f"({kind}); stays within {limits[0]} to {limits[1]}"
+        )
+    return str(dimension.to_json())
+
+
+def _game(env_id: str) -> str | None:
+    """The plain name of an Atari game; None for any other world."""
+    with contextlib.suppress(ValueError):
+        return atari.find_game(env_id)
+    return None

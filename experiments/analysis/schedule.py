@@ -1,0 +1,219 @@
+"""`Schedule`: hyperparameters by agent steps, as a run discovered them or a user wrote them.
+
+As a file, `schedule.csv`:
+
+    agent_steps,learning_rate,entropy_cost,unroll_length
+    0,0.003,0.01,5
+    120000,0.0024,0.012,5
+    400000,0.0005,0.012,20
+
+From `agent_steps` on, and until the next row, the values of a row are in force; the last row's stay
+for ever. The first row is at 0 and the steps go up. One column per hyperparameter of the agent, by
+its name; an unroll length may be fractional and is rounded where it is used. The columns `member`
+and `version`, which `experiments.report` writes to say where the values come from, may stand there
+and are not read. Empty lines are skipped. What a run writes is `pbt.lineage.ScheduleRow`: the steps
+count the training behind the winner's weights, through all its donors.
+"""
+
+import bisect
+import csv
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from experiments.analysis import tasks
+from pbt import lineage, run, store
+
+STEPS = "agent_steps"
+_PROVENANCE = ("member", "version")
+"""Columns of `experiments.report` that say where the values come from."""
+HIGHEST = 1e6
+"""Of any value: far above all that anybody trains with, far below what float32 overflows at."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Rows of (agent steps, values by name); see the module's docstring.
+
+    Raises:
+        ValueError: the steps do not go up from 0, or rows name different hyperparameters.
+    """
+
+    rows: tuple[tuple[int, Mapping[str, float]], ...]
+
+    def __post_init__(self) -> None:
+        if not self.rows or self.rows[0][0] != 0:
+            raise ValueError("a schedule begins with a row at 0 agent steps")
+        for (step, values), (next_step, next_values) in zip(self.rows, self.rows[1:], strict=False):
+            if next_step <= step:
+                raise ValueError(f"agent_steps {next_step} after {step}: they must go up")
+            if values.keys() != next_values.keys():
+                raise ValueError(f"the row at {next_step} names other hyperparameters")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The hyperparameters, in the order of the columns."""
+        return tuple(self.rows[0][1])
+
+    def at(self, agent_steps: int) -> Mapping[str, float]:
+        """The values in force after `agent_steps` of training."""
+        row = bisect.bisect_right(self.rows, agent_steps, key=lambda row: row[0])
+        return self.rows[row - 1][1]
+
+    def used(self, agent_steps: int) -> Mapping[str, float]:
+        """The same as the learner uses them: an unroll length rounded, half up."""
+        return {
+            name: math.floor(value + 0.5) if name == "unroll_length" else value
+            for name, value in self.at(agent_steps).items()
+        }
+
+    @property
+    def final(self) -> Mapping[str, float]:
+        """The values that stay."""
+        return self.rows[-1][1]
+
+    @property
+    def length(self) -> int:
+        """Agent steps at the last row; in a run's own schedule the end of its training."""
+        return self.rows[-1][0]
+
+    def stretched(self, total_steps: int) -> "Schedule":
+        """The same course over another length: the last row moves to `total_steps`.
+
+        Raises:
+            ValueError: there is nothing to stretch, or rows would fall together.
+        """
+        if self.length == 0:
+            raise ValueError("a schedule of one row has no length to stretch")
+        factor = total_steps / self.length
+        return Schedule(tuple((round(step * factor), values) for step, values in self.rows))
+
+    def to_json(self) -> list[dict[str, float]]:
+        """A JSON list that `from_json` takes back."""
+        return [{STEPS: step, **values} for step, values in self.rows]
+
+    @classmethod
+    def from_json(cls, rows: list[dict[str, float]]) -> "Schedule":
+        """Inverse of `to_json`."""
+        return cls(
+            tuple(
+                (int(row[STEPS]), {name: row[name] for name in row if name != STEPS})
+                for row in rows
+            )
+        )
+
+
+def followed(config: run.RunConfig) -> Schedule | None:
+    """What all members of a replay train along; None for any other run."""
+    if tasks.current(config.task) != tasks.SCHEDULED:
+        return None
+    return Schedule.from_json(config.task_config["schedule"])
+
+
+def of_run(run_store: store.Store, member: int | None = None) -> Schedule:
+    """The schedule behind a member's present weights, followed through its donors.
+
+    Args:
+        run_store: The run.
+        member: Whose; None for the member with the highest training score.
+
+    Raises:
+        ValueError: nobody has a score yet, or the run's members have no hyperparameters.
+    """
+    if replayed := followed(run_store.config):
+        return replayed
+    tree = lineage.Tree(run_store.versions(), run_store.config.copy)
+    if member is None:
+        best = lineage.best_member(run_store.members(), tree)
+        if best is None:
+            raise ValueError("no member has a score yet: train on, or name one with --member")
+        member = best.id
+    rows = lineage.schedule(tree.lineage(member))
+    return Schedule(tuple((row.agent_steps, dict(row.hyperparameters)) for row in rows))
+
+
+def read(path: Path, known: Collection[str]) -> Schedule:
+    """Read a `schedule.csv`.
+
+    Args:
+        path: The file.
+        known: The agent's hyperparameters.
+
+    Raises:
+        ValueError: not such a file; names the line, what is there and what should be.
+        OSError: it cannot be read.
+    """
+    rows: list[tuple[int, dict[str, float]]] = []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = csv.reader(file)
+        try:
+            names = _header(next(lines, []), known)
+            for cells in lines:
+                if any(cell.strip() for cell in cells):
+                    rows.append(_row(names, cells, rows[-1][0] if rows else None))
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{path}, line {max(lines.line_num, 1)}: {error}") from None
+    if not rows:
+        raise ValueError(f"{path}, line 2: no row: give one at 0 agent steps")
+    return Schedule(tuple(rows))
+
+
+def _header(cells: list[str], known: Collection[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    allowed = [STEPS, *known, *_PROVENANCE]
+    if STEPS not in names:
+        raise ValueError(f"no column {STEPS}: the first line names the columns, {_listed(allowed)}")
+    for position, name in enumerate(names):
+        if name not in allowed:
+            raise ValueError(f"unknown column {name!r}: use {_listed(allowed)}")
+        if name in names[:position]:
+            raise ValueError(f"column {name!r} stands there twice")
+    if not set(names) & set(known):
+        raise ValueError(f"no hyperparameter: add a column for one of {_listed(known)}")
+    return names
+
+
+def _row(names: list[str], cells: list[str], before: int | None) -> tuple[int, dict[str, float]]:
+    if len(cells) != len(names):
+        raise ValueError(f"{len(cells)} cells, but {len(names)} columns")
+    cell = dict(zip(names, (cell.strip() for cell in cells), strict=True))
+    steps_text = cell[STEPS].replace("_", "")
+    if not steps_text.isdecimal():
+        raise ValueError(f"{STEPS} {cell[STEPS]!r}: use a whole number from 0 on")
+    steps = int(steps_text)
+    if before is None and steps != 0:
+        raise ValueError(f"{STEPS} {steps}: the first row is at 0")
+    if before is not None and steps <= before:
+        raise ValueError(f"{STEPS} {steps} after {before}: they must go up from row to row")
+    values = {}
+    for name in names:
+        if name != STEPS and name not in _PROVENANCE:
+            values[name] = _value(name, cell[name])
+    return steps, values
+
+
+def _value(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if wanted := problem(name, value):
+        raise ValueError(f"{name} {text!r}: use {wanted}, up to {HIGHEST:g}")
+    return value
+
+
+def problem(name: str, value: float) -> str | None:
+    """Return what a hyperparameter's values may be, if this one may not be; else None."""
+    match name:
+        case "learning_rate":
+            fits, wanted = value > 0, "a number above 0"
+        case "unroll_length":
+            fits, wanted = value >= 1, "a number from 1 on"
+        case _:
+            fits, wanted = value >= 0, "0 or more"  # costs
+    return None if fits and value <= HIGHEST else wanted
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,83 @@
+"""What all commands share: how they parse their flags, and how they end."""
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn, ParamSpec, Protocol, TypeVar
+
+import tyro
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+class Settings(Protocol):
+    """What `parse` returns: a dataclass that checks itself."""
+
+    def check(self) -> None:
+        """Raise `ValueError`, one line, for settings that make no sense."""
+
+
+Config = TypeVar("Config", bound=Settings)
+
+
+def quiet(main: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Make a command end without a traceback when it is interrupted or its reader is gone.
+
+    The exit code is 130 after SIGINT, and 1 if nobody reads the output any more (`| head`).
+    """
+
+    @functools.wraps(main)
+    def called(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:
+        try:
+            return main(*arguments, **keywords)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
+
+    return called
+
+
+def fail(message: str) -> NoReturn:
+    """Print what is wrong in one line and exit with code 2, the code of a usage error."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def parse(
+    presets: Mapping[str, Config], description: str, args: Sequence[str] | None = None
+) -> Config:
+    """Parse the command line, starting from the preset that it names.
+
+    Args:
+        presets: Settings by name; must have "default".
+        description: Shown by `--help`.
+        args: Arguments in place of the process's own.
+
+    Returns:
+        The settings. On bad input, print one line and exit with code 2.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--preset", default="default")
+    name = finder.parse_known_args(args)[0].preset
+    if name not in presets:
+        fail(f"--preset {name}: choose from {', '.join(presets)}")
+    default = presets[name]
+    settings = tyro.cli(
+        type(default),
+        default=default,
+        args=args,
+        prog=f"python -m experiments.{Path(sys.argv[0]).stem}",
+        description=description,
+    )
+    try:
+        settings.check()
+    except ValueError as error:
+        fail(str(error))
+    return settings

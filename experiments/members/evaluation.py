@@ -1,0 +1,169 @@
+"""Evaluate a member of a run: play fresh episodes with its last checkpoint.
+
+The mean of a member's last ten training episodes chose that member, so it is biased upward. Fresh
+episodes chose nothing, so their mean is not. Actions are sampled from the policy, as in training.
+"""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+
+from envs import make
+from experiments.analysis import aggregates, tasks
+from experiments.members import actor, learner
+from pbt import checkpoint, lineage, store
+from pbt.records import Member
+
+MAX_PARALLEL = 32
+"""Worlds stepped together. Each plays the same number of episodes: taking the first to finish
+would favour short ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Fresh episodes of one version of one member."""
+
+    member: int
+    version: int
+    agent_steps: int
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    protocol: str
+
+    @property
+    def mean(self) -> float:
+        """Mean raw return."""
+        return float(np.mean(self.returns))
+
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the mean; of no width for a single episode."""
+        if len(self.returns) == 1:
+            return (self.returns[0], self.returns[0])
+        return aggregates.interval(self.returns, np.mean)
+
+    def text(self) -> str:
+        """The score with its protocol, for people."""
+        low, high = self.interval()
+        return (
+            f"member {self.member}, version {self.version}, {self.agent_steps:,} agent steps: "
+            f"{self.mean:.2f} (mean of {len(self.returns)} fresh episodes; 95 % interval "
+            f"{low:.2f} to {high:.2f}; from {min(self.returns):g} to {max(self.returns):g})\n"
+            f"protocol: {self.protocol}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, with mean and interval."""
+        return dataclasses.asdict(self) | {"mean": self.mean, "interval_95": self.interval()}
+
+
+def best_member(run_store: store.Store) -> tuple[Member, float]:
+    """The member whose present weights have the highest training score, and that score.
+
+    Raises:
+        ValueError: no member has finished enough episodes for a score.
+    """
+    tree = lineage.Tree(run_store.versions(), run_store.config.copy)
+    best = lineage.best_member(run_store.members(), tree)
+    if best is None:
+        raise ValueError(
+            f"{run_store.path.parent}: no member has a score yet, which takes "
+            f"{run_store.config.min_episodes} finished episodes since its last copy; train on with "
+            "a larger --total-steps, or evaluate one by its number"
+        )
+    score = tree.scores[tree.newest(best.id)]
+    assert score is not None  # it is the best
+    return best, score
+
+
+def evaluate(
+    run_store: store.Store, run_dir: Path, member: Member, episodes: int, seed: int
+) -> Evaluation:
+    """Play `episodes` fresh episodes with a member's last checkpoint.
+
+    Args:
+        run_store: The run.
+        run_dir: Its directory.
+        member: Whom to evaluate.
+        episodes: How many; rounded up so that every parallel world plays equally many.
+        seed: Of worlds and actions; independent of the run's.
+
+    Raises:
+        ValueError: the member has no checkpoint, or it does not fit the run's agent.
+        pbt.checkpoint.CheckpointError: its checkpoint is damaged.
+    """
+    agent, learner_config = load_agent(run_store, run_dir, member, seed)
+    slots = min(episodes, MAX_PARALLEL)
+    quota = math.ceil(episodes / slots)
+    envs = make.make_vec(learner_config.env_id, slots, preset=learner_config.preset)
+    try:
+        player = actor.Actor(agent, envs, learner_config.clip_rewards, learner_config.reward_scale)
+        player.reset(
+            [int(s) & 0x7FFFFFFF for s in np.random.SeedSequence(seed).generate_state(slots)]
+        )
+        played = np.zeros(slots, dtype=np.int64)
+        returns, lengths = [], []
+        while (played < quota).any():
+            for slot, episode_return, length in player.step().finished:
+                if played[slot] < quota:
+                    played[slot] += 1
+                    returns.append(episode_return)
+                    lengths.append(length)
+    finally:
+        envs.close()
+    world = make.protocol(learner_config.env_id, preset=learner_config.preset)
+    protocol = (
+        f"{world}; actions sampled from the policy; {quota} episode(s) in each of {slots} worlds; "
+        "raw undiscounted returns; "
+        f"evaluation seed {seed}"
+    )
+    return Evaluation(
+        member.id, member.version, member.agent_steps, tuple(returns), tuple(lengths), protocol
+    )
+
+
+def learner_config(run_store: store.Store) -> learner.LearnerConfig:
+    """What a run's members are.
+
+    Raises:
+        ValueError: the run trains something else than the suite's agents.
+    """
+    stored = run_store.config
+    if tasks.current(stored.task) not in (tasks.LEARNER, tasks.SCHEDULED):
+        raise ValueError(
+            f"{run_store.path.parent} trains {stored.task}: only runs of the suite's agents "
+            f"({tasks.LEARNER}) can be played or replayed"
+        )
+    return learner.LearnerConfig.from_json(stored.task_config)
+
+
+def load_agent(
+    run_store: store.Store, run_dir: Path, member: Member, seed: int
+) -> tuple[actor.Agent, learner.LearnerConfig]:
+    """A member's agent as its last checkpoint has it, with dice of its own from `seed`.
+
+    Raises:
+        ValueError: the member has no checkpoint, or it does not fit the run's agent.
+        pbt.checkpoint.CheckpointError: its checkpoint is damaged.
+    """
+    if member.checkpoint is None:
+        raise ValueError(f"member {member.id} has no checkpoint yet: let it train one interval")
+    played = dataclasses.replace(
+        learner_config(run_store),
+        device="cpu",  # wherever it was trained: it is to be scored anywhere
+    )
+    directory = checkpoint.open_verified(
+        run_dir / "checkpoints", member.checkpoint, member.id, member.version
+    )
+    envs = make.make_vec(played.env_id, 1, preset=played.preset)
+    try:
+        agent = learner.make_agent(played, envs, seed)
+    finally:
+        envs.close()
+    state = safetensors.torch.load_file(directory / "agent.safetensors")
+    # Dice of its own: `make_agent` has just seeded them.
+    agent.load_state_dict(state | {"generator": agent.generator.get_state()})
+    return agent, played

@@ -1,0 +1,85 @@
+"""Record one episode of an agent as a video file."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from envs import make, toy
+from experiments.members import actor, learner
+
+_SCALE = 4
+"""Enlargement of what an agent on images sees: 84 x 84 pixels are too few to watch."""
+
+
+def check(path: Path) -> None:
+    """Refuse what could not be written in the end, before anything is played.
+
+    Raises:
+        ValueError: not an .mp4 in an existing directory, or the extra is missing.
+    """
+    if path.suffix != ".mp4":
+        raise ValueError(f"--video {path}: name an .mp4 file")
+    if not path.parent.is_dir():
+        raise ValueError(f"--video {path}: there is no directory {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK) or path.is_dir():
+        raise ValueError(f"--video {path} cannot be written: name another file")
+    try:
+        import imageio.v2  # noqa: F401 - an extra, as the next
+        import imageio_ffmpeg  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            "--video needs the extra: pip install -c constraints.txt -e '.[video]'"
+        ) from None
+
+
+def record(agent: actor.Agent, config: learner.LearnerConfig, path: Path, seed: int) -> float:
+    """Play one episode and write it; returns its raw return.
+
+    Image worlds are shown as the agent sees them (Atari: the newest of its four frames, grey);
+    other worlds as Gymnasium renders them.
+
+    Raises:
+        ValueError: the world cannot be rendered.
+    """
+    import imageio.v2
+
+    world = make.describe(config.env_id, preset=config.preset)
+    sees_images = len(world.single_observation_space.shape) == 3
+    if not sees_images and config.env_id in toy.ENVS:
+        raise ValueError(f"--video: {config.env_id} cannot be rendered, evaluate it without")
+    keywords: dict[str, Any] = {} if sees_images else {"render_mode": "rgb_array"}
+    envs = make.make_vec(config.env_id, 1, preset=config.preset, **keywords)
+    try:
+        player = actor.Actor(agent, envs, config.clip_rewards, config.reward_scale)
+        player.reset([seed])
+        fps = 15 if sees_images else 30
+        writer: Any = imageio.v2.get_writer(path, fps=fps, macro_block_size=2)
+        with writer:
+            while True:
+                writer.append_data(_seen(player) if sees_images else _rendered(envs))
+                finished = player.step().finished
+                if finished:
+                    return finished[0][1]
+    finally:
+        envs.close()
+
+
+def _seen(player: actor.Actor) -> Any:
+    image = player.inputs.obs[0].cpu().numpy()  # [C, H, W]
+    if image.shape[0] != 3:
+        image = np.repeat(image[-1:], 3, axis=0)  # the newest frame, grey
+    image = image.transpose(1, 2, 0)  # [H, W, C]
+    return image.repeat(_SCALE, axis=0).repeat(_SCALE, axis=1)
+
+
+def _rendered(envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> Any:
+    try:
+        frames = envs.render()
+    except gymnasium.error.Error as error:
+        raise ValueError(f"--video: this world cannot be rendered: {error}") from error
+    if not frames or frames[0] is None:
+        raise ValueError("--video: this world cannot be rendered: it returns no frames")
+    return np.asarray(frames[0])

@@ -1,0 +1,55 @@
+"""The report of a run: all files that `python -m experiments.report RUN_DIR` writes."""
+
+from pathlib import Path
+
+from experiments.analysis import files, tables
+from experiments.analysis.history import History
+from experiments.pages import drawing, figures, markup, run_page, summary
+from experiments.projections import tensorboard
+from pbt import store as stores
+
+
+def write_report(
+    store: stores.Store,
+    directory: Path,
+    event_files: Path | None = None,
+    name: str | None = None,
+) -> str:
+    """Write all files of a report, each in place of its older self.
+
+    Args:
+        store: of the run; may be training.
+        directory: for the report, made if it is missing.
+        event_files: the run's TensorBoard directory, where `best-lineage` is written anew; None
+            for nowhere.
+        name: of the run, for titles; by default its directory's.
+
+    Returns:
+        The summary, in Markdown.
+
+    Raises:
+        OSError: something could not be written.
+    """
+    run_dir = store.path.parent
+    history = History.read(store, name or run_dir.resolve().name)
+    directory.mkdir(parents=True, exist_ok=True)
+    text = summary.summary(history, run_dir)
+    written = {
+        "summary.md": text,
+        "reports.csv": tables.reports_csv(history),
+        "episodes.csv": tables.episodes_csv(history),
+        "events.jsonl": tables.events_jsonl(history),
+    }
+    if history.lineage:
+        written["schedule.csv"] = tables.schedule_csv(history.schedule)
+    for file_name, content in written.items():
+        files.replace(directory / file_name, content)
+    drawn = figures.figures(history) if history.reports else {}
+    for file_name, figure in drawn.items():
+        drawing.save(figure, directory / file_name)
+    files.replace(directory / markup.FILE_NAME, run_page.page(history, run_dir, drawn))
+    if event_files is not None and history.lineage:
+        tensorboard.write_best_lineage(
+            history.lineage, history.reports, history.config.space, event_files / "best-lineage"
+        )
+    return text

@@ -1,0 +1,284 @@
+"""What a launcher shows while a population trains: a live table of all members.
+
+    with progress.Progress(frames_per_step=4) as shown:
+        while training:
+            shown.tick(store)               # as often as you like
+
+On a terminal a table that is drawn anew every few seconds; if it does not fit, the best members and
+how many more there are. Elsewhere (a file, a pipe, a batch system) one plain line a minute. It only
+reads the store, and nothing that happens to the output disturbs the caller: when it is gone
+(`| head`, a closed terminal), Progress falls silent.
+"""
+
+import collections
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import IO, Self
+
+import rich.box
+import rich.console
+import rich.live
+import rich.table
+import rich.text
+
+from experiments.analysis import wording
+from pbt import records, run
+from pbt import store as stores
+from pbt.records import Event, Member
+
+REFRESH_S = 2.0
+PLAIN_S = 60.0
+_RATE_S = 300.0
+"""Steps per second are those of the last five minutes."""
+_OTHER_LINES = 8
+"""Lines of the terminal that are not rows: summary, two of headings, rules, rest, cursor."""
+
+
+class _Console(rich.console.Console):
+    """A console for which a closed pipe is no reason to end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Fall silent, also in the interpreter's last flush, which would fail."""
+        _silence(self)
+
+
+class Progress:
+    """A live table, or a line a minute; use as a context manager.
+
+    Args:
+        frames_per_step: emulator frames of one agent step; None for worlds without frames.
+        stream: where to write; by default standard output.
+        console: in place of one for `stream`.
+        refresh_s: shortest time between two drawings of the table, seconds.
+        plain_s: time between two lines where there is no terminal, seconds.
+    """
+
+    def __init__(
+        self,
+        frames_per_step: int | None = None,
+        stream: IO[str] | None = None,
+        console: rich.console.Console | None = None,
+        refresh_s: float = REFRESH_S,
+        plain_s: float = PLAIN_S,
+    ) -> None:
+        self._frames_per_step = frames_per_step
+        self._console = console or _Console(file=stream, highlight=False)
+        self._interval_s = refresh_s if self._console.is_terminal else plain_s
+        self._live: rich.live.Live | None = None
+        self._shown_s = -math.inf  # monotonic
+        self._silent = False
+        self._store: stores.Store | None = None  # the last one seen: shown once more at the end
+        self._rate = _Rate()
+        self._event_id = 0
+        self._copies: dict[int, Event] = {}
+        self._copy_count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._store is not None:
+            self.tick(self._store, force=True)
+        live, self._live = self._live, None
+        if live is not None:
+            self._write(live.stop)
+
+    def tick(self, store: stores.Store, force: bool = False) -> None:
+        """Show where the run is, if it is time to. Never raises.
+
+        Args:
+            store: of the run.
+            force: show it now.
+        """
+        now_s = time.monotonic()
+        if self._silent or (now_s - self._shown_s < self._interval_s and not force):
+            return
+        self._shown_s = now_s
+        self._store = store
+        try:
+            members = store.members()
+            self._follow(store.events(self._event_id))
+            clock_s = store.now()
+        except stores.StoreError:
+            return  # busy: the next tick will do
+        self._rate.add(now_s, sum(member.agent_steps for member in members))
+        config = store.config
+        if self._console.is_terminal:
+            self._write(lambda: self._draw(self.table(config, members, clock_s)))
+        else:
+            line = f"{time.strftime('%H:%M:%S')} {', '.join(self.summary(config, members))}"
+            self._write(lambda: self._console.print(line, soft_wrap=True, markup=False))
+
+    def summary(self, config: run.RunConfig, members: Sequence[Member]) -> list[str]:
+        """The run in a few phrases."""
+        done = sum(member.agent_steps for member in members)
+        total = config.population * config.total_steps
+        trained = f"{wording.steps(done)} of {wording.steps(total)} agent steps"
+        parts = [f"{trained} ({done / total:.0%})"]
+        rate = self._rate.per_second(self._shown_s)
+        if rate is not None:
+            parts.append(f"{rate:,.0f} steps/s")
+            if self._frames_per_step is not None:
+                parts.append(f"{rate * self._frames_per_step:,.0f} frames/s")
+        going_on = [m for m in members if records.may_go_on(m, config)]
+        left = sum(config.total_steps - m.agent_steps for m in going_on)
+        if rate and left:
+            parts.append(f"{format_duration(left / rate)} left")
+        # A window of a few episodes, just after a copy, is led by luck.
+        full = [m for m in members if len(m.window) == config.window]
+        best = max(full, key=lambda m: m.window_mean, default=None)
+        if best is not None:
+            parts.append(f"best mean {best.window_mean:.4g} (member {best.id})")
+        parts.append(f"{self._copy_count} {'copy' if self._copy_count == 1 else 'copies'}")
+        for state in ("finished", "diverged", "failed", "lost"):
+            if count := sum(member.state == state for member in members):
+                parts.append(f"{count} {state}")
+        return parts
+
+    def table(
+        self, config: run.RunConfig, members: Sequence[Member], clock_s: float
+    ) -> rich.console.RenderableType:
+        """All members, or as many of the best as fit the console.
+
+        Args:
+            config: of the run.
+            members: all of them.
+            clock_s: the store's time, Unix seconds.
+        """
+        names = list(config.space.adapt)
+        room = max(1, self._console.size.height - _OTHER_LINES)
+        shown = list(members)
+        if len(shown) > room:
+            shown.sort(key=lambda m: (-m.window_mean if m.window else math.inf, m.id))
+        table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        table.add_column("\nmember", justify="right")
+        table.add_column("agent\nsteps", justify="right", no_wrap=True)
+        table.add_column("window\nmean", justify="right", no_wrap=True)
+        for name in names:
+            table.add_column(_two_lines(name), justify="right", no_wrap=True)
+        table.add_column("last copy\nfrom", justify="right", no_wrap=True)
+        table.add_column("\nstate", no_wrap=True)
+        for member in shown[:room]:
+            used = config.space.used(member.hyperparameters)
+            table.add_row(
+                str(member.id),
+                wording.steps(member.agent_steps),
+                f"{member.window_mean:.4g}" if member.window else "-",
+                *(_number(used[name]) for name in names),
+                self._copied(member, clock_s),
+                _state(member, clock_s),
+            )
+        parts: list[rich.console.RenderableType] = [
+            rich.text.Text(" | ".join(self.summary(config, members)), style="bold"),
+            table,
+        ]
+        if len(shown) > room:
+            rest = f"the best {room} of {len(shown)}; {len(shown) - room} more"
+            parts.append(rich.text.Text(rest, style="dim"))
+        return rich.console.Group(*parts)
+
+    def _follow(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._event_id = event.id
+            if event.kind in ("exploit", "reseed"):
+                self._copies[event.member] = event
+                self._copy_count += 1
+
+    def _copied(self, member: Member, clock_s: float) -> str:
+        event = self._copies.get(member.id)
+        if event is None:
+            return "-"
+        donor = event.details.get("donor", "?")
+        return f"{donor}, {format_duration(max(0.0, clock_s - event.created_s))} ago"
+
+    def _draw(self, table: rich.console.RenderableType) -> None:
+        if self._live is None:
+            self._live = rich.live.Live(console=self._console, auto_refresh=False)
+            self._live.start()
+        self._live.update(table, refresh=True)
+
+    def _write(self, action: Callable[[], None]) -> None:
+        """Write to the console; when there is nothing to write to any more, never again."""
+        try:
+            action()
+            self._silent = self._console.quiet
+        except (OSError, ValueError):  # gone; or closed, which Python calls a ValueError
+            self._silent = True
+            _silence(self._console)
+            live, self._live = self._live, None
+            if live is not None:
+                live.stop()  # gives sys.stdout and sys.stderr back
+
+
+def _silence(console: rich.console.Console) -> None:
+    """Write nowhere from now on, not even what is still in a buffer."""
+    console.quiet = True
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, console.file.fileno())
+        os.close(null)
+
+
+class _Rate:
+    """Steps per second over the last minutes.
+
+    Steps come in whole slices, so only moments at which the total changed are compared.
+    """
+
+    def __init__(self) -> None:
+        self._changes: collections.deque[tuple[float, int]] = collections.deque()
+
+    def add(self, now_s: float, steps: int) -> None:
+        if self._changes and self._changes[-1][1] == steps:
+            return
+        if self._changes and steps < self._changes[-1][1]:
+            self._changes.clear()  # a restore: count anew
+        self._changes.append((now_s, steps))
+        while len(self._changes) > 2 and self._changes[1][0] < now_s - _RATE_S:
+            self._changes.popleft()
+
+    def per_second(self, now_s: float) -> float | None:
+        """None until something was trained."""
+        if len(self._changes) < 2:
+            return None
+        (first_s, first), (last_s, last) = self._changes[0], self._changes[-1]
+        # A long silence is no training.
+        return (last - first) / max(last_s - first_s, now_s - PLAIN_S - first_s, 1e-3)
+
+
+def format_duration(seconds: float) -> str:
+    """For people: 40 s, 12 min, 3.4 h, 2.1 d."""
+    for unit_s, name in ((86400.0, "d"), (3600.0, "h")):
+        if seconds >= 1.5 * unit_s:
+            return f"{seconds / unit_s:.1f} {name}"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _state(member: Member, clock_s: float) -> str:
+    if member.state == "active":
+        held = member.owner is not None and (member.lease_expires_s or 0.0) > clock_s
+        return "training" if held else "waiting"
+    return str(member.state)
+
+
+def _number(value: float | int) -> str:
+    if isinstance(value, int):
+        return str(value)
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:.3g}"
+    return f"{value:.2e}".replace("e-0", "e-").replace("e+0", "e+")
+
+
+def _two_lines(name: str) -> str:
+    """A heading no wider than its longest word, if it is two."""
+    words = name.replace("_", " ").split(" ")
+    return "\n".join((" ".join(words[:-1]), words[-1]))

@@ -1,0 +1,34 @@
+"""The suite's settings for any environment, for commands that take any.
+
+| environment | settings | learned rewards |
+|---|---|---|
+| Atari game | `presets.ATARI["default"]` | clipped to [-1, 1] |
+| first-person level | `presets.LAB["default"]` | scaled by the level's factor, then clipped |
+| any other | `presets.GYM["default"]` | scaled by the environment's factor, if it has one |
+"""
+
+import dataclasses
+import typing
+
+from envs import doom, lab, make
+from experiments import config, presets
+
+
+def defaults(env_id: str, agent: str = "a3c") -> config.PopulationConfig:
+    """Return the suite's settings for an environment and an agent.
+
+    Raises:
+        ValueError: There is no such environment or agent; one line with close matches.
+    """
+    known = typing.get_args(config.Agent)
+    if agent not in known:
+        raise ValueError(f"--agent {agent}: use one of {', '.join(known)}")
+    spec = make.describe(env_id)
+    settings: config.PopulationConfig
+    if spec.is_atari:
+        settings = dataclasses.replace(presets.ATARI["default"], game=spec.name)
+    elif doom.find_level(spec.name) or lab.find_level(spec.name):
+        settings = dataclasses.replace(presets.LAB["default"], level=spec.name)
+    else:
+        settings = dataclasses.replace(presets.GYM["default"], env=spec.name)
+    return dataclasses.replace(settings, agent=agent)  # type: ignore[arg-type]  # checked above

@@ -1,0 +1,197 @@
+"""The runs that studies ask for: which there are, which are done, and how long the rest takes.
+
+Every arm and seed is an ordinary run directory, named by its settings, so that arms that are the
+same are one run, whichever study asks for it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from experiments import config, launch
+from experiments.analysis import provenance, schedule, tasks
+from experiments.members import learner
+from experiments.studies import conclude, definitions, outcome
+from pbt import local, process, run, space, store, worker
+
+LOCK_NAME = ".study.lock"
+"""In a run's directory: held by the process whose turn it is to train the run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a command asks for."""
+
+    base: config.PopulationConfig
+    """Settings that the arms start from."""
+    tuned: tuple[str, ...] | None
+    """None or nothing: that arm is left out."""
+    run_dir: Path
+    """Where the runs of this world are."""
+    workers: int
+
+    def arms_of(self, study: str) -> list[definitions.Arm]:
+        """The arms that can be run here."""
+        return [
+            arm for arm in definitions.STUDIES[study].arms if self.tuned or arm.setting != "tuned"
+        ]
+
+    def run_config(
+        self, arm: definitions.Arm, seed: int, winner: schedule.Schedule | None
+    ) -> run.RunConfig:
+        """What the engine is told of an arm's run."""
+        return definitions.arm_config(arm, self.base, seed, self.tuned, winner)
+
+    def done(self, arm: definitions.Arm, seed: int) -> tuple[str, outcome.Outcome] | None:
+        """Name and outcome of an arm's run, if it is over."""
+        winner = None
+        if arm.needs_winner:
+            found = self.done(definitions.PBT, seed)
+            if found is None:
+                return None
+            winner = schedule.Schedule.from_json(list(found[1].schedule))
+        name = directory_name(self.run_config(arm, seed, winner))
+        known = outcome.read(self.run_dir / name)
+        return None if known is None else (name, known)
+
+    def complete(
+        self, arm: definitions.Arm, seed: int, *, wait: bool = True
+    ) -> tuple[str, outcome.Outcome] | None:
+        """Train an arm's run to its end, and first what it needs; or read it if it is there.
+
+        Two processes never train one run at the same time: a run that repeats exactly would not.
+
+        Returns:
+            As `done`; None if another process is at it and we do not `wait`.
+
+        Raises:
+            ValueError: the directory holds something else, or the run has no score.
+            SystemExit: it was interrupted, or its population died.
+        """
+        if found := self.done(arm, seed):
+            return found
+        winner = None
+        if arm.needs_winner:
+            needed = self.complete(definitions.PBT, seed, wait=wait)
+            if needed is None:
+                return None
+            winner = schedule.Schedule.from_json(list(needed[1].schedule))
+        run_config = self.run_config(arm, seed, winner)
+        name = directory_name(run_config)
+        directory = self.run_dir / name
+        launch.open_or_create(directory, run_config, fork=None)
+        lock = directory / LOCK_NAME
+        lock.touch()
+        with launch.alone(lock, wait) as alone:
+            if not alone:
+                return None
+            if known := outcome.read(directory):  # the other process has finished it
+                return name, known
+            provenance.record(directory)
+            train(directory, self.workers)
+            return name, conclude.conclude(directory)
+
+    def jobs(self, studies: Sequence[str], seeds: int) -> Iterator[tuple[definitions.Arm, int]]:
+        """Every arm and seed of some studies, each once; seed by seed."""
+        for seed in range(seeds):
+            listed: set[definitions.Arm] = set()
+            for study in studies:
+                for arm in self.arms_of(study):
+                    # Its name and panel make no other run of it.
+                    bare = dataclasses.replace(arm, name="", panel="")
+                    size = arm.population or self.base.population
+                    if size == self.base.population:
+                        bare = dataclasses.replace(bare, population=None, equal_total=False)
+                    if bare not in listed:
+                        listed.add(bare)
+                        yield arm, seed
+
+    def estimate(self, studies: Sequence[str], seeds: int) -> str:
+        """Member runs, agent steps, what is done and how many hours are left, in words."""
+        members = steps = done_members = left_steps = runs = 0
+        recorded_s = recorded_steps = 0.0
+        for arm, seed in self.jobs(studies, seeds):
+            drawn = dataclasses.replace(arm, setting="drawn")
+            settings = definitions.arm_config(drawn, self.base, seed, None, None)
+            runs += 1
+            members += settings.population
+            steps += settings.population * settings.total_steps
+            if found := self.done(arm, seed):
+                done_members += settings.population
+                recorded_s += found[1].seconds
+                recorded_steps += found[1].agent_steps
+            else:
+                left_steps += settings.population * settings.total_steps
+        if recorded_steps:
+            pace, source = recorded_s / recorded_steps, "from the seconds of finished runs"
+        else:
+            pace, source = _measured_pace(self.base), "from a few seconds of training just now"
+        hours = left_steps * pace / 3600
+        return (
+            f"{', '.join(studies)} in {self.base.learner_config().env_id}: {runs} runs, {members} "
+            f"member runs, {steps:,} agent steps; {done_members} member runs are done\n"
+            f"left: {left_steps:,} agent steps, about {hours:.2g} hours of one core "
+            f"({1 / pace:,.0f} agent steps per second, {source})"
+        )
+
+
+def train(run_dir: Path, workers: int) -> None:
+    """Train a run to its end; with one worker in this process, which saves its start.
+
+    That one uses one thread, whatever the machine has: sums of two add up in another order.
+
+    Raises:
+        SystemExit: it was interrupted, or its population died.
+    """
+    if workers > 1:
+        if exit_code := local.run(run_dir, workers, say=lambda line: None):
+            raise SystemExit(exit_code)
+        return
+    torch.set_num_threads(1)
+    with process.Stop().installed() as stop, store.Store.open(run_dir) as run_store:
+        done = worker.run(run_store, run_dir, resident_limit=run_store.config.population, stop=stop)
+        if stop() or done.exit_code:
+            print(f"{run_dir}: {done.message}; the same command goes on", file=sys.stderr)
+            raise SystemExit(128 + stop() if stop() else done.exit_code)
+
+
+def directory_name(run_config: run.RunConfig) -> str:
+    """A name that says what a run is: readable settings, a digest of all of them, the seed."""
+    values = run_config.to_json()
+    seed = values.pop("seed")
+    values["task"] = tasks.original(run_config.task)  # a move of the factory makes no other run
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    parts = [f"{run_config.population}x{run_config.total_steps}"]
+    dimensions = run_config.space.dimensions.values()
+    if "schedule" in run_config.task_config:
+        parts.append("replay")
+    elif all(isinstance(dimension, space.Constant) for dimension in dimensions):
+        parts.append("fixed")
+    parts.append("nobody-copies" if run_config.exploit == "none" else run_config.exploit)
+    if run_config.exploit != "none":
+        parts += [f"copy-{run_config.copy}", f"ready-{run_config.ready_interval}"]
+    return "-".join([*parts, digest, "seed", str(seed)])
+
+
+def _measured_pace(base: config.PopulationConfig, seconds: float = 3.0) -> float:
+    """Seconds per agent step of one member at the middle of the prior."""
+    values = config.parse_fixed(definitions.middle(base))
+    member = learner.make_task(base.learner_config().to_json(), 0, 0)
+    try:
+        member.set_hyperparameters(values)
+        updates = member.train(base.total_steps, base.total_steps)
+        next(updates)  # the first one is slow
+        started_s, taken = time.perf_counter(), 0
+        for progress in updates:
+            taken += progress.agent_steps
+            if time.perf_counter() - started_s > seconds:
+                break
+        return (time.perf_counter() - started_s) / max(taken, 1)
+    finally:
+        member.close()

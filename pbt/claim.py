@@ -1,0 +1,257 @@
+"""`Claim`: a member while a worker holds it, from `Store.claim` to the commit that releases it."""
+
+import contextlib
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pbt import checkpoint, disk
+from pbt.records import Event, Lease, Member, Report, Version, VersionKind
+from pbt.store import LostLease, Store
+
+
+class Stopwatch:
+    """Add up the seconds that a worker spends on each kind of work."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        """Count the time inside under `what`."""
+        started_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(what, time.perf_counter() - started_s)
+
+    def add(self, what: str, seconds: float) -> None:
+        """Count time under `what` that was measured elsewhere."""
+        self.seconds[what] = self.seconds.get(what, 0.0) + seconds
+
+
+@dataclass
+class Context:
+    """What a worker needs for any member that it claims."""
+
+    store: Store
+    checkpoints: Path
+    probe: Callable[[str], None]
+    durable: bool
+    grace_s: float
+    """Age in seconds from which a checkpoint that no row names is deleted."""
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    _collected_s: float = -math.inf
+
+    def collect_if_due(self) -> None:
+        """Delete checkpoints that no row names any more, every ten seconds at most."""
+        if time.monotonic() - self._collected_s < min(10.0, self.grace_s / 4):
+            return
+        self._collected_s = time.monotonic()
+        self.probe("collecting")
+        with self.stopwatch.on("collect"):
+            checkpoint.collect(self.checkpoints, self.store.referenced_checkpoints, self.grace_s)
+
+
+class Claim:
+    """One member, its lease and its checkpoints.
+
+    Files always come before rows: `publish` a checkpoint, then `commit` the version that names it.
+    """
+
+    def __init__(self, context: Context, lease: Lease) -> None:
+        self._context = context
+        self._store, self._stopwatch = context.store, context.stopwatch
+        self._lease = lease
+        # Often enough to survive a few slow updates, seldom enough to cost nothing.
+        self._renew_every_s = min(15.0, context.store.config.lease_seconds / 4)
+        self._renewed_s = time.monotonic()
+        self._published_s = -math.inf
+
+    @property
+    def store(self) -> Store:
+        """The run's store."""
+        return self._store
+
+    @property
+    def member(self) -> Member:
+        """The member as it was last committed."""
+        return self._lease.member
+
+    def progress(self) -> None:
+        """Renew the lease if it is due.
+
+        Call it after each unit of real progress, never from a timer. A timer would outlive a hang.
+
+        Raises:
+            LostLease: Another worker has taken the member over.
+        """
+        if time.monotonic() - self._renewed_s >= self._renew_every_s:
+            with self._stopwatch.on("claim"):
+                self._store.renew(self._lease)
+            self._renewed_s = time.monotonic()
+
+    def open_verified(self, of: Member | Version) -> Path:
+        """Return the directory of a checkpoint after its digests were checked.
+
+        Raises:
+            CheckpointError: It cannot be used.
+        """
+        with self._stopwatch.on("load"):
+            return checkpoint.open_verified(self._context.checkpoints, *_key(of))
+
+    @contextlib.contextmanager
+    def pinned(self, donor: Member) -> Iterator[None]:
+        """Keep a donor's checkpoint from being collected while it is copied.
+
+        Raises:
+            CheckpointError: It may be deleted already.
+        """
+        assert donor.checkpoint is not None
+        seconds = max(60.0, self._store.config.lease_seconds)
+        if not self._store.pin(donor.checkpoint, self._lease.owner, seconds):
+            raise checkpoint.CheckpointError(
+                f"member {donor.id}: {donor.checkpoint} is not kept any more"
+            )
+        try:
+            yield
+        finally:
+            self._store.unpin(donor.checkpoint, self._lease.owner)
+
+    def publish(self, member: Member, write: Callable[[Path], None]) -> str:
+        """Write the files of a new version, and return the checkpoint's name.
+
+        Args:
+            member: The new version, not yet committed.
+            write: Writes the files into the directory that it is given.
+
+        Raises:
+            disk.DiskFull: There was no space, and there was none a few seconds later.
+        """
+
+        def write_and_probe(directory: Path) -> None:
+            write(directory)
+            self._context.probe("writing-checkpoint")
+
+        return self._publish(
+            lambda: checkpoint.publish(
+                self._context.checkpoints,
+                member.id,
+                member.version,
+                write_and_probe,
+                _manifest(member),
+                durable=self._context.durable,
+            )
+        )
+
+    def publish_child(self, source: Member | Version, **changes: Any) -> Member:
+        """Publish the files of `source` as the member's next version; return it, not yet committed.
+
+        Args:
+            source: The version whose files and score the child takes over.
+            changes: Fields of the child that differ from the member. Its window starts again unless
+                they say otherwise.
+
+        Raises:
+            CheckpointError: The source is gone.
+            disk.DiskFull: There was no space, and there was none a few seconds later.
+        """
+        # A score belongs to weights, so it is copied with them.
+        inherited = {"window": (), "counted_episodes": 0, "score": source.score}
+        fresh: dict[str, Any] = {**inherited, **changes}
+        child = replace(self.member, version=self.member.version + 1, **fresh)
+        name = self._publish(
+            lambda: checkpoint.child_of(
+                self._context.checkpoints,
+                *_key(source),
+                child.id,
+                child.version,
+                _manifest(child),
+                durable=self._context.durable,
+            )
+        )
+        return replace(child, checkpoint=name)
+
+    def commit(
+        self,
+        member: Member,
+        kind: VersionKind | None,
+        *,
+        report: Report | None = None,
+        events: Sequence[Event] = (),
+        release: bool = False,
+    ) -> Member:
+        """Commit a new state, its report and its events at once; return the member as committed.
+
+        Raises:
+            LostLease: Another worker has taken the member over; nothing was changed.
+            disk.DiskFull: There was no space, and there was none a few seconds later.
+        """
+        if kind is not None and time.monotonic() - self._published_s > self._context.grace_s / 2:
+            # This process was suspended: a collector may have deleted what no row named yet.
+            raise LostLease(f"member {member.id}: its checkpoint was published too long ago")
+
+        def write() -> Lease:
+            with self._stopwatch.on("commit"):
+                return self._store.commit(
+                    self._lease, member, kind=kind, report=report, events=events, release=release
+                )
+
+        self._lease = disk.retry(write, self._space)
+        self._renewed_s = time.monotonic()
+        self._context.probe("committed")
+        return self._lease.member
+
+    def release(self) -> None:
+        """Give the member back as it was last committed."""
+        with self._stopwatch.on("commit"):
+            self._store.release(self._lease)
+
+    def crashed(self, error: str) -> None:
+        """Give the member back and count a crash; after `max_attempts` in a row it has failed."""
+        with self._stopwatch.on("commit"):
+            self._store.crash(self._lease, error)
+
+    def _publish(self, publish: Callable[[], str]) -> str:
+        def timed() -> str:
+            with self._stopwatch.on("publish"):
+                return publish()
+
+        self.progress()
+        name = disk.retry(timed, self._space)
+        self._published_s = time.monotonic()
+        return name
+
+    def _space(self, error: Exception) -> str:
+        """Say how much space is free, and how much the member's last checkpoint took."""
+        free = shutil.disk_usage(self._context.checkpoints).free
+        needed = "unknown"
+        if self.member.checkpoint is not None:
+            with contextlib.suppress(OSError):
+                files = list((self._context.checkpoints / self.member.checkpoint).iterdir())
+                needed = f"{sum(file.stat().st_size for file in files):,}"
+        return (
+            f"no space for member {self.member.id} in {self._context.checkpoints} ({error}):"
+            f" {free:,} bytes free, {needed} needed"
+        )
+
+
+def _key(of: Member | Version) -> tuple[str, int, int]:
+    """Return name, member and version of a checkpoint, as `pbt.checkpoint` takes them."""
+    if of.checkpoint is None:
+        raise checkpoint.CheckpointError(f"version {of.version} of a member has no checkpoint")
+    member = of.id if isinstance(of, Member) else of.member
+    return of.checkpoint, member, of.version
+
+
+def _manifest(member: Member) -> Mapping[str, Any]:
+    return {
+        "agent_steps": member.agent_steps,
+        "hyperparameters": dict(member.hyperparameters),
+        "parent": None if member.parent is None else list(member.parent),
+    }

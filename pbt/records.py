@@ -1,0 +1,241 @@
+"""The records that the store keeps, and the questions that they answer about themselves.
+
+Records: `Member`, `Version`, `Report`, `Event`, `Lease`. The functions below them are the only
+place that says whether a member may go on, may be copied, or has a window that may decide.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pbt.run import RunConfig
+from pbt.task import Episode
+
+MemberState = Literal["active", "finished", "diverged", "failed", "lost"]
+"""The state of a member.
+
+- `active`: trains, or waits for a worker.
+- `finished`: has trained `total_steps`.
+- `diverged`: a number stopped being finite. Another member's copy will replace it.
+- `failed`: crashed `max_attempts` times in a row. Another member's copy will replace it.
+- `lost`: failed again while it was being replaced. Nobody claims it any more.
+"""
+VersionKind = Literal["initial", "slice", "exploit", "explore", "reseed", "restore"]
+"""How a version came about. `explore` changes hyperparameters without copying anybody."""
+EventKind = Literal[
+    "exploit",
+    "no-exploit",
+    "explore",
+    "reseed",
+    "diverged",
+    "crashed",
+    "failed",
+    "takeover",
+    "restored",
+    "forked",
+    "extended",
+]
+"""The store writes `crashed`, `failed`, `takeover` and `extended`. Workers write the others."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of the population at its last committed version."""
+
+    id: int
+    version: int
+    """Goes up by exactly one per commit; 0 is the initial draw, never trained."""
+    agent_steps: int
+    """The member's own training, never copied; falls only in a restore."""
+    hyperparameters: Mapping[str, float]
+    """Latent real values, also of integers."""
+    window: tuple[float, ...] = ()
+    """Returns of the last counted episodes since the last exploit, load or rebuild, in order."""
+    counted_episodes: int = 0
+    """How many episodes counted since then: the window is valid from `min_episodes` on."""
+    last_ready_steps: int = 0
+    """The member's agent steps when it was last ready, whatever came of it."""
+    checkpoint: str | None = None
+    """Directory of this version below the run's checkpoint directory; None only at version 0."""
+    parent: tuple[int, int] | None = None
+    """(member, version) that the last exploit, reseed or restore copied; a restore's is its own."""
+    attempts: int = 0
+    """Attempts at this version without a commit: consecutive crashes, plus one while the member is
+    leased. Kept by the store, ignored in `commit`."""
+    error: str | None = None
+    """Traceback of the last crash that left one. Kept by the store, ignored in `commit`."""
+    state: MemberState = "active"
+    score: float | None = None
+    """Mean of the last window that was valid: what it is ranked by; None before, never NaN."""
+    owner: str | None = None
+    fence: int = 0
+    lease_expires_s: float | None = None
+    """On the database's clock, seconds."""
+
+    @property
+    def window_mean(self) -> float:
+        """Mean of the window, NaN when empty."""
+        return mean(self.window)
+
+
+@dataclass(frozen=True)
+class Version:
+    """One committed state of one member: the nodes of the family tree."""
+
+    member: int
+    version: int
+    kind: VersionKind
+    agent_steps: int
+    checkpoint: str | None
+    hyperparameters: Mapping[str, float]
+    parent: tuple[int, int] | None = None
+    """(member, version): the donor for exploit and reseed, its own earlier one for restore."""
+    score: float | None = None
+    """Mean of the window if it is valid at this version (kind slice only), else None."""
+    created_s: float = 0.0
+    """Unix time on the database's clock."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one slice of training did. Only versions of kind "slice" have one."""
+
+    member: int
+    version: int
+    agent_steps: int
+    """The member's total after the slice."""
+    slice_steps: int
+    seconds: float
+    """Time spent training, without waiting, loading and publishing."""
+    hyperparameters: Mapping[str, float]
+    episodes: tuple[Episode, ...]
+    metrics: Mapping[str, float]
+    created_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """A decision, with all that decided it."""
+
+    kind: EventKind
+    member: int
+    version: int
+    """The member's version that the event led to (exploit, reseed, restored) or was decided at."""
+    agent_steps: int
+    details: Mapping[str, Any] = field(default_factory=dict)
+    id: int = 0
+    """Set by the store, in order of commit."""
+    created_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to train `member` until the lease expires; the fence makes a late commit harmless.
+
+    Identified by (member's id, owner, fence); `member` is the committed version it began with.
+    """
+
+    member: Member
+    owner: str
+    fence: int
+
+
+# Numbers and events.
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the arithmetic mean without overflow, never outside of the values; NaN if empty."""
+    if not values:
+        return math.nan
+    if min(values) == max(values):  # dividing their sum may round
+        return values[0]
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:  # the sum of huge values, not their mean
+        return math.fsum(value / len(values) for value in values)
+
+
+def check_finite(value: float | None, what: str) -> None:
+    """Raise `ValueError` for NaN and infinity."""
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"{what} is {value}: only finite numbers are stored")
+
+
+def event_of(kind: EventKind, member: Member, details: Mapping[str, Any]) -> Event:
+    """Return an event of a member at its present version."""
+    return Event(kind, member.id, member.version, member.agent_steps, details)
+
+
+# The window of returns.
+
+
+def extend_window(
+    window: Sequence[float], counted_episodes: int, episodes: Iterable[Episode], size: int
+) -> tuple[tuple[float, ...], int]:
+    """Add finished episodes to a member's window of returns.
+
+    An episode counts only if it began after the member's last exploit, load or rebuild.
+
+    Args:
+        window: Returns of the last counted episodes; start from `()` after an exploit.
+        counted_episodes: Number of counted episodes so far; start from 0 after an exploit.
+        episodes: Episodes in the order in which they finished.
+        size: Largest length of the window.
+
+    Returns:
+        The new window and the new number of counted episodes.
+    """
+    counted = [episode.episode_return for episode in episodes if episode.counted]
+    return tuple([*window, *counted][-size:]), counted_episodes + len(counted)
+
+
+def has_valid_window(member: Member, config: RunConfig) -> bool:
+    """Return whether a member's window may decide.
+
+    The window is valid after `min_episodes` counted episodes. With n parallel environments the
+    first episodes to finish are the shortest, so `min_episodes` should be at least 2 n. Otherwise
+    a member that has just copied another one would look worse wherever return grows with length.
+    """
+    least = max(config.min_episodes, config.window)
+    return len(member.window) == config.window and member.counted_episodes >= least
+
+
+# Who may go on, and who may be copied.
+
+
+def is_training(member: Member, config: RunConfig) -> bool:
+    """Return whether a member is sound and has steps left.
+
+    A finished member has steps left if the run was extended while its worker knew the old total.
+    """
+    return member.state in ("active", "finished") and member.agent_steps < config.total_steps
+
+
+def may_go_on(member: Member, config: RunConfig) -> bool:
+    """Return whether anybody may train or replace a member, now or later.
+
+    Diverged and failed members go on when a copy replaces them, so only in a run that exploits.
+    """
+    is_replaceable = member.state in ("diverged", "failed") and config.exploit != "none"
+    return is_training(member, config) or (
+        is_replaceable and member.agent_steps < config.total_steps
+    )
+
+
+def is_dead(member: Member) -> bool:
+    """Return whether a member diverged, failed or was lost, so that nobody trains it."""
+    return member.state in ("diverged", "failed", "lost")
+
+
+def is_donor(member: Member) -> bool:
+    """Return whether a member may be copied: it is sound, and has a checkpoint."""
+    return member.state in ("active", "finished") and member.checkpoint is not None
+
+
+def unfinished(members: Sequence[Member], config: RunConfig) -> list[Member]:
+    """Return the members that may go on; none if there is nobody left to replace them with."""
+    going_on = [member for member in members if may_go_on(member, config)]
+    # An active member without a checkpoint is no donor yet, but will be.
+    hope = any(is_training(m, config) for m in going_on) or any(map(is_donor, members))
+    return going_on if hope else []

@@ -1,0 +1,146 @@
+"""The transitions that the store allows: pure functions of records."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import get_args
+
+from pbt import records
+from pbt.records import Event, Member, Report, VersionKind
+from pbt.run import RunConfig
+
+_BEHIND_SLICES = 2
+"""A worker leaves a live task for a member that is more than this many slices behind it."""
+_CLOCK_SLACK_S = 1.0
+
+
+def lapsed(member: Member, now: float, dead_owners: Collection[str], config: RunConfig) -> bool:
+    """Return whether a member is free: nobody holds it, or its lease has lapsed."""
+    expires = member.lease_expires_s
+    if member.owner is None or member.owner in dead_owners or expires is None:
+        return True
+    # An expiry farther ahead than a lease lasts means that the clock was set back.
+    return not now < expires <= now + config.lease_seconds + _CLOCK_SLACK_S
+
+
+def exhausted(
+    members: Sequence[Member], now: float, dead_owners: Collection[str], config: RunConfig
+) -> list[Member]:
+    """Return the free members whose attempts are used up; they must not be claimed once more."""
+    return [
+        member
+        for member in members
+        if records.may_go_on(member, config)
+        and member.attempts >= config.max_attempts
+        and lapsed(member, now, dead_owners, config)
+    ]
+
+
+def choose(
+    members: Sequence[Member],
+    residents: Mapping[int, int],
+    now: float,
+    dead_owners: Collection[str],
+    config: RunConfig,
+) -> Member | None:
+    """Choose the member that a worker claims next; None if there is none to claim now.
+
+    Priority:
+
+    1. Members that have not started. A member that starts early would be copied too often.
+    2. Tasks already in memory, unless more than 2 slices ahead of the least advanced member.
+    3. The fewest agent steps. Ties rotate with the version, so that no member is always first.
+
+    Args:
+        members: All members.
+        residents: Version of each task that the worker has in memory, by member.
+        now: Time in seconds by the database's clock.
+        dead_owners: Owners known to be gone.
+        config: The run's settings.
+    """
+    somebody_to_copy = any(records.is_donor(member) for member in members)
+    free = [
+        member
+        for member in members
+        if records.may_go_on(member, config)
+        and lapsed(member, now, dead_owners, config)
+        and (records.is_training(member, config) or somebody_to_copy)
+    ]
+    free.sort(key=lambda m: (m.agent_steps, (m.id - m.version) % config.population))
+    free = [member for member in free if member.agent_steps == 0] or free
+    warm = [member for member in free if residents.get(member.id) == member.version]
+    if warm:
+        ahead = warm[0].agent_steps - free[0].agent_steps
+        if ahead <= _BEHIND_SLICES * config.report_interval:
+            return warm[0]
+    return free[0] if free else None
+
+
+def check_member(member: Member, config: RunConfig) -> None:
+    """Check what must hold of any committed state; raise `ValueError` if it does not."""
+    who = f"member {member.id}"
+    if member.state not in get_args(records.MemberState):
+        raise ValueError(f"{who} has the unknown state {member.state!r}")
+    if not 0 <= member.agent_steps <= config.total_steps:
+        raise ValueError(
+            f"{who} has {member.agent_steps} agent steps, not 0 to {config.total_steps}"
+        )
+    for episode_return in member.window:
+        records.check_finite(episode_return, f"{who}'s return")
+    if len(member.window) > config.window:
+        raise ValueError(f"{who}'s window has {len(member.window)} of at most {config.window}")
+    records.check_finite(member.score, f"{who}'s score")
+    try:
+        config.space.validate(member.hyperparameters)
+    except ValueError as error:
+        raise ValueError(f"{who}: {error}") from None
+
+
+def check_step(
+    old: Member,
+    new: Member,
+    kind: VersionKind | None,
+    report: Report | None,
+    events: Sequence[Event],
+) -> None:
+    """Check what must hold between two committed states; raise `ValueError` if it does not."""
+    who = f"member {old.id}"
+    expected = old.version + (kind is not None)
+    if (new.id, new.version) != (old.id, expected):
+        raise ValueError(
+            f"{who}: member {new.id} version {new.version} does not follow version {old.version} "
+            f"by a commit of kind {kind}: expected version {expected}"
+        )
+    if kind is not None and (kind == "initial" or kind not in get_args(VersionKind)):
+        raise ValueError(f"{who}: {kind!r} is no kind that can be committed")
+    if kind is not None and new.checkpoint in (None, old.checkpoint):
+        raise ValueError(f"{who}: version {new.version} needs a checkpoint of its own")
+    if kind is None and (new.agent_steps, new.checkpoint, dict(new.hyperparameters)) != (
+        old.agent_steps,
+        old.checkpoint,
+        dict(old.hyperparameters),
+    ):
+        raise ValueError(
+            f"{who}: what a checkpoint holds changes only with a version, give its kind"
+        )
+    if (report is not None) != (kind == "slice"):
+        raise ValueError(f"{who}: a slice needs a report, and nothing else may have one: {kind}")
+    steps = report.slice_steps if report is not None else 0
+    if kind != "restore" and new.agent_steps != old.agent_steps + steps:
+        raise ValueError(
+            f"{who}: {old.agent_steps} agent steps and {steps} reported are not {new.agent_steps}"
+        )
+    if report is not None:
+        if (report.member, report.version, report.agent_steps) != (
+            new.id,
+            new.version,
+            new.agent_steps,
+        ):
+            raise ValueError(f"{who}: the report is of another member, version or agent steps")
+        for episode in report.episodes:
+            records.check_finite(episode.episode_return, f"{who}'s return")
+    for event in events:
+        if event.kind not in get_args(records.EventKind):
+            raise ValueError(f"{who}: unknown event {event.kind!r}")
+        if event.member != old.id or event.version not in (old.version, new.version):
+            raise ValueError(
+                f"{who}: event {event.kind} is of member {event.member} version {event.version}"
+            )

@@ -1,0 +1,45 @@
+"""Why a worker or a run ends: its exit code and its last message."""
+
+import json
+
+from pbt.store import Store
+
+EXIT_DEAD = 1
+"""Every member diverged, failed or was lost."""
+EXIT_NO_RUN = 2
+"""There is no run at the given place."""
+EXIT_DISK_FULL = 74
+"""The disk is full, so another worker would not help. EX_IOERR of sysexits.h."""
+EXIT_BUSY = 75
+"""The store stayed locked, so a later worker may succeed. EX_TEMPFAIL of sysexits.h."""
+
+
+def of(store: Store) -> tuple[int, str] | None:
+    """Return exit code and message of a run that is over; None while a member may go on."""
+    if store.unfinished():
+        return None
+    total = store.config.total_steps
+    members = store.members()
+    dead = [member for member in members if member.agent_steps < total]
+    if not dead:
+        return 0, f"finished: {len(members)} members trained {total:,} agent steps each"
+    story = _first_death(store)
+    if len(dead) == len(members):
+        return EXIT_DEAD, f"all {len(members)} members diverged or failed; {story}"
+    unspent = sum(total - member.agent_steps for member in dead)
+    return 0, (
+        f"finished: {len(members) - len(dead)} of {len(members)} members; the others diverged or"
+        f" failed for good and left {unspent:,} agent steps unspent; {story}"
+    )
+
+
+def _first_death(store: Store) -> str:
+    first = next((event for event in store.events() if event.kind in ("diverged", "failed")), None)
+    if first is None:
+        return "no event says why"
+    hyperparameters = store.version(first.member, first.version).hyperparameters
+    lines = str(first.details.get("error", "")).strip().splitlines() or ["unknown"]
+    return (
+        f"the first was member {first.member}, {first.kind} at {first.agent_steps:,} agent steps"
+        f" with {json.dumps(dict(hyperparameters))}: {lines[-1]}"
+    )
