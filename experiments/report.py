@@ -14,7 +14,7 @@ At any time, also while the run trains. Everything is made from the store and ca
     family_tree.png       who descends from whom
     reports.csv           one row per slice of training
     episodes.csv          one row per finished episode
-    events.jsonl          one object per decision, with its evidence (`pbt.lineage.event_record`)
+    events.jsonl          one object per decision, with its evidence (`pbt.records.event_record`)
 
 They lie in RUN_DIR/report. The TensorBoard files in RUN_DIR/tensorboard are brought up to date,
 made again if they were deleted, and the run `best-lineage` is added. With `--out` all that goes

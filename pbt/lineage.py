@@ -16,9 +16,9 @@ back to what its source had. Steps whose weights were replaced are in no lineage
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from pbt.records import Event, Member, Report, Version, VersionKind
+from pbt.records import Member, Report, Version, VersionKind
 from pbt.task import Episode
 
 Key = tuple[int, int]
@@ -264,21 +264,3 @@ def best_member(members: Iterable[Member], tree: Tree) -> Member | None:
         if score is not None:
             scored.append((score, member.agent_steps, -member.id, member))
     return max(scored, key=lambda entry: entry[:3])[3] if scored else None
-
-
-def event_record(event: Event) -> dict[str, Any]:
-    """One line of `events.jsonl`.
-
-    Keys: `id` (order of commit), `kind`, `member`, `version` (that it led to, or was decided
-    at), `agent_steps` (the member's own), `created_s` (Unix time, seconds), `details` (all that
-    decided it; its keys depend on the kind).
-    """
-    return {
-        "id": event.id,
-        "kind": event.kind,
-        "member": event.member,
-        "version": event.version,
-        "agent_steps": event.agent_steps,
-        "created_s": event.created_s,
-        "details": dict(event.details),
-    }

@@ -15,14 +15,24 @@ from pbt.task import Episode
 MemberState = Literal["active", "finished", "diverged", "failed", "lost"]
 """The state of a member.
 
-- `active`: trains, or waits for a worker.
-- `finished`: has trained `total_steps`.
-- `diverged`: a number stopped being finite. Another member's copy will replace it.
-- `failed`: crashed `max_attempts` times in a row. Another member's copy will replace it.
-- `lost`: failed again while it was being replaced. Nobody claims it any more.
+- `active`: It trains, or waits for a worker.
+- `finished`: It has trained `total_steps`.
+- `diverged`: A number stopped being finite. A copy of another member will replace it.
+- `failed`: It crashed `max_attempts` times in a row. A copy of another member will replace it.
+- `lost`: It failed again while it was being replaced. Nobody claims it any more.
 """
 VersionKind = Literal["initial", "slice", "exploit", "explore", "reseed", "restore"]
-"""How a version came about. `explore` changes hyperparameters without copying anybody."""
+"""How a version came about.
+
+- `initial`: The hyperparameters were drawn.
+- `slice`: The member trained.
+- `exploit`: The member copied a better one, and explored.
+- `explore`: The hyperparameters changed without a copy.
+- `reseed`: A copy of another member replaced a diverged or failed one.
+- `restore`: The member went back to an earlier version, because its checkpoint was damaged.
+"""
+COPIES: tuple[VersionKind, ...] = ("exploit", "reseed", "restore")
+"""The kinds of version that have a parent to copy."""
 EventKind = Literal[
     "exploit",
     "no-exploit",
@@ -45,33 +55,35 @@ class Member:
 
     id: int
     version: int
-    """Goes up by exactly one per commit; 0 is the initial draw, never trained."""
+    """Number of commits so far that made a version. Version 0 is the initial draw."""
     agent_steps: int
-    """The member's own training, never copied; falls only in a restore."""
+    """Agent steps that the member itself has trained. Never copied; falls only in a restore."""
     hyperparameters: Mapping[str, float]
-    """Latent real values, also of integers."""
+    """Real values by name. Those of integers are real too, and are rounded where they are used."""
     window: tuple[float, ...] = ()
-    """Returns of the last counted episodes since the last exploit, load or rebuild, in order."""
+    """Returns of the last counted episodes since the last exploit, load or rebuild, oldest first."""
     counted_episodes: int = 0
-    """How many episodes counted since then: the window is valid from `min_episodes` on."""
+    """Number of counted episodes since then. The window is valid from `min_episodes` on."""
     last_ready_steps: int = 0
-    """The member's agent steps when it was last ready, whatever came of it."""
+    """The member's agent steps when it was last ready."""
     checkpoint: str | None = None
-    """Directory of this version below the run's checkpoint directory; None only at version 0."""
+    """Name of the version's checkpoint; None only at version 0."""
     parent: tuple[int, int] | None = None
-    """(member, version) that the last exploit, reseed or restore copied; a restore's is its own."""
+    """(member, version) that the last exploit, reseed or restore copied."""
     attempts: int = 0
-    """Attempts at this version without a commit: consecutive crashes, plus one while the member is
-    leased. Kept by the store, ignored in `commit`."""
+    """Attempts at this version without a commit: crashes in a row, plus one while a worker holds
+    the member. The store keeps it; `commit` ignores it."""
     error: str | None = None
-    """Traceback of the last crash that left one. Kept by the store, ignored in `commit`."""
+    """Traceback of the last crash that left one. The store keeps it; `commit` ignores it."""
     state: MemberState = "active"
     score: float | None = None
-    """Mean of the last window that was valid: what it is ranked by; None before, never NaN."""
+    """Mean of the last valid window, by which members are ranked; None before the first one."""
     owner: str | None = None
+    """The process that holds the member's lease, see `pbt.owner`."""
     fence: int = 0
+    """Number of leases so far."""
     lease_expires_s: float | None = None
-    """On the database's clock, seconds."""
+    """Unix time in seconds at which the lease expires, by the database's clock."""
 
     @property
     def window_mean(self) -> float:
@@ -81,20 +93,21 @@ class Member:
 
 @dataclass(frozen=True)
 class Version:
-    """One committed state of one member: the nodes of the family tree."""
+    """One committed state of one member: a node of the family tree."""
 
     member: int
     version: int
     kind: VersionKind
     agent_steps: int
+    """The member's agent steps at this version."""
     checkpoint: str | None
     hyperparameters: Mapping[str, float]
     parent: tuple[int, int] | None = None
-    """(member, version): the donor for exploit and reseed, its own earlier one for restore."""
+    """(member, version) that it copied; the member's own earlier version for a restore."""
     score: float | None = None
-    """Mean of the window if it is valid at this version (kind slice only), else None."""
+    """Mean of the window if the version is a slice and its window is valid."""
     created_s: float = 0.0
-    """Unix time on the database's clock."""
+    """Unix time in seconds by the database's clock."""
 
 
 @dataclass(frozen=True)
@@ -104,39 +117,45 @@ class Report:
     member: int
     version: int
     agent_steps: int
-    """The member's total after the slice."""
+    """The member's agent steps after the slice."""
     slice_steps: int
+    """Agent steps of the slice."""
     seconds: float
-    """Time spent training, without waiting, loading and publishing."""
+    """Seconds of training, without waiting, loading and publishing."""
     hyperparameters: Mapping[str, float]
+    """The values that the slice trained with."""
     episodes: tuple[Episode, ...]
+    """Episodes that finished in the slice, on the axis of the member's agent steps."""
     metrics: Mapping[str, float]
+    """Means over the slice."""
     created_s: float = 0.0
+    """Unix time in seconds by the database's clock."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """A decision, with all that decided it."""
+    """A decision or an incident, with the evidence for it."""
 
     kind: EventKind
     member: int
     version: int
-    """The member's version that the event led to (exploit, reseed, restored) or was decided at."""
+    """The member's version that the event led to (exploit, reseed, restored) or happened at."""
     agent_steps: int
+    """The member's agent steps."""
     details: Mapping[str, Any] = field(default_factory=dict)
+    """The evidence, JSON. Its keys depend on the kind."""
     id: int = 0
-    """Set by the store, in order of commit."""
+    """Position in the order of commits, set by the store."""
     created_s: float = 0.0
+    """Unix time in seconds by the database's clock, set by the store."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to train `member` until the lease expires; the fence makes a late commit harmless.
-
-    Identified by (member's id, owner, fence); `member` is the committed version it began with.
-    """
+    """The right to train a member until the lease expires or another worker claims the member."""
 
     member: Member
+    """The member as it was last committed under this lease."""
     owner: str
     fence: int
 
@@ -165,6 +184,12 @@ def check_finite(value: float | None, what: str) -> None:
 def event_of(kind: EventKind, member: Member, details: Mapping[str, Any]) -> Event:
     """Return an event of a member at its present version."""
     return Event(kind, member.id, member.version, member.agent_steps, details)
+
+
+def event_record(event: Event) -> dict[str, Any]:
+    """Return an event as one line of `events.jsonl`, with the fields of `Event` as keys."""
+    order = ("id", "kind", "member", "version", "agent_steps", "created_s")
+    return {name: getattr(event, name) for name in order} | {"details": dict(event.details)}
 
 
 # The window of returns.

@@ -1,7 +1,7 @@
-"""The store of a run, on SQLite. Everything outside imports this package, not its modules.
+"""The store of a run, on SQLite. Code outside imports this package, not its modules.
 
 `store` has the contract and the writing methods, `reader` the reading ones. `transitions` says
-what may follow what, `statements` and `schema` hold the SQL, `database` the transactions.
+which states may follow which. `statements` and `schema` hold the SQL, `database` the transactions.
 """
 
 from pbt.store.database import LostLease as LostLease

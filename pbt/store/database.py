@@ -1,13 +1,12 @@
-"""A SQLite file with transactions: how it is opened, created in one step, and what its errors mean.
+"""Transactions on a SQLite file, its creation in one step, and its errors.
 
-Rollback journal, because the WAL mode of versions before 3.51.3 can corrupt a database
-(https://www.sqlite.org/wal.html#walresetbug); synchronous=FULL; writers say BEGIN IMMEDIATE. Each
-transaction opens its own connection: nothing is locked between two of them, threads may share a
-`Database`, and it survives a fork.
+The file uses a rollback journal, because the WAL mode of SQLite before 3.51.3 can corrupt a
+database (https://www.sqlite.org/wal.html#walresetbug). Each transaction opens a connection of its
+own. So nothing is locked between transactions, threads may share a `Database`, and it survives a
+fork.
 """
 
 import contextlib
-import fcntl
 import os
 import secrets
 import sqlite3
@@ -17,10 +16,12 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from pbt import files
+
 BUSY_TIMEOUT_S = 30.0
-"""How long a transaction waits for another one before it gives up with `StoreBusy`."""
+"""Seconds that a transaction waits for another one before it raises `StoreBusy`."""
 _STALE_CREATION_S = 3600.0
-# Unix time in seconds. SQLite keeps milliseconds, and the same "now" throughout a statement.
+# Unix time in seconds, to the millisecond.
 _NOW = sa.text("SELECT (julianday('now') - 2440587.5) * 86400.0")
 
 
@@ -29,7 +30,7 @@ class StoreError(Exception):
 
 
 class LostLease(StoreError):
-    """Somebody else has taken the member over; nothing was changed. Drop the work, claim anew."""
+    """Another worker has claimed the member. Nothing was changed; drop the work and claim again."""
 
 
 class NotARun(StoreError):
@@ -37,7 +38,7 @@ class NotARun(StoreError):
 
 
 class RunExists(StoreError):
-    """There already is something where a run was to be created; it was left as it is."""
+    """The place for a new run is taken. What is there was left as it is."""
 
 
 class StoreBusy(StoreError):
@@ -57,7 +58,7 @@ class Database:
     ) -> None:
         self.path = path
         self._clock = clock
-        # mode=rw: a store that somebody deleted must not come back empty.
+        # mode=rw: a store that was deleted must not come back empty.
         uri = f"{Path(os.path.abspath(path)).as_uri()}?mode=rw"
 
         def connect() -> sqlite3.Connection:
@@ -72,10 +73,14 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self, writing: bool = False) -> Iterator[sa.Connection]:
-        """One transaction: committed at the end, rolled back by an exception.
+        """Run the body in a transaction. It is committed at the end, rolled back by an exception.
+
+        Args:
+            writing: Whether the body writes. Then it holds the write lock from the beginning, so
+                what it reads stays true until it commits.
 
         Raises:
-            StoreError: the database cannot do it; a subclass says more.
+            StoreError: The database cannot do it. A subclass says more.
         """
         try:
             with self._engine.connect() as connection:
@@ -88,13 +93,13 @@ class Database:
             raise self._explain(error) from error
 
     def now(self, connection: sa.Connection) -> float:
-        """Seconds since 1970 by the clock of the database's machine."""
+        """Return the Unix time in seconds, by the clock of the database's machine."""
         if self._clock is not None:
             return self._clock()
         return float(connection.execute(_NOW).scalar_one())
 
     def check(self, connection: sa.Connection) -> None:
-        """Raise `StoreError` if the file is damaged, or not kept as we keep it."""
+        """Raise `StoreError` if the file is damaged, or in another journal mode."""
         problems = list(connection.execute(sa.text("PRAGMA quick_check(3)")).scalars())
         if problems != ["ok"]:
             raise StoreError(self._damaged("; ".join(problems)))
@@ -105,7 +110,7 @@ class Database:
             )
 
     def close(self) -> None:
-        """Nothing is held between transactions; this says that no more will come."""
+        """Close the database. Nothing is held between transactions anyway."""
         self._engine.dispose()
 
     def _explain(self, error: BaseException | None) -> StoreError:
@@ -133,10 +138,14 @@ class Database:
 
 @contextlib.contextmanager
 def creating(path: Path, durable: bool) -> Iterator[Path]:
-    """Fill a new file under another name; it appears as `path` at the end, or not at all.
+    """Yield a temporary file to fill. It becomes `path` at the end, or never.
+
+    Args:
+        path: The file to create.
+        durable: Whether its name survives a power cut (fsync).
 
     Raises:
-        RunExists: `path` is taken, before or at the end; it was left as it is.
+        RunExists: `path` exists, before or after. It was left as it is.
     """
     taken = RunExists(f"{path} exists already: resume it, or choose another directory")
     if path.exists() or path.is_symlink():
@@ -150,42 +159,22 @@ def creating(path: Path, durable: bool) -> Iterator[Path]:
         temporary.touch(exist_ok=False)
         yield temporary
         try:
-            os.link(temporary, path)  # unlike a rename it fails where there is something
+            os.link(temporary, path)  # unlike a rename, a link replaces nothing
         except FileExistsError:
             raise taken from None
         except OSError:
-            # No hard links here (FAT, some network and FUSE mounts): creators exclude one another.
-            with _locked(path.parent):
+            # The file system has no hard links (FAT, some network mounts), so use a lock.
+            with files.locked(path.parent):
                 if path.exists():
                     raise taken from None
                 os.rename(temporary, path)
         if durable:
-            _sync_directory(path.parent)
+            files.sync_directory(path.parent)
     finally:
         for name in (temporary.name, f"{temporary.name}-journal"):
             temporary.with_name(name).unlink(missing_ok=True)
 
 
 def _begin(connection: sa.Connection) -> None:
-    """A writer takes the write lock before it reads: what it read stays true until it commits."""
     writing = connection.get_execution_options().get("pbt_writing", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make the names in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

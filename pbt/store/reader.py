@@ -1,12 +1,12 @@
-"""What is written in a store: all that pages, curves and tables are made of.
+"""The reading half of a store.
 
-Every method is one transaction, fetches everything and holds no lock after it returns. What the
-numbers mean is `pbt.store`'s contract.
+Each method is one transaction, fetches everything and holds no lock after it returns. For the
+meaning of what it returns see `pbt.records` and the contract in `pbt.store.store`.
 """
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,15 +23,14 @@ FILE_NAME = "run.sqlite3"
 
 
 class Reader:
-    """A run's store, to look at. Made by `open`; usable as a context manager.
+    """A run's store, for reading. Made by `open`. Can be used as a context manager.
 
     Attributes:
-        path: the SQLite file.
-        config: the run's settings as they were when the store was opened.
+        path: The SQLite file.
+        config: The run's settings as they were when the store was opened.
     """
 
     def __init__(self, database: Database, config: RunConfig) -> None:
-        """Use `open`."""
         self._database = database
         self.path = database.path
         self.config = config
@@ -48,19 +47,20 @@ class Reader:
         """Open a run.
 
         Args:
-            path: its file, or the directory that holds `FILE_NAME`.
-            durable: False leaves out every fsync of what is written later: for toys and tests.
-            clock: seconds, instead of the database's clock: for tests.
-            busy_timeout_s: how long each transaction waits for other processes'.
+            path: The run's file, or the directory that holds `FILE_NAME`.
+            durable: Whether later commits survive a power cut (fsync). False is for toys and tests.
+            clock: Returns the time in seconds, in place of the database's clock. For tests.
+            busy_timeout_s: How long each transaction waits for another one, in seconds.
 
         Raises:
-            NotARun: nothing is there, or something else than a run.
-            StoreError: it was written by newer code, or is damaged. It is left as it is.
+            NotARun: There is no run at the given place.
+            StoreError: The run was written by other code, or its file is damaged. The file is left
+                as it is.
         """
         path = Path(path)
         path = path / FILE_NAME if path.is_dir() else path
-        # Only look at it from outside: closing a file that SQLite has open elsewhere in this
-        # process would drop its locks (https://www.sqlite.org/howtocorrupt.html, 2.2).
+        # Do not open the file to look at it. Closing it would drop the locks that SQLite holds on
+        # it elsewhere in this process (https://www.sqlite.org/howtocorrupt.html, 2.2).
         if not path.is_file():
             raise NotARun(f"{path} does not exist: give the directory of a run, or start a new one")
         database = Database(path, durable=durable, clock=clock, busy_timeout_s=busy_timeout_s)
@@ -86,7 +86,7 @@ class Reader:
         return cls(database, config)
 
     def close(self) -> None:
-        """Say that the store is not used any more. Nothing is held between calls anyway."""
+        """Close the store. Nothing is held between calls anyway."""
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -96,44 +96,43 @@ class Reader:
         self.close()
 
     def now(self) -> float:
-        """The clock by which leases expire: seconds since 1970 on the database's machine."""
+        """Return the time by which leases expire: Unix time in seconds, by the database's clock."""
         with self._database.transaction() as connection:
             return self._database.now(connection)
 
     def members(self) -> list[Member]:
-        """All members at their last committed versions, by id."""
+        """Return all members at their last committed versions, by id."""
         with self._database.transaction() as connection:
             return statements.read_members(connection, self.config)
 
     def member(self, member: int) -> Member:
-        """One member at its last committed version. Raises `KeyError` for an unknown id."""
+        """Return one member at its last committed version; raise `KeyError` for an unknown id."""
         with self._database.transaction() as connection:
             if (found := statements.read_member(connection, self.config, member)) is None:
                 raise KeyError(f"there is no member {member}")
         return found
 
     def versions(self, member: int | None = None) -> list[Version]:
-        """All committed versions, of one member or of all, in the order of their commits."""
+        """Return all committed versions of one member, or of all, in order of commit."""
         query = sa.select(version_table).order_by(version_table.c.id)
         if member is not None:
             query = query.where(version_table.c.member == member)
-        return self._versions(query)
+        return [schema.to_version(row) for row in self._rows(query)]
 
     def version(self, member: int, version: int) -> Version:
-        """One committed version. Raises `KeyError` when there is none."""
+        """Return one committed version; raise `KeyError` if there is none."""
         query = sa.select(version_table).where(
             version_table.c.member == member, version_table.c.version == version
         )
-        if not (found := self._versions(query)):
+        if not (rows := self._rows(query)):
             raise KeyError(f"member {member} has no version {version}")
-        return found[0]
+        return schema.to_version(rows[0])
 
     def previous_version(self, member: int, before: int) -> Version | None:
-        """The newest version of a member older than `before` that has a checkpoint.
+        """Return a member's newest version older than `before` that has a checkpoint, or None.
 
-        What a worker falls back to (kind "restore") when the checkpoint of `before` is damaged;
-        called again with the result's version if that one is damaged or gone as well. None: there
-        is nothing left, the member has failed.
+        A worker restores it if the checkpoint of `before` cannot be read. If this one cannot be
+        read either, the worker calls the method again with its version.
         """
         query = (
             sa.select(version_table)
@@ -145,42 +144,42 @@ class Reader:
             .order_by(version_table.c.version.desc())
             .limit(1)
         )
-        return next(iter(self._versions(query)), None)
+        rows = self._rows(query)
+        return schema.to_version(rows[0]) if rows else None
 
     def reports(self, after_id: int = 0) -> list[tuple[int, Report]]:
-        """Reports with their ids, in the order of their commits, from the one after `after_id`."""
-        table = schema.report_table
-        query = sa.select(table).where(table.c.id > after_id).order_by(table.c.id)
-        with self._database.transaction() as connection:
-            rows = connection.execute(query).all()
+        """Return the reports after `after_id` with their ids, in order of commit."""
+        rows = self._rows(_after(schema.report_table, after_id))
         return [(row.id, schema.to_report(row)) for row in rows]
 
     def events(self, after_id: int = 0) -> list[Event]:
-        """Events in the order of their commits, from the one after `after_id`."""
-        table = schema.event_table
-        query = sa.select(table).where(table.c.id > after_id).order_by(table.c.id)
-        with self._database.transaction() as connection:
-            rows = connection.execute(query).all()
-        return [schema.to_event(row) for row in rows]
+        """Return the events after `after_id`, in order of commit."""
+        return [schema.to_event(row) for row in self._rows(_after(schema.event_table, after_id))]
 
     def owners(self) -> set[str]:
-        """Everybody who is written down as holding a member: whom to look for among the dead."""
+        """Return everyone who is recorded as holding a member. Some may be gone."""
         return {member.owner for member in self.members() if member.owner is not None}
 
     def unfinished(self) -> list[Member]:
-        """Members that somebody trains or that can still be claimed, now or later.
+        """Return the members that may go on, see `records.unfinished`.
 
-        When `claim` returns None: if this is empty, the run is over, and members with steps left
-        are dead for good; else wait, somebody else is at work.
+        After `claim` returned None, an empty list means that the run is over. Otherwise another
+        worker holds a member, so wait and try again.
         """
         return records.unfinished(self.members(), self.config)
 
     def referenced_checkpoints(self) -> set[str]:
-        """What must not be deleted: the newest 2 of each member, the best ever, and live pins."""
+        """Return the names of the checkpoints to keep.
+
+        These are each member's newest two, that of the best score ever, and the pinned ones.
+        """
         with self._database.transaction() as connection:
             return schema.referenced(connection, self._database.now(connection))
 
-    def _versions(self, query: sa.Select[Any]) -> list[Version]:
+    def _rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         with self._database.transaction() as connection:
-            rows = connection.execute(query).all()
-        return [schema.to_version(row) for row in rows]
+            return connection.execute(query).all()
+
+
+def _after(table: sa.Table, after_id: int) -> sa.Select[Any]:
+    return sa.select(table).where(table.c.id > after_id).order_by(table.c.id)

@@ -1,12 +1,12 @@
-"""The store's tables, and how records become rows and rows become records.
+"""The store's tables, and the conversion between records and rows.
 
-Mappings and sequences are JSON text. What is named by a user (hyperparameters, metrics) stands
-inside JSON, so that any name comes back as it went in; all else is a bound
-parameter.
+Mappings and sequences are stored as JSON text. Names that a user chose, such as those of
+hyperparameters and metrics, occur only inside JSON, so any name can be stored. All other values are
+bound parameters.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ from pbt.records import Event, Member, Report, Version, VersionKind
 from pbt.task import Episode
 
 VERSION = 1
-"""Of the tables below; goes up with every change of them."""
+"""Version of the tables below. Goes up with every change of them."""
 
 metadata = sa.MetaData()
 run_table = sa.Table(
@@ -109,27 +109,26 @@ named_lease_table = sa.Table(
     sa.Column("expires_s", sa.Float, nullable=False),
 )
 
+_DECODE: Mapping[str, Callable[[Any], Any]] = {
+    "hyperparameters": dict,
+    "metrics": dict,
+    "details": dict,
+    "window": tuple,
+    "episodes": lambda episodes: tuple(Episode(*values) for values in episodes),
+}
+"""How the value of each JSON column becomes a record's field."""
+
 
 def dumps(value: Any, what: str) -> str:
-    """JSON text. Raises `ValueError` for what is not JSON, NaN and infinity."""
+    """Return JSON text; raise `ValueError` for NaN, infinity and anything else but JSON."""
     try:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what} must be finite JSON: {error}") from None
 
 
-def _numbers(values: Mapping[str, float], what: str) -> str:
-    """A mapping of names to finite real numbers as JSON. Any name will do."""
-    for name, value in values.items():
-        if not isinstance(name, str):
-            raise ValueError(f"{what} {name!r} must be named by a string")
-        records.check_finite(value, f"{what} {name!r}")
-    return dumps({name: float(value) for name, value in values.items()}, what)
-
-
 def member_values(member: Member) -> dict[str, Any]:
-    """A member's own columns: all but its id and what the store keeps about it."""
-    parent = member.parent or (None, None)
+    """Return the columns of a member that a commit writes."""
     return {
         "version": member.version,
         "agent_steps": int(member.agent_steps),
@@ -138,8 +137,7 @@ def member_values(member: Member) -> dict[str, Any]:
         "counted_episodes": int(member.counted_episodes),
         "last_ready_steps": int(member.last_ready_steps),
         "checkpoint": member.checkpoint,
-        "parent_member": parent[0],
-        "parent_version": parent[1],
+        **_parent(member.parent),
         "state": member.state,
         "score": None if member.score is None else float(member.score),
     }
@@ -148,9 +146,7 @@ def member_values(member: Member) -> dict[str, Any]:
 def insert_version(
     connection: sa.Connection, member: Member, kind: VersionKind, score: float | None, now: float
 ) -> None:
-    """Write one version, as the member is after it."""
-    copied = kind in ("exploit", "reseed", "restore")
-    parent = (member.parent if copied else None) or (None, None)
+    """Write a version of the given kind, with the state that the member has at it."""
     connection.execute(
         version_table.insert().values(
             member=member.id,
@@ -159,8 +155,7 @@ def insert_version(
             agent_steps=int(member.agent_steps),
             checkpoint=member.checkpoint,
             hyperparameters=_numbers(member.hyperparameters, "hyperparameter"),
-            parent_member=parent[0],
-            parent_version=parent[1],
+            **_parent(member.parent if kind in records.COPIES else None),
             score=score,
             created_s=now,
         )
@@ -168,16 +163,11 @@ def insert_version(
 
 
 def insert_report(connection: sa.Connection, report: Report, now: float) -> None:
-    """Write one report."""
+    """Write a report."""
     records.check_finite(report.seconds, "a report's seconds")
     episodes = [
-        (
-            int(episode.agent_steps),
-            float(episode.episode_return),
-            int(episode.length),
-            bool(episode.counted),
-        )
-        for episode in report.episodes
+        (int(steps), float(episode_return), int(length), bool(counted))
+        for steps, episode_return, length, counted in report.episodes
     ]
     connection.execute(
         report_table.insert().values(
@@ -195,7 +185,7 @@ def insert_report(connection: sa.Connection, report: Report, now: float) -> None
 
 
 def insert_events(connection: sa.Connection, events: Sequence[Event], now: float) -> None:
-    """Write events, in their order."""
+    """Write events in the given order."""
     for event in events:
         connection.execute(
             event_table.insert().values(
@@ -209,21 +199,19 @@ def insert_events(connection: sa.Connection, events: Sequence[Event], now: float
         )
 
 
-def best(query: sa.Select[Any]) -> sa.Select[Any]:
-    """The version with the highest score; the earliest of equals, so that it changes rarely."""
-    return (
-        query.where(version_table.c.score.is_not(None))
+def referenced(connection: sa.Connection, now: float) -> set[str]:
+    """Return the names of the checkpoints that must be kept at this time."""
+    # The earliest of equal scores, so that the best version changes rarely.
+    best = (
+        sa.select(version_table.c.checkpoint)
+        .where(version_table.c.score.is_not(None))
         .order_by(version_table.c.score.desc(), version_table.c.id)
         .limit(1)
     )
-
-
-def referenced(connection: sa.Connection, now: float) -> set[str]:
-    """Checkpoints that must be kept at this time."""
-    columns = sa.select(version_table.c.member, version_table.c.checkpoint)
-    names = {row.checkpoint for row in connection.execute(best(columns)).all()}
+    pinned = sa.select(pin_table.c.checkpoint).where(pin_table.c.expires_s > now)
+    names = {*connection.execute(best).scalars(), *connection.execute(pinned).scalars()}
     for member in connection.execute(sa.select(member_table.c.id)).scalars().all():
-        # By the index: a long run has tens of thousands of versions.
+        # One query per member uses the index. A long run has tens of thousands of versions.
         newest = (
             sa.select(version_table.c.checkpoint)
             .where(version_table.c.member == member, version_table.c.checkpoint.is_not(None))
@@ -231,8 +219,7 @@ def referenced(connection: sa.Connection, now: float) -> set[str]:
             .limit(2)
         )
         names |= set(connection.execute(newest).scalars())
-    live = sa.select(pin_table.c.checkpoint).where(pin_table.c.expires_s > now)
-    return cast(set[str], names | set(connection.execute(live).scalars()))
+    return cast(set[str], names)
 
 
 def to_member(row: sa.Row[Any], max_attempts: int) -> Member:
@@ -240,69 +227,52 @@ def to_member(row: sa.Row[Any], max_attempts: int) -> Member:
 
     Before the state "lost" had a name, it was written as "failed" with too many attempts.
     """
-    is_lost = row.state == "failed" and row.attempts > max_attempts
-    return Member(
-        id=row.id,
-        version=row.version,
-        agent_steps=row.agent_steps,
-        hyperparameters=json.loads(row.hyperparameters),
-        window=tuple(json.loads(row.window)),
-        counted_episodes=row.counted_episodes,
-        last_ready_steps=row.last_ready_steps,
-        checkpoint=row.checkpoint,
-        parent=_pair(row),
-        attempts=row.attempts,
-        error=row.error,
-        state="lost" if is_lost else row.state,
-        score=row.score,
-        owner=row.owner,
-        fence=row.fence,
-        lease_expires_s=row.lease_expires_s,
-    )
+    values = _values(row)
+    if row.state == "failed" and row.attempts > max_attempts:
+        values["state"] = "lost"
+    return Member(**values)
 
 
 def to_version(row: sa.Row[Any]) -> Version:
-    """A row of `version` as a record."""
-    return Version(
-        member=row.member,
-        version=row.version,
-        kind=row.kind,
-        agent_steps=row.agent_steps,
-        checkpoint=row.checkpoint,
-        hyperparameters=json.loads(row.hyperparameters),
-        parent=_pair(row),
-        score=row.score,
-        created_s=row.created_s,
-    )
+    """Return a row of `version` as a record."""
+    values = _values(row)
+    del values["id"]
+    return Version(**values)
 
 
 def to_report(row: sa.Row[Any]) -> Report:
-    """A row of `report` as a record."""
-    return Report(
-        member=row.member,
-        version=row.version,
-        agent_steps=row.agent_steps,
-        slice_steps=row.slice_steps,
-        seconds=row.seconds,
-        hyperparameters=json.loads(row.hyperparameters),
-        episodes=tuple(Episode(*values) for values in json.loads(row.episodes)),
-        metrics=json.loads(row.metrics),
-        created_s=row.created_s,
-    )
+    """Return a row of `report` as a record."""
+    values = _values(row)
+    del values["id"]
+    return Report(**values)
 
 
 def to_event(row: sa.Row[Any]) -> Event:
-    """A row of `event` as a record."""
-    return Event(
-        kind=row.kind,
-        member=row.member,
-        version=row.version,
-        agent_steps=row.agent_steps,
-        details=json.loads(row.details),
-        id=row.id,
-        created_s=row.created_s,
-    )
+    """Return a row of `event` as a record."""
+    return Event(**_values(row))
 
 
-def _pair(row: sa.Row[Any]) -> tuple[int, int] | None:
-    return None if row.parent_member is None else (row.parent_member, row.parent_version)
+def _numbers(values: Mapping[str, float], what: str) -> str:
+    """Return named finite numbers as JSON text."""
+    for name, value in values.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{what} {name!r} must be named by a string")
+        records.check_finite(value, f"{what} {name!r}")
+    return dumps({name: float(value) for name, value in values.items()}, what)
+
+
+def _parent(parent: tuple[int, int] | None) -> dict[str, int | None]:
+    member, version = parent or (None, None)
+    return {"parent_member": member, "parent_version": version}
+
+
+def _values(row: sa.Row[Any]) -> dict[str, Any]:
+    """Return a row's columns as the fields of a record, which have the same names."""
+    values = {
+        name: _DECODE[name](json.loads(value)) if name in _DECODE else value
+        for name, value in row._mapping.items()
+    }
+    if "parent_member" in values:
+        member, version = values.pop("parent_member"), values.pop("parent_version")
+        values["parent"] = None if member is None else (member, version)
+    return values

@@ -1,10 +1,11 @@
-"""Statements of the store's transactions that several of its methods share."""
+"""SQL statements that several of the store's transactions share."""
 
 from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
 
+from pbt import records
 from pbt.records import Event, Lease, Member, VersionKind
 from pbt.run import RunConfig
 from pbt.store import schema
@@ -20,21 +21,22 @@ def read_member(connection: sa.Connection, config: RunConfig, member: int) -> Me
 
 def read_members(connection: sa.Connection, config: RunConfig) -> list[Member]:
     """Return all members as they are now, by id."""
-    query = sa.select(member_table).order_by(member_table.c.id)
-    rows = connection.execute(query).all()
+    rows = connection.execute(sa.select(member_table).order_by(member_table.c.id)).all()
     return [schema.to_member(row, config.max_attempts) for row in rows]
+
+
+def update_member(connection: sa.Connection, member: int, **values: Any) -> None:
+    """Change columns of a member, whoever holds it."""
+    connection.execute(member_table.update().where(member_table.c.id == member).values(**values))
 
 
 def update_fenced(
     connection: sa.Connection, config: RunConfig, lease: Lease, **values: Any
 ) -> Member:
-    """Change a member if the lease still stands.
-
-    Returns:
-        The member as it now is.
+    """Change columns of a member if the lease still stands, and return the member.
 
     Raises:
-        LostLease: the lease stands no more; the transaction must end without a change.
+        LostLease: The lease was lost. The caller must roll the transaction back.
     """
     changed = connection.execute(
         member_table.update()
@@ -64,18 +66,25 @@ def fail(
     error: str | None,
     owner: str | None,
 ) -> None:
-    """Mark a member failed, or lost if it was failed already, with an event that says why."""
+    """Mark a member failed, or lost if it was failed already, with a "failed" event.
+
+    Args:
+        connection: A writing transaction.
+        config: The run's settings.
+        member: The member as it is now.
+        now: Time in seconds by the database's clock.
+        error: The last traceback; None if there is none.
+        owner: Who made the last attempt.
+    """
     again = member.state == "failed"
-    connection.execute(
-        member_table.update()
-        .where(member_table.c.id == member.id)
-        .values(
-            state="lost" if again else "failed",
-            attempts=0,
-            fence=member.fence + 1,
-            owner=None,
-            lease_expires_s=None,
-        )
+    update_member(
+        connection,
+        member.id,
+        state="lost" if again else "failed",
+        attempts=0,
+        fence=member.fence + 1,
+        owner=None,
+        lease_expires_s=None,
     )
     details = {
         "attempts": member.attempts,
@@ -83,18 +92,17 @@ def fail(
         "owner": owner,
         "for_good": again or config.exploit == "none",
     }
-    event = Event("failed", member.id, member.version, member.agent_steps, details)
-    schema.insert_events(connection, [event], now)
+    schema.insert_events(connection, [records.event_of("failed", member, details)], now)
 
 
 def takeover(member: Member, owner: str | None, now: float, dead_owners: Collection[str]) -> Event:
-    """The event that says why a member's lease ended without its holder.
+    """Return the event that says why a lease ended without its holder.
 
     Args:
-        member: as it was held.
-        owner: who holds it now; None if nobody does.
-        now: by the database's clock.
-        dead_owners: owners known to be gone.
+        member: The member as it was held.
+        owner: The new holder; None if there is none.
+        now: Time in seconds by the database's clock.
+        dead_owners: Owners known to be gone.
     """
     details = {
         "from": member.owner,
@@ -103,12 +111,12 @@ def takeover(member: Member, owner: str | None, now: float, dead_owners: Collect
         "late_s": None if member.lease_expires_s is None else now - member.lease_expires_s,
         "attempts": member.attempts,
     }
-    return Event("takeover", member.id, member.version, member.agent_steps, details)
+    return records.event_of("takeover", member, details)
 
 
 def check_parent(connection: sa.Connection, member: Member, kind: VersionKind) -> None:
-    """See that whoever was copied existed. Raises `ValueError` if not."""
-    if kind not in ("exploit", "reseed", "restore"):
+    """Check that a copied version exists; raise `ValueError` if it does not."""
+    if kind not in records.COPIES:
         return
     who = f"member {member.id}: a version of kind {kind}"
     if member.parent is None:

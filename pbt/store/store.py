@@ -1,29 +1,32 @@
-"""The store: the single truth about a run. Everything people look at is made from it.
+"""The store: the single record of a run. Tables, curves and pages are all made from it.
 
-The contract, which any other implementation must keep as well:
+A store promises the following. Another implementation would have to promise it too.
 
-- **One transaction per method.** A method has happened wholly or not at all, whenever a process
-  is killed. Writing transactions exclude one another from their first statement on.
-- **Leases and fences.** A member is trained by whoever holds its lease. `claim` writes the owner,
-  the next fence and the expiry in one statement. Each later write names the fence; when somebody
-  else has taken the member over since, it changes nothing and raises `LostLease`. So a lease need
-  not be exact: it saves work, the fence keeps the truth.
-- **Clock.** Leases and pins expire by the database's clock. An expiry farther ahead than any lease
-  lasts can only come from a clock that was set back: it counts as lapsed.
-- **Versions** of a member go up by exactly one per commit that names a kind; a slice has exactly
-  one report, no other kind has any. Nothing that was committed is ever changed or deleted.
-- **Numbers** are finite: NaN and infinity are refused at the door with `ValueError`.
-- **Attempts** count tries at one version: up by one with each claim (in the same statement, so a
-  process killed at any later point is counted), down again by a clean `release`, zero after a
-  commit of a new version (one if its holder goes on). Whoever would begin try `max_attempts + 1`
-  marks the member failed instead. A holder that was merely slow and lost its lease cannot be told
-  from one that hung: its try counts until anybody commits. When a whole run was killed no member is
-  to blame: see `forgive`.
-- **Dead members** (diverged, failed) can be claimed like others as long as the run exploits and
-  somebody could be copied; re-seeding them has tries of its own.
+- **Transactions.** Each method is one transaction. If a process is killed, its last method has
+  taken effect completely or not at all. Writing transactions run one after another.
+- **Leases and fences.** A worker may train a member while it holds the member's lease. `claim`
+  records the owner, the time at which the lease expires, and a fence that is one higher than the
+  last. Every later write names its fence. If another worker has claimed the member since, the write
+  changes nothing and raises `LostLease`. The fence alone keeps the data correct. The expiry only
+  keeps two workers from training the same member.
+- **Clock.** Leases and pins expire by the database's clock. A lease that ends later than any lease
+  can last also counts as expired, because the clock must have been set back.
+- **Versions.** A member's version goes up by one with each commit that names a kind. A version of
+  kind "slice" has exactly one report, and no other version has any. Committed versions, reports and
+  events are never changed or deleted.
+- **Numbers.** NaN and infinity are refused with `ValueError`.
+- **Attempts.** `Member.attempts` counts the attempts at one version. `claim` adds one, so that an
+  attempt counts whenever the worker is killed later. `release` takes one off. A commit of a new
+  version resets the count to 0, or to 1 if the worker keeps the lease. A worker that was only slow
+  looks like one that hung, so its attempt counts too. If the whole run was killed, no member was
+  the cause, and `forgive` takes the attempt off.
+- **Failed and lost members.** A member with `max_attempts` attempts is marked failed by `crash`, or
+  by the next `claim` once its lease has expired. A diverged or failed member may be claimed to be
+  replaced by a copy, if the run exploits and another member can be copied. It then has
+  `max_attempts` new attempts. If a failed member uses these up as well, it is lost for good.
 
-Here: SQLite, see `pbt.database`. A `Store` may be used by several threads; each process opens its
-own. Readers fetch everything and hold no lock after they return.
+This implementation uses SQLite, see `pbt.store.database`. Threads may share a `Store`. Each process
+opens its own. Reading methods fetch everything and hold no lock after they return.
 """
 
 import json
@@ -42,11 +45,13 @@ from pbt.store.database import Database, creating
 from pbt.store.reader import Reader
 from pbt.store.schema import member_table, named_lease_table, pin_table, run_table
 
+_ONE_ATTEMPT_LESS = sa.func.max(0, member_table.c.attempts - 1)
+
 
 class Store(Reader):
     """A run's store. Made by `create` or `open`; reads as `Reader` does.
 
-    The loop it is called from, in each worker:
+    A worker calls it like this:
 
         lease = store.claim(owner, residents)        # None: nothing to do now, see `unfinished`
         store.renew(lease)                           # while training makes progress
@@ -65,23 +70,23 @@ class Store(Reader):
         durable: bool = True,
         clock: Callable[[], float] | None = None,
     ) -> "Store":
-        """Make a new run: all of it appears under its name at once, or nothing.
+        """Create a run. The file appears complete, or not at all.
 
-        Of several processes that create the same run at the same time exactly one wins.
+        If several processes create the same run at the same time, exactly one succeeds.
 
         Args:
-            path: the file to make, normally `FILE_NAME` in the run's directory, which must exist.
-            config: the run's settings.
-            members: the initial population: versions 0, one per id in range(config.population).
-            events: written with it ("forked").
-            durable: False leaves out every fsync: for toys and tests in temporary directories. A
-                killed process still loses nothing, a power cut may corrupt the file.
-            clock: seconds, instead of the database's clock: for tests.
+            path: The file to make, normally `FILE_NAME` in the run's existing directory.
+            config: The run's settings.
+            members: The initial population at version 0, one per id in range(config.population).
+            events: Events to write with it, of kind "forked".
+            durable: Whether each commit survives a power cut (fsync). False is for toys and tests.
+                A killed process loses nothing either way.
+            clock: Returns the time in seconds, in place of the database's clock. For tests.
 
         Raises:
-            RunExists: there is a file already (perhaps since a moment ago: `open` it).
-            ValueError: the members do not fit the settings.
-            OSError: the directory cannot be written.
+            RunExists: The file exists already.
+            ValueError: The members do not fit the settings.
+            OSError: The directory cannot be written.
         """
         if sorted(member.id for member in members) != list(range(config.population)):
             raise ValueError(f"members must have the ids 0 to {config.population - 1}, once each")
@@ -95,10 +100,12 @@ class Store(Reader):
             with database.transaction(writing=True) as connection:
                 schema.metadata.create_all(connection, checkfirst=False)
                 now = database.now(connection)
-                text = schema.dumps(config.to_json(), "the run's configuration")
                 connection.execute(
                     run_table.insert().values(
-                        id=1, schema=schema.VERSION, config=text, created_s=now
+                        id=1,
+                        schema=schema.VERSION,
+                        config=schema.dumps(config.to_json(), "the run's configuration"),
+                        created_s=now,
                     )
                 )
                 for member in members:
@@ -119,22 +126,19 @@ class Store(Reader):
         residents: Mapping[int, int] | None = None,
         dead_owners: Collection[str] = (),
     ) -> Lease | None:
-        """Take a member to train: the one statement that makes it ours also begins the lease.
+        """Claim a member to train, and begin its lease.
 
-        Free is a member with steps left that nobody holds a live lease on and that is active, or
-        dead while the run exploits and somebody else could be copied. Which of them is taken says
-        `pbt.rules.choose`.
-
-        Writes "takeover" when the lease was not released but lapsed, and "failed" for each free
-        member whose tries are used up.
+        A member is free if it may go on and nobody holds an unexpired lease on it.
+        `pbt.store.transitions.choose` picks one of the free members. Writes a "takeover" event if
+        the member was not released, and marks free members without attempts left as failed.
 
         Args:
-            owner: who claims; the same process may hold several members.
-            residents: versions, by member, of the tasks that the caller has in memory.
-            dead_owners: owners (see `owners`) known to be gone: their leases have lapsed.
+            owner: The claiming process. It may hold several members.
+            residents: Version of each task that the caller has in memory, by member.
+            dead_owners: Owners (see `owners`) known to be gone. Their leases count as expired.
 
         Returns:
-            The lease, with the member as committed; None if nothing is free.
+            The lease, with the member as committed; None if no member is free.
         """
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
@@ -148,46 +152,39 @@ class Store(Reader):
             chosen = transitions.choose(members, residents or {}, now, dead_owners, self.config)
             if chosen is None:
                 return None
-            lease = Lease(chosen, owner, chosen.fence + 1)
-            # Nobody can have come between here, but where readers do not exclude writers they can.
-            taken = connection.execute(
-                member_table.update()
-                .where(
-                    member_table.c.id == chosen.id,
-                    member_table.c.version == chosen.version,
-                    member_table.c.fence == chosen.fence,
-                )
-                .values(
-                    owner=owner,
-                    fence=lease.fence,
-                    lease_expires_s=now + self.config.lease_seconds,
-                    attempts=member_table.c.attempts + 1,
-                )
+            statements.update_member(
+                connection,
+                chosen.id,
+                owner=owner,
+                fence=chosen.fence + 1,
+                lease_expires_s=now + self.config.lease_seconds,
+                attempts=chosen.attempts + 1,
             )
-            if taken.rowcount != 1:
-                return None
             if chosen.owner is not None:
                 event = statements.takeover(chosen, owner, now, dead_owners)
                 schema.insert_events(connection, [event], now)
-            return replace(
-                lease, member=statements.read_member(connection, self.config, chosen.id) or chosen
-            )
+            claimed = statements.read_member(connection, self.config, chosen.id)
+            assert claimed is not None
+            return Lease(claimed, owner, claimed.fence)
 
     def renew(self, lease: Lease) -> None:
-        """Begin the lease's time anew. Call it when training made progress, never from a timer.
+        """Let the lease expire a full `lease_seconds` from now.
+
+        Call it when training made progress, never from a timer. An expired lease can be renewed as
+        long as nobody else has claimed the member.
 
         Raises:
-            LostLease: somebody else has the member. A lease that expired unnoticed is renewed.
+            LostLease: Another worker has claimed the member.
         """
         with self._database.transaction(writing=True) as connection:
             expires = self._database.now(connection) + self.config.lease_seconds
             statements.update_fenced(connection, self.config, lease, lease_expires_s=expires)
 
     def release(self, lease: Lease) -> None:
-        """Give a member back as it was last committed. That is no attempt: see `crash`.
+        """Give a member back as it was last committed. This is no attempt, unlike `crash`.
 
         Raises:
-            LostLease: somebody else has the member already.
+            LostLease: Another worker has claimed the member.
         """
         with self._database.transaction(writing=True) as connection:
             statements.update_fenced(
@@ -196,23 +193,23 @@ class Store(Reader):
                 lease,
                 owner=None,
                 lease_expires_s=None,
-                attempts=sa.func.max(0, member_table.c.attempts - 1),
+                attempts=_ONE_ATTEMPT_LESS,
             )
 
     def crash(self, lease: Lease, error: str) -> bool:
-        """Give a member back after an error: the try counts, and is written as "crashed".
+        """Give a member back after an error, with a "crashed" event. The attempt counts.
 
-        The member is marked failed, with an event, when its tries are used up.
+        If it was the member's last attempt, the member is marked failed or lost.
 
         Args:
-            lease: ends.
-            error: the traceback.
+            lease: The lease to end.
+            error: The traceback.
 
         Returns:
-            Whether the member is failed now.
+            Whether the member is failed or lost now.
 
         Raises:
-            LostLease: somebody else has the member already.
+            LostLease: Another worker has claimed the member.
         """
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
@@ -220,20 +217,19 @@ class Store(Reader):
                 connection, self.config, lease, owner=None, lease_expires_s=None, error=error
             )
             details = {"attempts": member.attempts, "error": error, "owner": lease.owner}
-            event = Event("crashed", member.id, member.version, member.agent_steps, details)
-            schema.insert_events(connection, [event], now)
+            schema.insert_events(connection, [records.event_of("crashed", member, details)], now)
             if failed := member.attempts >= self.config.max_attempts:
                 statements.fail(connection, self.config, member, now, error, lease.owner)
         return failed
 
     def forgive(self, dead_owners: Collection[str]) -> list[int]:
-        """Free what a dead run held, without counting the tries: called once by a new launcher.
+        """Free the members of a run that was killed as a whole, without counting the attempts.
 
-        A member that crashes kills its worker, and the launcher goes on. When the launcher is gone
-        too, somebody killed the run or the machine stopped, and no member is to blame.
+        A new launcher calls this once. A member that crashes kills its worker only, and the
+        launcher survives. If the launcher is gone too, no member was the cause.
 
         Returns:
-            The members that were freed, each with a "takeover" event.
+            Ids of the freed members. Each gets a "takeover" event.
         """
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
@@ -243,15 +239,13 @@ class Store(Reader):
                 if member.owner in dead_owners
             ]
             for member in freed:
-                connection.execute(
-                    member_table.update()
-                    .where(member_table.c.id == member.id)
-                    .values(
-                        owner=None,
-                        lease_expires_s=None,
-                        fence=member.fence + 1,
-                        attempts=max(0, member.attempts - 1),
-                    )
+                statements.update_member(
+                    connection,
+                    member.id,
+                    owner=None,
+                    lease_expires_s=None,
+                    fence=member.fence + 1,
+                    attempts=max(0, member.attempts - 1),
                 )
             events = [statements.takeover(member, None, now, dead_owners) for member in freed]
             schema.insert_events(connection, events, now)
@@ -267,37 +261,36 @@ class Store(Reader):
         events: Sequence[Event] = (),
         release: bool = False,
     ) -> Lease:
-        """Write a member's new state, all of it in one transaction, and renew the lease.
+        """Write a member's new state, its report and its events, and renew or end the lease.
 
         Args:
-            lease: whose `member` is the state that the new one follows.
-            member: the new state. Its owner, fence, expiry, attempts and error are the store's and
-                are ignored.
-            kind: of the new version, which must be `lease.member.version + 1`, with a checkpoint of
-                its own. None: no new version; window, score, state and last ready steps may change,
-                what a checkpoint holds may not.
-            report: for kind "slice", and only for it.
-            events: decisions made on the way, of this member, at the old or the new version.
-            release: give the member back in the same transaction.
+            lease: The lease. Its `member` is the state before.
+            member: The new state. Owner, fence, expiry, attempts and error are ignored, because the
+                store keeps them itself.
+            kind: Kind of the new version `lease.member.version + 1`, which needs a checkpoint of
+                its own. None commits no new version: then window, score, state and last ready steps
+                may change, but nothing that a checkpoint holds.
+            report: The report of a slice; None for any other kind.
+            events: Decisions made on the way, of this member at its old or new version.
+            release: Whether to give the member back in the same transaction.
 
         Returns:
-            The lease to go on with; its `member` is what is now committed.
+            The lease to go on with. Its `member` is what is now committed.
 
         Raises:
-            LostLease: somebody else has taken the member over; nothing was written.
-            ValueError: the new state does not follow from the old one, or holds a number that is
-                not finite; nothing was written.
+            LostLease: Another worker has claimed the member. Nothing was written.
+            ValueError: The new state cannot follow the old one, or holds a number that is not
+                finite. Nothing was written.
         """
         transitions.check_member(member, self.config)
         transitions.check_step(lease.member, member, kind, report, events)
         values = schema.member_values(member)
-        going_on = 0 if release else 1
         if kind is not None:
-            values |= {"attempts": going_on, "error": None}
+            values |= {"attempts": 0 if release else 1, "error": None}
         elif member.state != lease.member.state:
-            values["attempts"] = going_on  # whoever re-seeds it has tries of its own
+            values["attempts"] = 0 if release else 1  # replacing it has attempts of its own
         elif release:
-            values["attempts"] = sa.func.max(0, member_table.c.attempts - 1)
+            values["attempts"] = _ONE_ATTEMPT_LESS
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
             values |= {
@@ -318,12 +311,11 @@ class Store(Reader):
     # Checkpoints.
 
     def pin(self, checkpoint: str, owner: str, seconds: float) -> bool:
-        """Keep a checkpoint from collection for a while, because somebody is about to read it.
+        """Keep a checkpoint from collection while the owner reads it.
 
         Returns:
-            Whether it is kept. False: nothing named it any more, so it may be half deleted already;
-            choose again. (What is still named now was named at every collection since it was
-            committed: names go once and do not come back.)
+            Whether the checkpoint is kept. If False, no row named it any more and it may be half
+            deleted, so choose another one. A name that is dropped never comes back.
         """
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
@@ -339,7 +331,7 @@ class Store(Reader):
         return True
 
     def unpin(self, checkpoint: str, owner: str) -> None:
-        """End a pin; nothing happens if there is none."""
+        """End a pin. Does nothing if there is none."""
         with self._database.transaction(writing=True) as connection:
             statements.delete_pin(connection, checkpoint, owner)
 
@@ -348,17 +340,22 @@ class Store(Reader):
     def acquire(
         self, name: str, owner: str, seconds: float, dead_owners: Collection[str] = ()
     ) -> bool:
-        """Take or renew a lease of any name, such as the projector's.
+        """Take or renew a lease that is no member's, such as the projector's.
+
+        Args:
+            name: Any name.
+            owner: The process that wants the lease.
+            seconds: How long the lease lasts.
+            dead_owners: Owners known to be gone. Their leases count as expired.
 
         Returns:
-            Whether the owner has it now, for `seconds`.
+            Whether the owner has the lease now.
         """
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
             named = named_lease_table.c.name == name
             row = connection.execute(sa.select(named_lease_table).where(named)).first()
-            mine = row is None or row.owner == owner or row.owner in dead_owners
-            if not mine and row is not None and row.expires_s > now:
+            if row is not None and row.expires_s > now and row.owner not in (owner, *dead_owners):
                 return False
             connection.execute(named_lease_table.delete().where(named))
             connection.execute(
@@ -367,7 +364,7 @@ class Store(Reader):
         return True
 
     def give_up(self, name: str, owner: str) -> None:
-        """End a named lease, if the owner has it."""
+        """End a named lease if the owner has it."""
         with self._database.transaction(writing=True) as connection:
             connection.execute(
                 named_lease_table.delete().where(
@@ -376,17 +373,20 @@ class Store(Reader):
             )
 
     def extend(self, total_steps: int) -> None:
-        """Give each member more agent steps: the one setting that may grow in a resumed run.
+        """Raise the run's `total_steps`, the only setting that may change in a resumed run.
 
         Finished members become active again, with an "extended" event each. Workers that have the
-        store open go on to the old total; those who know the new one take the members further.
+        store open still train to the old total. Workers that open it later train to the new one.
+
+        Args:
+            total_steps: Agent steps of each member.
 
         Raises:
-            ValueError: it would be less than now, or is no valid total.
+            ValueError: The total is less than the run's, or is not valid.
         """
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
-            # As it is now: another launcher may have extended the run since we opened it.
+            # Another launcher may have extended the run since this store was opened.
             stored = connection.execute(sa.select(run_table.c.config)).scalar_one()
             before = RunConfig.from_json(json.loads(stored)).total_steps
             if total_steps < before:
@@ -397,16 +397,10 @@ class Store(Reader):
             config = replace(self.config, total_steps=total_steps)
             text = schema.dumps(config.to_json(), "the run's configuration")
             connection.execute(run_table.update().values(config=text))
+            details = {"total_steps_before": before, "total_steps": total_steps}
             for member in statements.read_members(connection, self.config):
                 if member.state == "finished" and member.agent_steps < total_steps:
-                    connection.execute(
-                        member_table.update()
-                        .where(member_table.c.id == member.id)
-                        .values(state="active")
-                    )
-                    details = {"total_steps_before": before, "total_steps": total_steps}
-                    event = Event(
-                        "extended", member.id, member.version, member.agent_steps, details
-                    )
+                    statements.update_member(connection, member.id, state="active")
+                    event = records.event_of("extended", member, details)
                     schema.insert_events(connection, [event], now)
         self.config = config

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from pbt import lineage
+from pbt import lineage, records
 from pbt.records import Event, Member, Report, Version
 from pbt.task import Episode
 
@@ -211,7 +211,7 @@ def test_a_broken_history_is_named():
 
 def test_an_event_record_is_json_with_everything_in_it():
     event = Event("exploit", 1, 2, 20, {"p": 0.01, "donor": 0}, 7, 1e9)
-    record = json.loads(json.dumps(lineage.event_record(event), allow_nan=False))
+    record = json.loads(json.dumps(records.event_record(event), allow_nan=False))
     assert Event(**record) == event
 
 
