@@ -1,15 +1,14 @@
-"""Explore: how a member's hyperparameters change after it copied.
+"""Explore: change a member's hyperparameters after it copied another one.
 
-Each strategy is a pure function `(hyperparameters, space, rng) -> Exploration`. It changes
-the names in `space.adapt`, each independently and never beyond its bounds, and leaves the
-rest alone.
+Each strategy is a pure function `(hyperparameters, space, rng) -> Exploration`. It changes each
+hyperparameter in `space.adapt` on its own, never beyond its bounds, and no other. The settings of
+the strategies are checked by `pbt.run.RunConfig`.
 
 Source: "Population Based Training of Neural Networks", Jaderberg et al. 2017
 (https://arxiv.org/abs/1711.09846), section 4.1: each hyperparameter is perturbed by a factor
 of 1.2 or 0.8, or resampled from its prior with some probability.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ class Exploration(NamedTuple):
 
     hyperparameters: dict[str, float]
     evidence: dict[str, Any]
-    """JSON-able: "changes" holds before, after and how for each name in `space.adapt`."""
+    """JSON. "changes" holds the value before and after, and how, by name in `space.adapt`."""
 
 
 def perturb(
@@ -35,7 +34,6 @@ def perturb(
     factors: Sequence[float] = FACTORS,
 ) -> Exploration:
     """Multiply each adapted hyperparameter by one of `factors`, drawn independently."""
-    check_factors(factors)
 
     def change(dimension: spaces.Dimension, value: float) -> tuple[float, dict[str, Any]]:
         factor = _draw(factors, rng)
@@ -55,8 +53,6 @@ def resample(
 
     The paper says "with some probability"; 0.25 is our choice.
     """
-    check_factors(factors)
-    check_probability(probability)
 
     def change(dimension: spaces.Dimension, value: float) -> tuple[float, dict[str, Any]]:
         if rng.random() < probability:
@@ -75,10 +71,9 @@ def gaussian(
 ) -> Exploration:
     """Add Gaussian noise to each adapted hyperparameter, in its own unit.
 
-    For the paper's two-parameter example (figure 2), where a weight of 0 must be able to grow.
+    The paper's two-parameter example (figure 2) needs it, because a weight of 0 must be able to
+    grow.
     """
-    if not (math.isfinite(standard_deviation) and standard_deviation > 0):
-        raise ValueError(f"standard_deviation={standard_deviation!r} must be finite and above 0")
 
     def change(dimension: spaces.Dimension, value: float) -> tuple[float, dict[str, Any]]:
         noise = float(rng.normal(0.0, standard_deviation))
@@ -87,33 +82,13 @@ def gaussian(
     return _explore("gaussian", hyperparameters, space, change)
 
 
-def check_factors(factors: Sequence[float]) -> None:
-    """Refuse factors that would leave a hyperparameter where it is, or change its sign."""
-    if not factors:
-        raise ValueError(
-            f"factors={factors!r} must hold at least one number, for example {FACTORS}"
-        )
-    for factor in factors:
-        if not (math.isfinite(factor) and factor > 0 and factor != 1):
-            raise ValueError(
-                f"factors={tuple(factors)!r}: {factor!r} must be finite, above 0 and not 1,"
-                f" for example {FACTORS}"
-            )
-
-
-def check_probability(probability: float) -> None:
-    """Refuse what is no probability."""
-    if not 0 <= probability <= 1:
-        raise ValueError(f"probability={probability!r} must be in [0, 1], for example 0.25")
-
-
 def _explore(
     strategy: str,
     hyperparameters: Mapping[str, float],
     space: spaces.Space,
     change: Callable[[spaces.Dimension, float], tuple[float, dict[str, Any]]],
 ) -> Exploration:
-    """Apply `change` by the order of names, which survives JSON, so that the draws do too."""
+    """Apply `change` in the order of the names, so that the draws do not depend on the space's."""
     explored = dict(hyperparameters)
     changes = {}
     for name in sorted(space.adapt):

@@ -61,7 +61,8 @@ class Member:
     hyperparameters: Mapping[str, float]
     """Real values by name. Those of integers are real too, and are rounded where they are used."""
     window: tuple[float, ...] = ()
-    """Returns of the last counted episodes since the last exploit, load or rebuild, oldest first."""
+    """Returns of the last counted episodes, oldest first. Starts again at an exploit, load or rebuild
+    of the task."""
     counted_episodes: int = 0
     """Number of counted episodes since then. The window is valid from `min_episodes` on."""
     last_ready_steps: int = 0
@@ -243,9 +244,8 @@ def may_go_on(member: Member, config: RunConfig) -> bool:
     Diverged and failed members go on when a copy replaces them, so only in a run that exploits.
     """
     is_replaceable = member.state in ("diverged", "failed") and config.exploit != "none"
-    return is_training(member, config) or (
-        is_replaceable and member.agent_steps < config.total_steps
-    )
+    has_steps_left = member.agent_steps < config.total_steps
+    return is_training(member, config) or (is_replaceable and has_steps_left)
 
 
 def is_dead(member: Member) -> bool:

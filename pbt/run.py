@@ -1,7 +1,7 @@
-"""`RunConfig`: what a run is, fixed when it is created and read back from the store by each worker.
+"""`RunConfig`: the settings of a run, fixed when it is created and read by each worker.
 
-Not in it is all that may change when a run is resumed: directories, number of workers, how many
-members a worker keeps resident.
+What may change when a run is resumed is not in it: directories, the number of workers, and how many
+tasks a worker keeps in memory.
 """
 
 import json
@@ -23,11 +23,11 @@ _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The settings of a run. Counts are agent steps per member unless they say otherwise.
+    """The settings of a run. Construction is the only place that checks them.
 
     Raises:
-        ValueError: at construction, naming the field, the value given, the values allowed and the
-            way out.
+        ValueError: A setting is not valid. The message names the field, its value, the values
+            allowed and a way out.
     """
 
     task: str
@@ -39,46 +39,47 @@ class RunConfig:
     total_steps: int
     """Agent steps of each member, exact."""
     report_interval: int
-    """A slice: agent steps between two commits."""
+    """Agent steps between two commits: the length of a slice."""
     ready_interval: int
-    """A member is ready when at least so many agent steps have passed since it last was. Looked at
-    only at the end of a slice, so it acts rounded up to slices."""
+    """Least agent steps between two times that a member is ready. Checked at the end of a slice, so
+    it acts rounded up to slices."""
     task_config: Mapping[str, Any] = field(default_factory=dict)
-    """Handed to the task factory; JSON. Stored as it comes back from JSON (tuples become lists)."""
+    """JSON that is passed to the task factory. Tuples become lists."""
     exploit: Exploit = "t-test"
-    """How a ready member chooses whom to copy; "none" is random search with equal budget."""
+    """How a ready member chooses whom to copy. "none" is random search with an equal budget."""
     explore: Explore = "perturb"
     """How hyperparameters change afterwards."""
     copy: Copy = "both"
     """What is copied from the donor: weights and hyperparameters, either, or neither."""
     explore_at: ExploreAt = "exploit"
-    """Explore after an exploit only (the paper's deep learning), or whenever ready (its toy)."""
+    """Explore only after an exploit (the paper's deep learning), or whenever ready (its toy)."""
     significance: float = 0.05
     """Two-sided level of the t-test."""
     truncation_fraction: float = 0.2
-    """Part of the population that truncation replaces, and part it copies from."""
+    """Part of the population that truncation replaces, and part that it copies from."""
     resample_probability: float = 0.25
-    """With which `resample` draws a hyperparameter anew from its prior, each independently."""
+    """Probability with which `resample` draws a hyperparameter from its prior, each on its own."""
     perturb_factors: tuple[float, ...] = (0.8, 1.2)
-    """One of them multiplies each adapted hyperparameter in `perturb`."""
+    """Factors, one of which multiplies each adapted hyperparameter in `perturb`."""
     standard_deviation: float = 0.1
-    """Of the noise that `gaussian` adds, in the hyperparameter's own unit."""
+    """Standard deviation of the noise that `gaussian` adds, in the hyperparameter's own unit."""
     seed: int = 0
-    """Every draw and every world derives its seed from (this, member, version)."""
+    """Seed of the run. Every draw and every environment derives its seed from (this, member,
+    version)."""
     window: int = 10
-    """How many of the last counted episodes are compared."""
+    """Number of the last counted episodes that are compared."""
     min_episodes: int = 10
-    """Counted episodes until the window is valid; at least `window`. With n parallel environments
-    2 n: the first to finish are the shortest, and would make the comparison unfair."""
+    """Counted episodes until the window is valid, at least `window`. Use 2 n with n parallel
+    environments: the first episodes to finish are the shortest, so comparing them is unfair."""
     max_attempts: int = 3
     """Crashes in a row at one version after which a member is marked failed."""
     step_multiple: int = 1
-    """Agent steps of one step of all parallel environments: intervals and total are multiples."""
+    """Agent steps of one step of all parallel environments. Intervals and total are multiples."""
     lease_seconds: float = 60.0
-    """Without a sign of progress for so long (database's clock) a member may be taken over."""
+    """Seconds without progress, by the database's clock, until a member may be taken over."""
 
     def __post_init__(self) -> None:
-        self._check_kinds()
+        self._check_types()
         for name, least in (
             ("population", 1),
             ("total_steps", 1),
@@ -93,65 +94,67 @@ class RunConfig:
                 raise ValueError(f"{name} {value} is too small: use {least} or more")
         for name in ("total_steps", "report_interval", "ready_interval"):
             self._check_multiple(name)
-        if self.total_steps < self.report_interval:
-            raise ValueError(
-                f"total_steps {self.total_steps} is below report_interval {self.report_interval}: "
-                f"use total_steps {self.report_interval} or more, or a shorter report_interval"
-            )
-        if self.min_episodes < self.window:
-            raise ValueError(
-                f"min_episodes {self.min_episodes} is below window {self.window}: use "
-                f"min_episodes {self.window} or more, so that a valid window is a full one"
-            )
-        if not 0 < self.significance < 1:
-            raise ValueError(
-                f"significance {self.significance} is not between 0 and 1: use e.g. 0.05; "
-                'to never copy anybody, use exploit "none"'
-            )
-        if not 0 < self.truncation_fraction <= 0.5:
-            raise ValueError(
-                f"truncation_fraction {self.truncation_fraction} is not in (0, 0.5]: top and "
-                "bottom would overlap or be empty; the paper uses 0.2"
-            )
-        if not 0 <= self.resample_probability <= 1:
-            raise ValueError(
-                f"resample_probability {self.resample_probability} is not in [0, 1]: use e.g. 0.25"
-            )
-        if not 0 < self.standard_deviation < math.inf:
-            raise ValueError(
-                f"standard_deviation {self.standard_deviation} is not positive and finite: use "
-                'e.g. 0.1; to change nothing, use explore "none"'
-            )
-        if not 0 < self.lease_seconds < math.inf:
-            raise ValueError(
-                f"lease_seconds {self.lease_seconds} is not positive and finite: use e.g. 60"
-            )
-        if not self.perturb_factors or any(
-            not 0 < factor < math.inf or factor == 1 for factor in self.perturb_factors
+        for name, is_valid, problem in (
+            (
+                "total_steps",
+                self.total_steps >= self.report_interval,
+                f"is below report_interval {self.report_interval}: use total_steps "
+                f"{self.report_interval} or more, or a shorter report_interval",
+            ),
+            (
+                "min_episodes",
+                self.min_episodes >= self.window,
+                f"is below window {self.window}: use min_episodes {self.window} or more, so that "
+                "a valid window is a full one",
+            ),
+            (
+                "significance",
+                0 < self.significance < 1,
+                'is not between 0 and 1: use e.g. 0.05; to copy nobody, use exploit "none"',
+            ),
+            (
+                "truncation_fraction",
+                0 < self.truncation_fraction <= 0.5,
+                "is not in (0, 0.5], so top and bottom would overlap or be empty: use e.g. 0.2",
+            ),
+            (
+                "resample_probability",
+                0 <= self.resample_probability <= 1,
+                "is not in [0, 1]: use e.g. 0.25",
+            ),
+            (
+                "standard_deviation",
+                0 < self.standard_deviation < math.inf,
+                'is not positive and finite: use e.g. 0.1; to change nothing, use explore "none"',
+            ),
+            (
+                "lease_seconds",
+                0 < self.lease_seconds < math.inf,
+                "is not positive and finite: use e.g. 60",
+            ),
+            (
+                "perturb_factors",
+                self.perturb_factors
+                and all(0 < factor < math.inf and factor != 1 for factor in self.perturb_factors),
+                "must be positive, finite and not 1 (0 would end at the bound, 1 changes nothing): "
+                "use e.g. (0.8, 1.2)",
+            ),
         ):
-            raise ValueError(
-                f"perturb_factors {self.perturb_factors}: each must be positive, finite and not 1 "
-                "(0 would end at the bound, 1 changes nothing): use e.g. (0.8, 1.2)"
-            )
+            if not is_valid:
+                raise ValueError(f"{name} {getattr(self, name)} {problem}")
 
-    def _check_kinds(self) -> None:
-        """Check types and names; put mappings and sequences into the form that JSON gives back."""
+    def _check_types(self) -> None:
+        """Check types and names, and convert values to the form in which JSON returns them."""
         if not isinstance(self.task, str) or not _FACTORY.fullmatch(self.task):
             raise ValueError(
                 f'task {self.task!r} is not "module:function": use e.g. "my_learner:make_task"'
             )
         if not isinstance(self.space, space_lib.Space):
             raise ValueError(f"space {self.space!r} is not a pbt.space.Space")
-        for name, allowed in (
-            ("exploit", get_args(Exploit)),
-            ("explore", get_args(Explore)),
-            ("copy", get_args(Copy)),
-            ("explore_at", get_args(ExploreAt)),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} {getattr(self, name)!r}: use one of {', '.join(allowed)}")
         for entry in fields(self):
-            value = getattr(self, entry.name)
+            value, allowed = getattr(self, entry.name), get_args(entry.type)
+            if entry.name in ("exploit", "explore", "copy", "explore_at") and value not in allowed:
+                raise ValueError(f"{entry.name} {value!r}: use one of {', '.join(allowed)}")
             if entry.type is int and (isinstance(value, bool) or not isinstance(value, int)):
                 raise ValueError(f"{entry.name} {value!r} is not a whole number")
             if entry.type is float:
@@ -185,7 +188,7 @@ class RunConfig:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as JSON-able values, in the order of declaration."""
+        """Return all fields as JSON values, in the order of declaration."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         values["space"] = self.space.to_json()
         values["perturb_factors"] = list(self.perturb_factors)
@@ -193,38 +196,34 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "RunConfig":
-        """The inverse of `to_json`.
+        """Make the configuration that `to_json` returned.
 
         Raises:
-            ValueError: a field is unknown, missing or invalid.
+            ValueError: A field is unknown, missing or not valid.
         """
         known = {entry.name for entry in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown fields of a run's configuration: {', '.join(unknown)}")
-        arguments = dict(values)
         try:
-            arguments["space"] = space_lib.Space.from_json(arguments["space"])
-            if "perturb_factors" in arguments:
-                arguments["perturb_factors"] = tuple(arguments["perturb_factors"])
-            return cls(**arguments)
+            return cls(**{**values, "space": space_lib.Space.from_json(values["space"])})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a run's configuration: {error!r}") from error
 
-    def differences(self, other: "RunConfig") -> list[str]:
-        """What another configuration would change, one "field: stored -> given" each.
+    def differences(self, given: "RunConfig") -> list[str]:
+        """Return what another configuration would change, as "field: stored -> given" each.
 
-        `self` is the stored one. Fields inside `task_config` and `space` are named with dots.
+        `self` is the stored one. Fields inside `task_config` and `space` have dotted names.
         """
-        stored, given = _flat(self.to_json()), _flat(other.to_json())
+        before, after = _flat(self.to_json()), _flat(given.to_json())
         return [
-            f"{name}: {stored.get(name, 'absent')} -> {given.get(name, 'absent')}"
-            for name in [*stored, *(name for name in given if name not in stored)]
-            if stored.get(name) != given.get(name)
+            f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+            for name in before | after
+            if before.get(name) != after.get(name)
         ]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """JSON mappings as one level of dotted names, each value as JSON text."""
+    """Flatten JSON mappings to dotted names, with each value as JSON text."""
     result: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, dict) and value:

@@ -1,14 +1,14 @@
-"""Hyperparameters: where they are first drawn (prior) and what perturbing may reach (bounds).
+"""Hyperparameters: where they are first drawn (the prior), and what perturbing may reach (bounds).
 
-A hyperparameter is kept as a real number on its own scale, also an integer one: an unroll
-length of 2 perturbed by 1.2 must be able to grow (2 -> 2.4 -> 2.88 -> 3.46), and one of 1
-perturbed by 0.8 to come back. It is rounded only where it is used (`used`).
+A hyperparameter is kept as a real number, its latent value, even if it is an integer. An unroll
+length of 2 that is perturbed by 1.2 must be able to grow (2, 2.4, 2.88, 3.46), and one of 1 that is
+perturbed by 0.8 must be able to come back. Values are rounded only where they are used (`used`).
 
-Prior and bounds are two things. The prior says where a run begins and where "resample" draws
-from; the bounds, by default the same range, say what a hundred perturbations in a row may
-reach.
+The prior says where a run begins and where "resample" draws from. The bounds, by default the same
+range, say what a hundred perturbations in a row may reach.
 """
 
+import abc
 import contextlib
 import dataclasses
 import difflib
@@ -16,44 +16,57 @@ import itertools
 import math
 import numbers
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import numpy as np
 
 
-@runtime_checkable
-class Dimension(Protocol):
-    """One hyperparameter's prior, bounds and way of moving. Immutable; knows no name."""
+class Dimension(abc.ABC):
+    """The prior, bounds and moves of one hyperparameter. Immutable; does not know its name."""
 
+    @abc.abstractmethod
     def sample(self, rng: np.random.Generator) -> float:
         """Draw a latent value from the prior."""
 
+    @abc.abstractmethod
     def perturb(self, value: float, factor: float) -> float:
-        """Move `value` by `factor` (above 1: up, below 1: down), no further than the bounds."""
+        """Move a value up (factor above 1) or down (below 1), no further than the bounds."""
 
+    @abc.abstractmethod
     def clip(self, value: float) -> float:
         """Return the nearest value inside the bounds."""
 
+    @abc.abstractmethod
     def contains(self, value: float) -> bool:
-        """Whether `value` is finite and inside the bounds."""
+        """Return whether a value is finite and inside the bounds."""
 
     def used(self, value: float) -> float | int:
-        """What the learner uses for the latent `value`."""
+        """Return what the learner uses for a latent value."""
+        return self.clip(value)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object from which `from_json` makes an equal dimension."""
+        fields = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+        }
+        lists = {name: list(value) for name, value in fields.items() if isinstance(value, tuple)}
+        return {"kind": type(self).__name__, **fields, **lists}
 
 
-class _Range:
-    """What the three ranges share: prior [low, high] inside bounds, both closed."""
+@dataclasses.dataclass(frozen=True)
+class _Range(Dimension):
+    """A prior [low, high] inside bounds, which default to the prior. All ends are included."""
 
     low: float
     high: float
-    bounds: tuple[float, float] | None
+    bounds: tuple[float, float] | None = None
 
-    def _check_range(self, convert: type[float] | type[int]) -> None:
-        """Convert the limits; refuse a range that is empty or reaches outside its bounds."""
-        low, high = (_number(getattr(self, name), name, convert is int) for name in ("low", "high"))
+    _integer: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Convert the ends; refuse a range that is empty or reaches outside its bounds."""
+        low, high = (_number(getattr(self, name), name, self._integer) for name in ("low", "high"))
         if low >= high:
             way_out = "Constant(value) for a fixed value" if low == high else "swap them"
             raise ValueError(f"low={low!r} must be below high={high!r}: {way_out}")
@@ -63,7 +76,7 @@ class _Range:
             return
         if isinstance(self.bounds, str) or len(self.bounds) != 2:
             raise ValueError(f"bounds={self.bounds!r} must be a pair (low, high)")
-        floor, ceiling = (_number(value, "bounds", convert is int) for value in self.bounds)
+        floor, ceiling = (_number(value, "bounds", self._integer) for value in self.bounds)
         if floor >= ceiling:
             raise ValueError(f"bounds=({floor!r}, {ceiling!r}) must be (low, high), low < high")
         if not floor <= low < high <= ceiling:
@@ -75,44 +88,31 @@ class _Range:
 
     @property
     def reach(self) -> tuple[float, float]:
-        """The bounds: what perturbing may reach."""
+        """The bounds, or the prior's ends if none were given."""
         return (self.low, self.high) if self.bounds is None else self.bounds
 
     def perturb(self, value: float, factor: float) -> float:
-        """Multiply, and clip to the bounds."""
         return self.clip(_number(value, "value") * _number(factor, "factor"))
 
     def clip(self, value: float) -> float:
-        """Return the nearest value inside the bounds; refuses NaN, which is near to nothing."""
         if math.isnan(value):
             raise ValueError("value=nan has no nearest value inside the bounds")
         floor, ceiling = self.reach
         return float(min(max(value, floor), ceiling))
 
     def contains(self, value: float) -> bool:
-        """Whether `value` is inside the bounds."""
         floor, ceiling = self.reach
         return floor <= value <= ceiling
 
     def used(self, value: float) -> float | int:
-        """Return the value itself: the learner uses real numbers as they are."""
         return float(value)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object from which `from_json` makes an equal dimension."""
-        return _to_json(self)
 
-
-@dataclasses.dataclass(frozen=True)
 class LogUniform(_Range):
-    """A positive real number whose logarithm is uniform: rates, costs, weights."""
-
-    low: float
-    high: float
-    bounds: tuple[float, float] | None = None
+    """A positive real number whose logarithm is uniform, such as a rate, a cost or a weight."""
 
     def __post_init__(self) -> None:
-        self._check_range(float)
+        super().__post_init__()
         if self.reach[0] <= 0:
             raise ValueError(
                 f"low={self.reach[0]!r} must be above 0 on a logarithmic scale:"
@@ -120,35 +120,30 @@ class LogUniform(_Range):
             )
 
     def sample(self, rng: np.random.Generator) -> float:
-        """Draw from the prior."""
+        """Draw a value from the prior."""
         return _log_uniform(rng, self.low, self.high)
 
 
-@dataclasses.dataclass(frozen=True)
 class Uniform(_Range):
-    """A real number, uniform. Perturbing never changes its sign; resampling may."""
-
-    low: float
-    high: float
-    bounds: tuple[float, float] | None = None
+    """A uniform real number. Perturbing never changes its sign, but resampling may."""
 
     def __post_init__(self) -> None:
-        self._check_range(float)
+        super().__post_init__()
         if not math.isfinite(self.high - self.low):
             raise ValueError(f"the range from low={self.low!r} to high={self.high!r} is too wide")
 
     def sample(self, rng: np.random.Generator) -> float:
-        """Draw from the prior."""
+        """Draw a value from the prior."""
         return float(rng.uniform(self.low, self.high))
 
 
 @dataclasses.dataclass(frozen=True)
 class IntUniform(_Range):
-    """An integer, kept as a latent real number and rounded (half up) where it is used.
+    """An integer. Its latent value is a real number that is rounded half up where it is used.
 
-    The latent value lies in [low, high]. It is drawn from half a unit more on either side and
-    then clipped, so that the ends come up as often as every other integer. With `log` the
-    chance of k is proportional to log((k + 1/2) / (k - 1/2)), so about to 1/k.
+    The latent value lies in [low, high]. It is drawn from half a unit more on either side and then
+    clipped, so that the ends come up as often as every other integer. With `log` the probability
+    of k is proportional to log((k + 1/2) / (k - 1/2)), so about to 1/k.
     """
 
     low: int
@@ -156,8 +151,10 @@ class IntUniform(_Range):
     bounds: tuple[int, int] | None = None
     log: bool = False
 
+    _integer: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
-        self._check_range(int)
+        super().__post_init__()
         if self.log and self.reach[0] < 1:
             raise ValueError(
                 f"low={self.reach[0]!r} must be at least 1 on a logarithmic scale:"
@@ -165,19 +162,19 @@ class IntUniform(_Range):
             )
 
     def sample(self, rng: np.random.Generator) -> float:
-        """Draw a latent value from the prior; rounded, it is any of low, ..., high."""
+        """Draw a latent value from the prior."""
         low, high = self.low - 0.5, self.high + 0.5
         drawn = _log_uniform(rng, low, high) if self.log else float(rng.uniform(low, high))
         return min(max(drawn, float(self.low)), float(self.high))
 
     def used(self, value: float) -> int:
-        """Round half up: round(2.5) is 2 in Python, and 3.5 would be 4."""
+        """Return the value rounded half up. Python's `round` makes 2 of 2.5, and 4 of 3.5."""
         return math.floor(self.clip(value) + 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
-    """One of several numbers, in increasing order. Perturbing moves to a neighbour."""
+class Choice(Dimension):
+    """One of several numbers in increasing order. Perturbing moves to a neighbour."""
 
     values: tuple[float, ...]
 
@@ -193,11 +190,11 @@ class Choice:
         object.__setattr__(self, "values", values)
 
     def sample(self, rng: np.random.Generator) -> float:
-        """Draw one of the values, each as often."""
+        """Draw one of the values, each with the same probability."""
         return self.values[int(rng.integers(len(self.values)))]
 
     def perturb(self, value: float, factor: float) -> float:
-        """Move one up (factor above 1) or one down (below 1), or stay at the end."""
+        """Move to the next higher or lower value, or stay at the end."""
         index = self.values.index(self.clip(value))
         index += (factor > 1) - (factor < 1)
         return self.values[min(max(index, 0), len(self.values) - 1)]
@@ -206,26 +203,18 @@ class Choice:
         """Return the nearest of the values, the smaller one of two."""
         if math.isnan(value):
             raise ValueError("value=nan has no nearest value among the choices")
-        # Infinity is equally far from all: clamp it first.
+        # Infinity is equally far from all values, so clamp it first.
         inside = min(max(value, self.values[0]), self.values[-1])
         return min(self.values, key=lambda choice: abs(choice - inside))
 
     def contains(self, value: float) -> bool:
-        """Whether `value` is one of the values."""
+        """Return whether a value is one of the choices."""
         return value in self.values
-
-    def used(self, value: float) -> float:
-        """Return the nearest of the values."""
-        return self.clip(value)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object from which `from_json` makes an equal dimension."""
-        return _to_json(self)
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant:
-    """A number that is given to every member and never changes."""
+class Constant(Dimension):
+    """A number that all members have and that never changes."""
 
     value: float
 
@@ -245,16 +234,8 @@ class Constant:
         return self.value
 
     def contains(self, value: float) -> bool:
-        """Whether `value` is the constant."""
+        """Return whether a value is the constant."""
         return value == self.value
-
-    def used(self, value: float) -> float:
-        """Return the constant."""
-        return self.value
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object from which `from_json` makes an equal dimension."""
-        return _to_json(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,7 +244,7 @@ class Space:
 
     dimensions: Mapping[str, Dimension]
     adapt: tuple[str, ...] = ()
-    """Names that explore changes; all others keep their first value, or their donor's."""
+    """Names that explore changes. All others keep their first value, or that of their donor."""
 
     KINDS: ClassVar[Mapping[str, type]] = {
         kind.__name__: kind for kind in (LogUniform, Uniform, IntUniform, Choice, Constant)
@@ -300,15 +281,13 @@ class Space:
                 )
 
     def sample(self, rng: np.random.Generator) -> dict[str, float]:
-        """Draw every hyperparameter from its prior.
-
-        In the order of the names, so that a space that went through JSON draws the same.
-        """
+        """Draw every hyperparameter from its prior."""
+        # In the order of the names, so that a space that went through JSON draws the same.
         drawn = {name: self.dimensions[name].sample(rng) for name in sorted(self.dimensions)}
         return {name: drawn[name] for name in self.dimensions}
 
     def clip(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Return `values` inside their bounds; names must be known and complete."""
+        """Return the values clipped to their bounds. There must be exactly one for each name."""
         self._check_names(values)
         clipped = {}
         for name, dimension in self.dimensions.items():
@@ -317,11 +296,11 @@ class Space:
         return clipped
 
     def used(self, values: Mapping[str, float]) -> dict[str, float | int]:
-        """Return what the learner uses: integers rounded."""
+        """Return what the learner uses for the given values. Integers are rounded."""
         return {name: self.dimensions[name].used(value) for name, value in values.items()}
 
     def validate(self, values: Mapping[str, float]) -> None:
-        """Refuse values that are missing, unknown, not finite or outside their bounds."""
+        """Raise `ValueError` for values that are missing, unknown, not finite or out of bounds."""
         self._check_names(values)
         for name, dimension in self.dimensions.items():
             with named(name):
@@ -333,7 +312,7 @@ class Space:
                 )
 
     def fix(self, values: Mapping[str, float]) -> "Space":
-        """Return a space in which the named hyperparameters are constant."""
+        """Return a space in which the given hyperparameters are constant."""
         self._check_known(tuple(values))
         dimensions = dict(self.dimensions)
         for name, value in values.items():
@@ -348,7 +327,7 @@ class Space:
 
     @classmethod
     def from_json(cls, json_object: Mapping[str, Any]) -> "Space":
-        """Make the space that `to_json` described."""
+        """Make the space that `to_json` returned."""
         dimensions = {}
         for name, described in json_object["dimensions"].items():
             with named(name):
@@ -359,9 +338,9 @@ class Space:
         for name in names:
             if name not in self.dimensions:
                 close = difflib.get_close_matches(str(name), self.dimensions, n=3)
-                hint = f"did you mean {' or '.join(close)}?" if close else "known are"
-                known = "" if close else f" {', '.join(self.dimensions) or 'none'}"
-                raise ValueError(f"unknown hyperparameter {name!r}: {hint}{known}")
+                known = f"known are {', '.join(self.dimensions) or 'none'}"
+                hint = f"did you mean {' or '.join(close)}?" if close else known
+                raise ValueError(f"unknown hyperparameter {name!r}: {hint}")
 
     def _check_names(self, values: Mapping[str, float]) -> None:
         self._check_known(tuple(values))
@@ -371,7 +350,7 @@ class Space:
 
 
 def from_json(json_object: Mapping[str, Any]) -> Dimension:
-    """Make the dimension that its `to_json` described."""
+    """Make the dimension that its `to_json` returned."""
     fields = dict(json_object)
     kind = fields.pop("kind", None)
     if kind not in Space.KINDS:
@@ -379,16 +358,14 @@ def from_json(json_object: Mapping[str, Any]) -> Dimension:
     known = {field.name for field in dataclasses.fields(Space.KINDS[kind])}
     if unknown := sorted(set(fields) - known):
         raise ValueError(f"{kind} has no field {unknown[0]!r}: it has {', '.join(sorted(known))}")
-    for name, value in fields.items():
-        if isinstance(value, list):
-            fields[name] = tuple(value)
-    dimension: Dimension = Space.KINDS[kind](**fields)
+    lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    dimension: Dimension = Space.KINDS[kind](**{**fields, **lists})
     return dimension
 
 
 @contextlib.contextmanager
 def named(name: str) -> Iterator[None]:
-    """Put the hyperparameter's name before the message of a ValueError raised inside."""
+    """Put a hyperparameter's name before the message of a `ValueError` raised inside."""
     try:
         yield
     except ValueError as error:
@@ -396,7 +373,7 @@ def named(name: str) -> Iterator[None]:
 
 
 def _number(value: Any, what: str, integer: bool = False) -> Any:
-    """Return a finite float, or an int if `integer`; refuse anything else, bool included."""
+    """Return a finite float, or an int if `integer`; refuse anything else, even a bool."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, numbers.Real)):
         raise ValueError(f"{what}={value!r} must be a number, not {type(value).__name__}")
     number = float(value)
@@ -412,11 +389,3 @@ def _number(value: Any, what: str, integer: bool = False) -> Any:
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     drawn = math.exp(rng.uniform(math.log(low), math.log(high)))
     return min(max(drawn, low), high)  # exp(log(high)) may round to just above high
-
-
-def _to_json(dimension: Any) -> dict[str, Any]:
-    fields = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(dimension).items()
-    }
-    return {"kind": type(dimension).__name__, **fields}

@@ -118,22 +118,3 @@ def test_gaussian_noise_is_clipped():
     drawn = [explore.gaussian({"h": 0.0}, space, rng, 0.1)[0]["h"] for _ in range(100)]
     assert min(drawn) == 0.0
     assert max(drawn) > 0.0
-
-
-@pytest.mark.parametrize("factors", [(), (0.0, 1.2), (0.8, 1.0), (-1, 2), (math.nan,), (math.inf,)])
-def test_bad_factors_are_refused(factors):
-    for call in (explore.perturb, explore.resample):
-        with pytest.raises(ValueError, match="factors="):
-            call(START, SPACE, np.random.default_rng(0), factors=factors)
-
-
-@pytest.mark.parametrize("probability", [-0.1, 1.1, math.nan])
-def test_bad_probabilities_are_refused(probability):
-    with pytest.raises(ValueError, match="probability="):
-        explore.resample(START, SPACE, np.random.default_rng(0), probability=probability)
-
-
-@pytest.mark.parametrize("deviation", [0.0, -1.0, math.nan, math.inf])
-def test_bad_standard_deviations_are_refused(deviation):
-    with pytest.raises(ValueError, match="standard_deviation="):
-        explore.gaussian(START, SPACE, np.random.default_rng(0), standard_deviation=deviation)

@@ -93,6 +93,22 @@ def test_bad_values_are_refused_with_field_value_and_way_out(changes, words):
         assert word in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("significance", [0, -0.1, 1, 1.1, math.nan]),
+        ("truncation_fraction", [0, -0.1, 0.51, 1.0, math.nan]),
+        ("resample_probability", [-0.1, 1.1, math.nan]),
+        ("standard_deviation", [0.0, -1.0, math.nan, math.inf]),
+        ("perturb_factors", [(), (0, 1.2), (0.8, 1), (-1, 2), (math.nan,), (math.inf,)]),
+    ],
+)
+def test_settings_of_the_strategies_have_limits(name, bad):
+    for value in bad:
+        with pytest.raises(ValueError, match=name):
+            config(**{name: value})
+
+
 def test_the_steps_suggested_are_accepted():
     for total in (992, 1024):
         assert config(total_steps=total).total_steps == total
