@@ -1,35 +1,35 @@
-"""How fast the suite trains on this machine, and how near that is to what is possible.
+"""Measure how fast the suite trains on this machine, and how near that is to what is possible.
 
     python -m experiments.throughput                  # about 7 minutes
-    python -m experiments.throughput --quick          # under a minute, rough
-    python -m experiments.throughput --json out.json
-    python -m experiments.throughput --agent unreal   # beside A3C's network
+    python -m experiments.throughput --quick          # about a minute, rough
+    python -m experiments.throughput --agent unreal --json out.json
     python -m experiments.throughput --game Doom/MyWayHome
 
-Measured, each in as many processes (one thread each) as there are workers, all at the same time:
+Each measurement runs in one process per worker, with one thread each:
 
-- emulation: the worlds alone, with random actions;
-- network: the trainer's own `act` and `update` alone, in worlds that stand still;
-- population: real workers of the PBT engine on a real run, with checkpoints, commits, decisions,
-  live table and TensorBoard; once with the default population, once with a large one (all of whose
-  members stay alive in memory);
-- network of a3c: the same as network for A3C, where the agent is another; their ratio is
-  `cost_of_agent`, its network time per agent step over A3C's.
+- emulation: the environments alone, with random actions;
+- network: the agent's own `act` and `update` alone, in environments that cost nothing;
+- network of a3c: the same for A3C where the agent is another. `cost_of_agent` compares the two;
+- population: workers of the PBT engine on a real run, with checkpoints, decisions, live table and
+  TensorBoard; then the same with a large population. All members stay alive in memory.
 
-Machines are noisy, so all take turns in short windows; reported are medians over the windows.
-`limit` = 1 / (1 / emulation + 1 / network): what a program could reach that did nothing else.
-Intervals are a quarter of the defaults, so that short windows see them; that makes the engine's
-own cost larger than in a real run by four, and `pbt_cost` is what was measured divided by four.
+Machines are noisy, so the measurements take turns in short windows, and the figures are medians
+over the windows. `limit` is 1 / (1 / emulation + 1 / network), the rate of a program that did
+nothing else. The population's intervals are a quarter of the defaults, so that a short window has
+some of each. `pbt_cost` corrects for that: the engine's share of the workers' time is divided by
+four, and the launcher's is added.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import json as json_lib
 import multiprocessing
-import multiprocessing.synchronize
 import os
+import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,15 +40,18 @@ import tyro
 
 from agents import unreal
 from envs import make
-from experiments import cli, presets, turns
+from experiments import cli, presets
 from experiments.members import learner
 from experiments.projections import progress, tensorboard
-from pbt import create, local, store, task, worker
+from pbt import create, local, process, run, store, task, worker
 
 INTERVAL_DIVISOR = 4
-"""How much shorter than the defaults the population's intervals are."""
+"""Ratio of the default intervals to those of the measured population."""
+SETTLE_S = 1.0
+"""Seconds between the start of a turn and the start of its window."""
 OVERHEADS = ("claim", "load", "publish", "commit", "decide", "collect")
-"""What a worker does besides training; building worlds happens once per member."""
+"""Work of a worker besides training. Environments are built once per member and do not count."""
+SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,326 +59,306 @@ class Arguments:
     """Measure agent steps per second."""
 
     quick: bool = False
-    """Under a minute: fewer members and worlds, short windows, no large population."""
+    """Use fewer members and environments, short windows and no large population."""
     game: str = "Pong"
-    """Any Atari game, or other world."""
+    """Any Atari game, or the id of another environment."""
     agent: Literal["a3c", "unreal"] = "a3c"
-    """Which agent."""
+    """Agent to measure."""
     auxiliary: unreal.UNREALConfig = dataclasses.field(default_factory=unreal.UNREALConfig)
     """Fixed settings of UNREAL's auxiliary tasks."""
     num_envs: int = 32
-    """Worlds per member."""
+    """Number of environments per member."""
     unroll_length: int = 20
-    """Steps per update."""
+    """Steps of all environments per update."""
     population: int = 8
-    """Members."""
+    """Number of members."""
     large_population: int = 40
-    """Members of the second population."""
+    """Number of members of the second population."""
     workers: int | None = None
-    """Processes; default: one per core."""
+    """Number of processes; default: one per core."""
     windows: int = 3
-    """Turns that each takes."""
+    """Number of windows per measurement."""
     window_s: float = 12.0
-    """Length of a turn, seconds."""
+    """Length of a window in seconds."""
     json: Path | None = None
-    """Write all figures here."""
+    """File for all figures."""
 
 
-class StillVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
-    """Worlds of the same shape that cost nothing: every step shows what was recorded before."""
+class Group:
+    """Processes that measure one thing. They work only while it is the group's turn.
+
+    Args:
+        name: Name for messages.
+        workers: Number of processes.
+        work: Loop of each process, called with an event, a shared counter and `arguments`. It adds
+            the agent steps that it has done to the counter, and waits for the event after each few.
+    """
+
+    def __init__(self, name: str, workers: int, work: Callable[..., None], *arguments: Any) -> None:
+        self.name = name
+        self.rates: list[float] = []  # agent steps per second of all processes, one per window
+        self._go = SPAWN.Event()
+        self._steps = [SPAWN.Value("q", 0) for _ in range(workers)]
+        self.processes = [
+            SPAWN.Process(target=_begin, args=(work, self._go, steps, *arguments), daemon=True)
+            for steps in self._steps
+        ]
+        for started in self.processes:
+            started.start()
+
+    def run_until(self, is_over: Callable[[], bool]) -> None:
+        """Let the processes work until `is_over` says so, which is asked again and again.
+
+        Raises:
+            RuntimeError: A process died. Its traceback is on standard error.
+        """
+        self._go.set()
+        while not is_over():
+            if not all(started.is_alive() for started in self.processes):
+                raise RuntimeError(f"a process of the {self.name} died")
+            time.sleep(0.1)
+        self._go.clear()
+
+    def has_begun(self) -> bool:
+        """Return whether every process is ready and works."""
+        return all(steps.value > 0 for steps in self._steps)
+
+    def measure(self, seconds: float, tick: Callable[[], None]) -> None:
+        """Let the processes work for a window, and call `tick` meanwhile."""
+        marks: list[tuple[float, int]] = []  # (time, agent steps) at both ends of the window
+
+        def is_over() -> bool:
+            tick()
+            now_s = time.monotonic()
+            if now_s >= begun_s + SETTLE_S + seconds * len(marks):
+                marks.append((now_s, sum(steps.value for steps in self._steps)))
+            return len(marks) == 2
+
+        begun_s = time.monotonic()
+        self.run_until(is_over)
+        (first_s, first), (last_s, last) = marks
+        self.rates.append((last - first) / (last_s - first_s))
+
+    def close(self) -> None:
+        """Stop the processes; workers of the engine commit before they end."""
+        self._go.set()
+        for started in self.processes:
+            started.terminate()
+        for started in self.processes:
+            started.join()
+
+
+def _begin(work: Callable[..., None], *arguments: Any) -> None:
+    process.die_with_parent()
+    torch.set_num_threads(1)
+    work(*arguments)
+
+
+class StillVectorEnv(gymnasium.vector.VectorWrapper):
+    """Environments of the real shape whose steps cost nothing: they repeat a few recorded ones."""
 
     def __init__(self, env_id: str, num_envs: int) -> None:
-        real = make.make_vec(env_id, num_envs)
-        self.num_envs = num_envs
-        self.metadata = real.metadata
-        self.single_observation_space = real.single_observation_space
-        self.single_action_space = real.single_action_space
-        self.observation_space = real.observation_space
-        self.action_space = real.action_space
-        real.reset(seed=0)
-        self._answers = [real.step(real.action_space.sample()) for _ in range(8)]
-        self._t = 0
-        real.close()
+        super().__init__(make.make_vec(env_id, num_envs))
+        self.env.reset(seed=0)
+        actions = [self.env.action_space.sample() for _ in range(8)]
+        self._recorded = itertools.cycle([self.env.step(action) for action in actions])
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Show the first recorded observation."""
-        return self._answers[0][0], {}
+        """Return a recorded observation."""
+        return next(self._recorded)[0], {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Show the next one."""
-        self._t = (self._t + 1) % len(self._answers)
-        return self._answers[self._t]
+        """Return the next recorded step."""
+        return next(self._recorded)
 
 
-def _emulate(go: Any, steps: Any, paused_s: Any, env_id: str, num_envs: int) -> None:
-    envs = make.make_vec(env_id, num_envs)
+def _emulate(go: Any, steps: Any, config: learner.LearnerConfig) -> None:
+    envs = make.make_vec(config.env_id, config.num_envs)
     envs.reset(seed=os.getpid())
     envs.action_space.seed(os.getpid())
-    actions = [envs.action_space.sample() for _ in range(100)]
-    while True:
-        turns.wait_for(go, paused_s)
-        for action in actions:
-            envs.step(action)
-            steps.value += num_envs
+    for action in itertools.cycle([envs.action_space.sample() for _ in range(100)]):
+        envs.step(action)
+        steps.value += config.num_envs
+        go.wait()
 
 
-def _learn(
-    go: Any, steps: Any, paused_s: Any, learner_config: learner.LearnerConfig, unroll_length: int
-) -> None:
-    torch.set_num_threads(1)
-    still = StillVectorEnv(learner_config.env_id, learner_config.num_envs)
-    learning = learner.AgentTask(learner_config, 0, os.getpid(), make_envs=lambda: still)
+def _learn(go: Any, steps: Any, config: learner.LearnerConfig, unroll_length: int) -> None:
+    still = StillVectorEnv(config.env_id, config.num_envs)
+    learning = learner.AgentTask(config, 0, os.getpid(), make_envs=lambda: still)
     learning.set_hyperparameters({"learning_rate": 1e-4, "unroll_length": unroll_length})
     for done in learning.train(10**12, 10**12):
         steps.value += done.agent_steps
-        turns.wait_for(go, paused_s)
+        go.wait()
 
 
-class CountedTask:
-    """A learner that tells how many steps it took."""
+def _work(go: Any, steps: Any, run_dir: Path, residents: int) -> None:
+    """Work on a run, then write the seconds that each kind of work took."""
+    paused_s = 0.0
 
-    def __init__(self, learning: learner.AgentTask, steps: Any) -> None:
-        self._steps = steps
-        self.set_hyperparameters = learning.set_hyperparameters
-        self.hyperparameters = learning.hyperparameters
-        self.save, self.load, self.close = learning.save, learning.load, learning.close
-        self._train = learning.train
-
-    def train(self, agent_steps: int, limit: int) -> Iterator[task.Progress]:
-        """See `pbt.task.Task.train`."""
-        for done in self._train(agent_steps, limit):
-            self._steps.value += done.agent_steps
-            yield done
-
-
-def _work(go: Any, steps: Any, paused_s: Any, run_dir: Path, residents: int, seconds: Any) -> None:
-    torch.set_num_threads(1)
+    class CountedTask(learner.AgentTask):
+        def train(self, agent_steps: int, limit: int) -> Iterator[task.Progress]:
+            for done in super().train(agent_steps, limit):
+                steps.value += done.agent_steps
+                yield done
 
     def make_task(config: Mapping[str, Any], member: int, seed: int) -> task.Task:
-        return CountedTask(learner.make_task(config, member, seed), steps)
+        return CountedTask(learner.LearnerConfig.from_json(config), member, seed)
 
     def beat() -> None:
-        if not seconds["stop"].is_set():
-            turns.wait_for(go, paused_s)
+        nonlocal paused_s
+        begun_s = time.monotonic()
+        go.wait()
+        paused_s += time.monotonic() - begun_s
 
-    with store.Store.open(run_dir) as run_store:
+    with store.Store.open(run_dir) as run_store, process.Stop().installed() as stop:
         outcome = worker.run(
-            run_store,
-            run_dir,
-            resident_limit=residents,
-            stop=lambda: 15 if seconds["stop"].is_set() else 0,
-            beat=beat,
-            make_task=make_task,
+            run_store, run_dir, resident_limit=residents, stop=stop, beat=beat, make_task=make_task
         )
-    seconds["queue"].put(dict(outcome.seconds))
+    seconds = {**outcome.seconds, "paused": paused_s}
+    (run_dir / f"seconds-{os.getpid()}.json").write_text(json_lib.dumps(seconds))
 
 
-def _population(
-    arguments: Arguments, population: int, workers: int, run_dir: Path
-) -> tuple[turns.Turn, dict[str, Any]]:
-    """Create a run and start its workers."""
+def _run_config(arguments: Arguments, population: int) -> run.RunConfig:
+    """Return Atari's default run with short intervals."""
+    num_envs, default = arguments.num_envs, presets.ATARI["default"]
+
+    def interval(steps: int) -> int:
+        return max(1, steps // INTERVAL_DIVISOR // num_envs) * num_envs
+
     settings = dataclasses.replace(
-        presets.ATARI["default"],
+        default,
         population=population,
         agent=arguments.agent,
-        num_envs=arguments.num_envs,
-        total_steps=10**9 // arguments.num_envs * arguments.num_envs,
-        report_interval=_interval(presets.ATARI["default"].report_interval, arguments.num_envs),
-        ready_interval=_interval(presets.ATARI["default"].ready_interval, arguments.num_envs),
+        auxiliary=arguments.auxiliary,
+        num_envs=num_envs,
+        total_steps=10**9 // num_envs * num_envs,
+        report_interval=interval(default.report_interval),
+        ready_interval=interval(default.ready_interval),
         fixed=(f"unroll_length={arguments.unroll_length}",),
         adapt=("learning_rate", "entropy_cost"),
     )
-    run_config = dataclasses.replace(
+    return dataclasses.replace(
         settings.run_config(),
-        task_config=_learner_config(arguments).to_json(),
-        lease_seconds=3_600.0,  # whoever waits for its turn must not lose its member
-        window=1,
-        min_episodes=1,  # so that decisions and copies are in the measurement
+        task_config=settings.in_environment(arguments.game, clip_rewards=True).to_json(),
+        lease_seconds=3_600.0,  # a worker that waits for its turn must not lose its member
+        window=1,  # so that windows contain decisions and copies
+        min_episodes=1,
         significance=0.5,
     )
-    create.create_run(run_dir, run_config).close()
-    context = multiprocessing.get_context("spawn")
-    seconds = {"queue": context.Queue(), "stop": context.Event()}
-    residents = -(-population // workers) + 1
-    return turns.start(
-        f"population of {population}", workers, _work, run_dir, residents, seconds
-    ), seconds
 
 
-def _interval(default: int, num_envs: int) -> int:
-    return max(1, default // INTERVAL_DIVISOR // num_envs) * num_envs
-
-
-def _learner_config(arguments: Arguments) -> learner.LearnerConfig:
-    return learner.LearnerConfig(
-        arguments.game,
-        arguments.num_envs,
-        agent=arguments.agent,
-        auxiliary=arguments.auxiliary,
-        clip_rewards=True,
-    )
-
-
-def _warm(turn: turns.Turn, run_dir: Path, population: int) -> None:
+def _warm(population: Group, run_dir: Path) -> None:
     """Let every member be built and trained for a slice, so that all are alive in memory."""
-    turn.go.set()
     with store.Store.open(run_dir) as run_store:
-        while min(member.version for member in run_store.members()) < 1:
-            turn.check()
-            time.sleep(0.2)
-    turn.go.clear()
+        population.run_until(lambda: all(member.version > 0 for member in run_store.members()))
 
 
 def measure(arguments: Arguments, directory: Path) -> dict[str, Any]:
-    """Take turns and report; see the module's docstring."""
+    """Measure everything in turns and return the figures by name; see the module's docstring.
+
+    Args:
+        arguments: Settings of the measurement.
+        directory: Directory for the runs.
+    """
     workers = arguments.workers or local.available_cores()
-    learner_config = _learner_config(arguments)
-    populations = (
-        [arguments.population]
-        if arguments.quick
-        else [
-            arguments.population,
-            arguments.large_population,
-        ]
-    )
-    groups: list[tuple[turns.Turn, dict[str, Any]]] = []
-    alone: list[turns.Turn] = []
-    cost_s = 0.0
-    try:
-        for population in populations:
-            run_dir = directory / f"population-{population}"
-            turn, seconds = _population(arguments, population, workers, run_dir)
-            groups.append((turn, seconds))
-            print(
-                f"building {population} members with {arguments.num_envs} worlds each", flush=True
-            )
-            _warm(turn, run_dir, population)
-        alone = [
-            turns.start("emulation", workers, _emulate, arguments.game, arguments.num_envs),
-            turns.start("network", workers, _learn, learner_config, arguments.unroll_length),
-        ]
+    large = f"population_{arguments.large_population}"
+    sizes = {"population": arguments.population}
+    sizes |= {} if arguments.quick else {large: arguments.large_population}
+    config = learner.LearnerConfig.from_json(_run_config(arguments, 1).task_config)
+    groups: dict[str, Group] = {}
+    with contextlib.ExitStack() as stack:
+
+        def start(key: str, name: str, work: Callable[..., None], *parameters: Any) -> None:
+            group = Group(name, workers, work, *parameters)
+            groups[key] = stack.enter_context(contextlib.closing(group))
+
+        start("emulation", "emulation", _emulate, config)
+        start("network", "network", _learn, config, arguments.unroll_length)
         if arguments.agent != "a3c":
-            plain = dataclasses.replace(learner_config, agent="a3c")
-            alone.append(
-                turns.start("network of a3c", workers, _learn, plain, arguments.unroll_length)
-            )
-        for turn in alone:
-            turn.wait_until_ready()
-        with (
-            store.Store.open(directory / f"population-{populations[0]}") as watched,
-            tensorboard.Projector(watched, directory / "tensorboard") as projector,
-            progress.Progress(4, stream=open(os.devnull, "w"), plain_s=2.0) as table,
-        ):
-            projected_s = 0.0
+            a3c = dataclasses.replace(config, agent="a3c")
+            start("network_a3c", "network of a3c", _learn, a3c, arguments.unroll_length)
+        for group in groups.values():
+            group.run_until(group.has_begun)
+        for key, size in sizes.items():
+            print(f"building {size} members with {config.num_envs} environments each", flush=True)
+            run_dir = directory / key
+            create.create_run(run_dir, _run_config(arguments, size)).close()
+            start(key, f"population of {size}", _work, run_dir, -(-size // workers) + 1)
+            _warm(groups[key], run_dir)
 
-            def launcher() -> None:
-                nonlocal projected_s
-                table.tick(watched)
-                if time.monotonic() - projected_s > 10:
-                    projected_s = time.monotonic()
-                    projector.update()
+        watched = stack.enter_context(store.Store.open(directory / "population"))
+        projector = stack.enter_context(tensorboard.Projector(watched, directory / "tensorboard"))
+        null = stack.enter_context(open(os.devnull, "w"))
+        table = stack.enter_context(progress.Progress(4, stream=null, plain_s=2.0))
+        projected_s = launcher_s = 0.0
 
-            for window in range(arguments.windows):
-                for turn in (*alone, *(turn for turn, _ in groups)):
-                    is_default = turn is groups[0][0]
-                    cpu_s = time.process_time()
-                    turn.measure(arguments.window_s, launcher if is_default else None)
-                    if is_default:
-                        cost_s += time.process_time() - cpu_s
-                    print(
-                        f"window {window + 1}: {turn.name} {turn.rates[-1]:,.0f} steps/s",
-                        flush=True,
-                    )
-        memory_mb = [
-            psutil.Process(process.pid).memory_info().rss / 2**20
-            for process in groups[0][0].processes
-        ]
-        shares = _overheads(groups[0], cost_s, arguments)
-    finally:
-        for turn in (*alone, *(turn for turn, _ in groups)):
-            turn.end()
-    emulation, network = alone[0].rate, alone[1].rate
-    limit = 1 / (1 / emulation + 1 / network)
-    population_rate = groups[0][0].rate
-    large = groups[1][0].rate if len(groups) > 1 else None
-    beside = (
-        {"network_a3c": alone[2].rate, "cost_of_agent": alone[2].rate / network}
-        if len(alone) > 2
-        else {}
-    )
-    return {
+        def launch() -> None:
+            nonlocal projected_s
+            table.tick(watched)
+            if time.monotonic() - projected_s > 10:
+                projected_s = time.monotonic()
+                projector.update()
+
+        for window, key in itertools.product(range(arguments.windows), groups):
+            cpu_s = time.process_time()
+            group = groups[key]
+            group.measure(arguments.window_s, launch if key == "population" else lambda: None)
+            launcher_s += time.process_time() - cpu_s if key == "population" else 0.0
+            print(f"window {window + 1}: {group.name} {group.rates[-1]:,.0f} steps/s", flush=True)
+        pids = [started.pid for started in groups["population"].processes]
+        memory_mb = max(psutil.Process(pid).memory_info().rss / 2**20 for pid in pids)
+    spent = [json_lib.loads(path.read_text()) for path in directory.glob("population/seconds-*")]
+    seconds = {
+        name: sum(one.get(name, 0.0) for one in spent)
+        for name in (*OVERHEADS, "build", "train", "idle", "paused")
+    }
+    # Pauses are part of the seconds of training, or of looking for work.
+    working_s = sum(seconds[name] for name in (*OVERHEADS, "train", "idle")) - seconds["paused"]
+    engine = sum(seconds[name] for name in OVERHEADS) / working_s / INTERVAL_DIVISOR
+    launcher = launcher_s / (workers * arguments.windows * (arguments.window_s + SETTLE_S))
+    rates = {key: statistics.median(group.rates) for key, group in groups.items()}
+    limit = 1 / (1 / rates["emulation"] + 1 / rates["network"])
+    figures = {
         "game": arguments.game,
         "agent": arguments.agent,
         "num_envs": arguments.num_envs,
         "unroll_length": arguments.unroll_length,
         "workers": workers,
-        "emulation": emulation,
-        "network": network,
+        **rates,
+        large: rates.get(large),
         "limit": limit,
-        "population": population_rate,
-        f"population_{arguments.large_population}": large,
-        "ratio_to_limit": population_rate / limit,
-        "ratio_to_emulation": population_rate / emulation,
-        "ratio_of_populations": None if large is None else large / population_rate,
-        **beside,
-        "worker_memory_mb": max(memory_mb),
-        "windows": {turn.name: turn.rates for turn in (*alone, *(turn for turn, _ in groups))},
-        **shares,
-    }
-
-
-def _overheads(
-    group: tuple[turns.Turn, dict[str, Any]], launcher_s: float, arguments: Arguments
-) -> dict[str, float]:
-    """Share of the workers' time that went into the engine, at the default intervals."""
-    turn, seconds = group
-    seconds["stop"].set()
-    turn.go.set()
-    spent = [seconds["queue"].get(timeout=60) for _ in turn.processes]
-    paused_s = sum(value.value for value in turn.paused_s)
-    total = {
-        name: sum(worker_s.get(name, 0.0) for worker_s in spent)
-        for name in (*OVERHEADS, "build", "train", "idle")
-    }
-    overhead_s = sum(total[name] for name in OVERHEADS)
-    # Waiting for a turn happens in `beat`, so inside training, or between two claims.
-    working_s = sum(total.values()) - total["build"] - paused_s
-    measured_s = len(turn.processes) * arguments.windows * (arguments.window_s + turns.SETTLE_S)
-    engine = overhead_s / working_s / INTERVAL_DIVISOR
-    launcher = launcher_s / measured_s
-    return {
+        "ratio_to_limit": rates["population"] / limit,
+        "ratio_to_emulation": rates["population"] / rates["emulation"],
+        "ratio_of_populations": rates[large] / rates["population"] if large in rates else None,
+        "worker_memory_mb": memory_mb,
+        "windows": {group.name: group.rates for group in groups.values()},
         "pbt_cost": engine + launcher,
         "pbt_cost_engine": engine,
         "pbt_cost_launcher": launcher,
-        **{f"seconds_{name}": total[name] for name in (*OVERHEADS, "build")},
+        **{f"seconds_{name}": seconds[name] for name in (*OVERHEADS, "build")},
     }
+    if "network_a3c" in rates:
+        figures["cost_of_agent"] = rates["network_a3c"] / rates["network"]
+    return figures
 
 
 def report(figures: Mapping[str, Any]) -> str:
-    """The figures for people."""
-    lines = [
-        f"{figures['game']}, {figures['agent']}, {figures['num_envs']} worlds per member, "
-        f"unroll length "
-        f"{figures['unroll_length']}, {figures['workers']} processes with one thread each",
-    ]
-    for name in ("emulation", "network", "network_a3c", "limit", "population"):
-        if name in figures:
-            lines.append(f"  {name:<24}{figures[name]:>10,.0f} agent steps/s")
-    large = [name for name in figures if name.startswith("population_")]
-    for name in large:
-        if figures[name] is not None:
-            lines.append(f"  {name:<24}{figures[name]:>10,.0f} agent steps/s")
-    for name in (
-        "ratio_to_limit",
-        "ratio_to_emulation",
-        "ratio_of_populations",
-        "pbt_cost",
-        "cost_of_agent",
-    ):
-        if figures.get(name) is not None:
-            lines.append(f"  {name:<24}{figures[name]:>10.3f}")
-    lines.append(f"  {'worker_memory_mb':<24}{figures['worker_memory_mb']:>10,.0f}")
-    return "\n".join(lines)
+    """Return the figures as text."""
+    text = (
+        f"{figures['game']}, {figures['agent']}, {figures['num_envs']} environments per member, "
+        f"unroll length {figures['unroll_length']}, {figures['workers']} processes with one thread "
+        "each"
+    )
+    for name, figure in figures.items():
+        if figure is None:
+            continue
+        if name.startswith(("emulation", "network", "limit", "population")):
+            text += f"\n  {name:<24}{figure:>10,.0f} agent steps/s"
+        elif name.startswith("ratio") or name in ("pbt_cost", "cost_of_agent"):
+            text += f"\n  {name:<24}{figure:>10.3f}"
+        elif name == "worker_memory_mb":
+            text += f"\n  {name:<24}{figure:>10,.0f}"
+    return text
 
 
 @cli.quiet
@@ -388,10 +371,11 @@ def main() -> None:
         )
     try:
         make.describe(arguments.game)
-        _learner_config(arguments).check_unroll_length(arguments.unroll_length)
+        config = learner.LearnerConfig.from_json(_run_config(arguments, 1).task_config)
+        config.check_unroll_length(arguments.unroll_length)
     except ValueError as error:
         cli.fail(str(error))
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that are started now
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the processes that start now
     with tempfile.TemporaryDirectory(prefix="throughput-") as directory:
         figures = measure(arguments, Path(directory))
     print(report(figures))
