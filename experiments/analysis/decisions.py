@@ -1,4 +1,4 @@
-"""What was decided in a run, one row per decision, from its events."""
+"""The decisions of a run, one row per decision, from its events."""
 
 import dataclasses
 import math
@@ -11,19 +11,20 @@ from pbt.records import Event
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """An event, with what it was decided by where it says so."""
+    """An event, with its evidence as far as it was recorded."""
 
     kind: str
     member: int
     agent_steps: int
-    """The member's own."""
+    """The member's own agent steps."""
     elapsed_s: float
-    """Since the run was created."""
+    """Seconds since the run was created."""
     other: int | None
     """The donor, or the member that was no better."""
     own_mean: float | None
-    """Mean of the window that was compared."""
+    """Mean return of the member's window."""
     other_mean: float | None
+    """Mean return of the other's window."""
     t: float | None
     degrees_of_freedom: float | None
     p: float | None
@@ -39,44 +40,54 @@ class Decision:
 
 
 def decisions(history: History) -> list[Decision]:
-    """All decisions in order; the `explore` that belongs to a copy is told with it."""
+    """Return all decisions in order. The `explore` of a copy is part of that copy's row."""
     created = min((version.created_s for version in history.versions), default=0.0)
-    explored = {(e.member, e.version): e for e in history.events if e.kind == "explore"}
     copies = {(e.member, e.version) for e in history.events if e.kind in ("exploit", "reseed")}
     return [
-        _decision(history, event, explored.get((event.member, event.version)), created)
+        _decision(history, event, created)
         for event in history.events
         if not (event.kind == "explore" and (event.member, event.version) in copies)
     ]
 
 
-def _decision(history: History, event: Event, explored: Event | None, created: float) -> Decision:
+def number(value: Any) -> float | None:
+    """Return a value of an event's details if it is a finite number, else None."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
+
+
+def reason(details: Mapping[str, Any]) -> str:
+    """Return why a decision was made, else the last line of an error; empty without either."""
+    found = details.get("reason", "")
+    if not found and "error" in details:
+        lines = str(details["error"]).strip().splitlines()
+        found = lines[-1] if lines else ""
+    return str(found)
+
+
+def _decision(history: History, event: Event, created: float) -> Decision:
     details = event.details
     other = details.get("donor", details.get("opponent"))
     before, after = _change(history, event)
-    reason = details.get("reason", "")
-    if not reason and "error" in details:
-        lines = str(details["error"]).strip().splitlines()
-        reason = lines[-1] if lines else ""
     return Decision(
         kind=event.kind,
         member=event.member,
         agent_steps=event.agent_steps,
         elapsed_s=max(0.0, event.created_s - created),
         other=other if isinstance(other, int) else None,
-        own_mean=_number(details.get("own_mean")),
-        other_mean=_number(details.get("opponent_mean")),
-        t=_number(details.get("t")),
-        degrees_of_freedom=_number(details.get("degrees_of_freedom")),
-        p=_number(details.get("p")),
-        reason=str(reason),
+        own_mean=number(details.get("own_mean")),
+        other_mean=number(details.get("opponent_mean")),
+        t=number(details.get("t")),
+        degrees_of_freedom=number(details.get("degrees_of_freedom")),
+        p=number(details.get("p")),
+        reason=reason(details),
         before=before,
         after=after,
     )
 
 
 def _change(history: History, event: Event) -> tuple[dict[str, float], dict[str, float]]:
-    """Hyperparameters before and after a decision that made a version of its own."""
+    """Return the hyperparameters before and after an event that made a version of its own."""
     version = history.tree.versions.get((event.member, event.version))
     last = history.tree.versions.get((event.member, event.version - 1))
     if version is None or last is None or event.kind not in ("exploit", "reseed", "explore"):
@@ -84,9 +95,3 @@ def _change(history: History, event: Event) -> tuple[dict[str, float], dict[str,
     used = history.config.space.used
     before, after = used(last.hyperparameters), used(version.hyperparameters)
     return ({n: float(v) for n, v in before.items()}, {n: float(v) for n, v in after.items()})
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, or None: evidence is recorded as JSON, and not all of it by every rule."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""A run as its store shows it at one moment: what figures and tables are made from."""
+"""The records of a run at one moment: figures and tables are made from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class History:
     """All records of a run at one moment, and what follows from them."""
 
     name: str
-    """For titles."""
+    """Name of the run, for titles."""
     config: run.RunConfig
     members: list[Member]
     versions: list[Version]
@@ -23,19 +23,23 @@ class History:
     events: list[Event]
     tree: lineage.Tree
     best: Member | None
-    """By training score; None before anybody has one."""
+    """The member with the highest training score; None before any member has a score."""
     lineage: list[lineage.Step]
-    """Of the best member's newest weights; empty without one."""
+    """Lineage of the best member's newest weights; empty without a best member."""
 
     @classmethod
     def read(cls, store: stores.Store, name: str) -> "History":
-        """Read a run that may be training: what is not yet in all its tables is left out."""
+        """Read a run, which may be training.
+
+        Every version that a member, a report or an event names is among `versions`.
+        """
         config = store.config
-        # In this order: whatever one refers to was committed with it or before it.
+        # Versions are read last, since the other records refer to versions that were committed
+        # with them or before them.
         events = store.events()
         reports = [report for _, report in store.reports()]
-        versions = store.versions()
         members = store.members()
+        versions = store.versions()
         tree = lineage.Tree(versions, config.copy)
         best = lineage.best_member(members, tree)
         return cls(
@@ -52,26 +56,26 @@ class History:
 
     @property
     def varied(self) -> list[str]:
-        """Hyperparameters that differ between members or in time: the adapted ones first."""
+        """Hyperparameters that differ between members or over time, the adapted ones first."""
         dimensions = self.config.space.dimensions
         free = [n for n, d in dimensions.items() if not isinstance(d, space.Constant)]
         return sorted(free, key=lambda name: name not in self.config.space.adapt)
 
     @property
     def followed(self) -> Schedule | None:
-        """What all members of a replay train along; None for any other run."""
+        """The schedule that all members of a replay follow; None for any other run."""
         return followed(self.config)
 
     @property
     def scheduled(self) -> list[str]:
-        """The hyperparameters that `schedule` has something to show of."""
+        """The hyperparameters that a figure of `schedule` shows."""
         return self.varied if self.followed is None else list(self.followed.names)
 
     @property
     def schedule(self) -> list[ScheduleRow]:
-        """What the best member's weights were trained with; empty without such a member.
+        """The hyperparameters that trained the best member's weights; empty without such a member.
 
-        Of a replay the rows of its schedule that the weights have reached.
+        For a replay, the rows of its schedule that the weights have reached.
         """
         found = lineage.schedule(self.lineage)
         if self.followed is None or not found:
@@ -85,7 +89,7 @@ class History:
         return rows
 
     def used(self, row: ScheduleRow) -> Mapping[str, float]:
-        """What the learner used at a row of `schedule`: integers rounded."""
+        """Return the values that the learner used at a row of `schedule`, integers rounded."""
         if self.followed is not None:
             return self.followed.used(row.agent_steps)
         return self.config.space.used(row.hyperparameters)

@@ -1,4 +1,4 @@
-"""How a run was made, for people: what a score must be read with."""
+"""How a run was made, in words: environment, agent, population and hyperparameters."""
 
 import contextlib
 import hashlib
@@ -12,11 +12,11 @@ from experiments.analysis import schedule, wording
 from pbt import run, space
 
 Rows = list[tuple[str, str]]
-"""What, and how it was."""
+"""Pairs of a setting's name and its value."""
 
 
 def environment(config: run.RunConfig) -> str | None:
-    """The world's id, in its shortest form; None for a task that is not this suite's."""
+    """Return the environment's id in its shortest form; None for a task of another project."""
     env_id = config.task_config.get("env_id")
     if not isinstance(env_id, str):
         return None
@@ -24,12 +24,15 @@ def environment(config: run.RunConfig) -> str | None:
 
 
 def is_game(config: run.RunConfig) -> bool:
-    """Whether the world is an Atari game."""
+    """Return whether the environment is an Atari game."""
     return _game(environment(config) or "") is not None
 
 
 def comparable(config: run.RunConfig) -> tuple[str, ...]:
-    """What must be the same for two scores to be compared: the world, and a game's protocol."""
+    """Return what two runs must share for their scores to compare.
+
+    That is the environment and, for an Atari game, the preset.
+    """
     name = environment(config)
     if name is None:
         return (config.task,)
@@ -39,7 +42,7 @@ def comparable(config: run.RunConfig) -> tuple[str, ...]:
 
 
 def environment_rows(config: run.RunConfig) -> Rows:
-    """The world and how it is played."""
+    """Describe the environment and how it is played."""
     settings, env_id = config.task_config, config.task_config.get("env_id")
     if not isinstance(env_id, str):
         return [("Task", f"{config.task}, not one of this suite's")]
@@ -47,7 +50,7 @@ def environment_rows(config: run.RunConfig) -> Rows:
     preset = None
     with contextlib.suppress(ValueError, TypeError):
         preset = atari.find_preset(settings.get("preset", ""))
-    rows = [("World", f"{game}, Atari" if game else env_id)]
+    rows = [("Environment", f"{game}, Atari" if game else env_id)]
     if game and preset is not None:
         sticky = preset.repeat_action_probability
         rows += [
@@ -68,7 +71,7 @@ def environment_rows(config: run.RunConfig) -> Rows:
 
 
 def agent_rows(config: run.RunConfig) -> Rows:
-    """Who learns."""
+    """Describe the agent."""
     settings: Mapping[str, Any] = config.task_config
     rows = []
     if "agent" in settings:
@@ -76,12 +79,12 @@ def agent_rows(config: run.RunConfig) -> Rows:
         core = fixed.get("core") if isinstance(fixed, Mapping) else None
         rows.append(("Agent", f"{settings['agent']}, {core} core" if core else settings["agent"]))
     if "num_envs" in settings:
-        rows.append(("Worlds per member", str(settings["num_envs"])))
+        rows.append(("Environments per member", str(settings["num_envs"])))
     return [(what, str(how)) for what, how in rows]
 
 
 def population_rows(config: run.RunConfig) -> Rows:
-    """How many train, for how long, and who copies whom when."""
+    """Describe how many members train, for how long, and how they exploit and explore."""
     rows = [
         ("Members", f"{config.population}"),
         (
@@ -122,7 +125,7 @@ def population_rows(config: run.RunConfig) -> Rows:
 
 
 def hyperparameter_rows(config: run.RunConfig) -> Rows:
-    """Where each hyperparameter is drawn, and how far it may go; of a replay, what it follows."""
+    """Describe the prior and the bounds of each hyperparameter, and the schedule of a replay."""
     given, hyper = schedule.followed(config), config.space
     rows = []
     if given is not None:
@@ -140,11 +143,14 @@ def hyperparameter_rows(config: run.RunConfig) -> Rows:
 
 
 def flat(config: run.RunConfig) -> dict[str, str]:
-    """Every setting by name, as exact text; a hyperparameter's prior and bounds are one."""
+    """Return every setting by name, as exact text.
+
+    The prior and the bounds of a hyperparameter are one setting.
+    """
     values = config.to_json()
     hyper = values.pop("space")
     given = schedule.followed(config)
-    if given is not None:  # too long to be read; what is in it, a figure shows
+    if given is not None:  # too long to be read, and shown in a figure
         digest = hashlib.sha256(json.dumps(given.to_json()).encode()).hexdigest()[:8]
         told = f"{wording.counted(len(given.rows), 'row')}, digest {digest}"
         values["task_config"] = {**values["task_config"], "schedule": told}
@@ -210,7 +216,7 @@ def _dimension(dimension: space.Dimension) -> str:
 
 
 def _game(env_id: str) -> str | None:
-    """The plain name of an Atari game; None for any other world."""
+    """Return the plain name of an Atari game; None for any other environment."""
     with contextlib.suppress(ValueError):
         return atari.find_game(env_id)
     return None

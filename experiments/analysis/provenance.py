@@ -1,6 +1,6 @@
-"""Which command and which commit made a run: a line per start, in RUN_DIR/commands.jsonl.
+"""The commands and commits that made a run, one line per start in RUN_DIR/commands.jsonl.
 
-Nothing reads it but reports. Only the command line is kept, never the environment.
+Only reports read it. The command line is recorded, environment variables never are.
 """
 
 import contextlib
@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 FILE_NAME = "commands.jsonl"
-_SOURCES = Path(__file__).resolve().parents[1]
+_SOURCES = Path(__file__).resolve().parents[2]
+"""Root of the checkout."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +22,15 @@ class Start:
     """One start of a command on a run: its creation, or a resumption."""
 
     command: str
-    """As one could type it."""
+    """The command line, as a shell takes it."""
     commit: str | None
-    """Of the checkout that the code came from, `-dirty` with uncommitted changes; None: unknown."""
+    """Commit of the code, see `commit`; None if unknown."""
     started_s: float
-    """Unix time."""
+    """Unix time, in seconds."""
 
 
 def record(run_dir: Path) -> None:
-    """Append this process's command line; a run that cannot be written to says so elsewhere."""
+    """Append this process's command line. A run that cannot be written to fails elsewhere."""
     command = shlex.join(["python", *sys.orig_argv[1:]])
     start = Start(command, commit(), time.time())
     with contextlib.suppress(OSError), (run_dir / FILE_NAME).open("a", encoding="utf-8") as file:
@@ -37,7 +38,7 @@ def record(run_dir: Path) -> None:
 
 
 def read(run_dir: Path) -> list[Start]:
-    """All starts, oldest first; lines that are not ours are left out."""
+    """Read all starts, oldest first, without the lines that are no such record."""
     try:
         lines = (run_dir / FILE_NAME).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -58,12 +59,12 @@ def read(run_dir: Path) -> list[Start]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this code runs from; None outside of one.
+    """Return the commit of the checkout that this code runs from; None outside of a checkout.
 
-    With "-dirty" if tracked code differs from it; results, which commands write, do not count.
+    It ends in "-dirty" if tracked files differ from it, other than results, which commands write.
     """
     try:
-        # Installed into a virtual environment that lies in somebody else's checkout: not ours.
+        # The code may be installed in a virtual environment inside another project's checkout.
         if Path(_git("rev-parse", "--show-toplevel")) != _SOURCES:
             return None
         described = _git("rev-parse", "--short=12", "HEAD")

@@ -1,18 +1,18 @@
-"""`Schedule`: hyperparameters by agent steps, as a run discovered them or a user wrote them.
+"""Hyperparameter schedules: values by agent steps, discovered by a run or written by a user.
 
-As a file, `schedule.csv`:
+A schedule is read from a file, `schedule.csv`:
 
     agent_steps,learning_rate,entropy_cost,unroll_length
     0,0.003,0.01,5
     120000,0.0024,0.012,5
     400000,0.0005,0.012,20
 
-From `agent_steps` on, and until the next row, the values of a row are in force; the last row's stay
-for ever. The first row is at 0 and the steps go up. One column per hyperparameter of the agent, by
-its name; an unroll length may be fractional and is rounded where it is used. The columns `member`
-and `version`, which `experiments.report` writes to say where the values come from, may stand there
-and are not read. Empty lines are skipped. What a run writes is `pbt.lineage.ScheduleRow`: the steps
-count the training behind the winner's weights, through all its donors.
+The values of a row are in force from its `agent_steps` until the next row; those of the last row
+stay in force. The first row is at 0 and the steps go up. Each hyperparameter of the agent may have
+a column of its name. An unroll length may be fractional and is rounded where it is used. The
+columns `member` and `version`, which `experiments.report` writes to say where the values come from,
+are ignored, and so are empty lines. In the schedule of a run (`pbt.lineage.ScheduleRow`) the steps
+count the training behind the best member's weights, through all its donors.
 """
 
 import bisect
@@ -27,9 +27,9 @@ from pbt import lineage, run, store
 
 STEPS = "agent_steps"
 _PROVENANCE = ("member", "version")
-"""Columns of `experiments.report` that say where the values come from."""
+"""Columns that `experiments.report` writes to say where the values come from."""
 HIGHEST = 1e6
-"""Of any value: far above all that anybody trains with, far below what float32 overflows at."""
+"""Largest value allowed: far above any sensible one, far below the overflow of float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Schedule:
     """Rows of (agent steps, values by name); see the module's docstring.
 
     Raises:
-        ValueError: the steps do not go up from 0, or rows name different hyperparameters.
+        ValueError: The steps do not go up from 0, or rows name different hyperparameters.
     """
 
     rows: tuple[tuple[int, Mapping[str, float]], ...]
@@ -57,12 +57,12 @@ class Schedule:
         return tuple(self.rows[0][1])
 
     def at(self, agent_steps: int) -> Mapping[str, float]:
-        """The values in force after `agent_steps` of training."""
+        """Return the values in force after `agent_steps` of training."""
         row = bisect.bisect_right(self.rows, agent_steps, key=lambda row: row[0])
         return self.rows[row - 1][1]
 
     def used(self, agent_steps: int) -> Mapping[str, float]:
-        """The same as the learner uses them: an unroll length rounded, half up."""
+        """Return the values in force as the learner uses them, an unroll length rounded half up."""
         return {
             name: math.floor(value + 0.5) if name == "unroll_length" else value
             for name, value in self.at(agent_steps).items()
@@ -70,19 +70,19 @@ class Schedule:
 
     @property
     def final(self) -> Mapping[str, float]:
-        """The values that stay."""
+        """The values of the last row, which stay in force."""
         return self.rows[-1][1]
 
     @property
     def length(self) -> int:
-        """Agent steps at the last row; in a run's own schedule the end of its training."""
+        """Agent steps at the last row, which is the end of training in the schedule of a run."""
         return self.rows[-1][0]
 
     def stretched(self, total_steps: int) -> "Schedule":
-        """The same course over another length: the last row moves to `total_steps`.
+        """Return the schedule with its steps scaled so that the last row is at `total_steps`.
 
         Raises:
-            ValueError: there is nothing to stretch, or rows would fall together.
+            ValueError: The schedule has a single row, or two rows would be at the same step.
         """
         if self.length == 0:
             raise ValueError("a schedule of one row has no length to stretch")
@@ -90,12 +90,12 @@ class Schedule:
         return Schedule(tuple((round(step * factor), values) for step, values in self.rows))
 
     def to_json(self) -> list[dict[str, float]]:
-        """A JSON list that `from_json` takes back."""
+        """Return a JSON list that `from_json` takes back."""
         return [{STEPS: step, **values} for step, values in self.rows]
 
     @classmethod
     def from_json(cls, rows: list[dict[str, float]]) -> "Schedule":
-        """Inverse of `to_json`."""
+        """Build a schedule from the result of `to_json`."""
         return cls(
             tuple(
                 (int(row[STEPS]), {name: row[name] for name in row if name != STEPS})
@@ -105,21 +105,21 @@ class Schedule:
 
 
 def followed(config: run.RunConfig) -> Schedule | None:
-    """What all members of a replay train along; None for any other run."""
+    """Return the schedule that all members of a replay follow; None for any other run."""
     if tasks.current(config.task) != tasks.SCHEDULED:
         return None
     return Schedule.from_json(config.task_config["schedule"])
 
 
 def of_run(run_store: store.Store, member: int | None = None) -> Schedule:
-    """The schedule behind a member's present weights, followed through its donors.
+    """Return the schedule behind a member's present weights, followed through its donors.
 
     Args:
-        run_store: The run.
-        member: Whose; None for the member with the highest training score.
+        run_store: Store of the run.
+        member: Number of the member; None for the one with the highest training score.
 
     Raises:
-        ValueError: nobody has a score yet, or the run's members have no hyperparameters.
+        ValueError: No member has a score yet.
     """
     if replayed := followed(run_store.config):
         return replayed
@@ -138,11 +138,11 @@ def read(path: Path, known: Collection[str]) -> Schedule:
 
     Args:
         path: The file.
-        known: The agent's hyperparameters.
+        known: Names of the agent's hyperparameters.
 
     Raises:
-        ValueError: not such a file; names the line, what is there and what should be.
-        OSError: it cannot be read.
+        ValueError: The file is no schedule. The message names the line and what is wrong in it.
+        OSError: The file cannot be read.
     """
     rows: list[tuple[int, dict[str, float]]] = []
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -204,14 +204,14 @@ def _value(name: str, text: str) -> float:
 
 
 def problem(name: str, value: float) -> str | None:
-    """Return what a hyperparameter's values may be, if this one may not be; else None."""
+    """Return the range of a hyperparameter in words if `value` is outside of it, else None."""
     match name:
         case "learning_rate":
             fits, wanted = value > 0, "a number above 0"
         case "unroll_length":
             fits, wanted = value >= 1, "a number from 1 on"
         case _:
-            fits, wanted = value >= 0, "0 or more"  # costs
+            fits, wanted = value >= 0, "0 or more"  # a cost
     return None if fits and value <= HIGHEST else wanted
 
 

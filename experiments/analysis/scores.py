@@ -1,4 +1,4 @@
-"""The score of a run: from fresh episodes if they were played, else from training."""
+"""The score of a run, from fresh episodes if they were played, else from training."""
 
 import dataclasses
 import json
@@ -14,33 +14,37 @@ from pbt.records import Member
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What the best member of a run is worth."""
+    """The score of the best member of a run."""
 
     mean: float
     is_fresh: bool
-    """From fresh episodes, which nothing was chosen by; otherwise the mean of the training
-    episodes that chose the member, biased upward."""
+    """Whether it is from fresh episodes, by which nothing was chosen. Otherwise it is the mean of
+    the training episodes by which the member was chosen, which is biased upward."""
     episodes: int
+    """Number of episodes."""
     interval: tuple[float, float] | None = None
-    """95 % of the mean over the fresh episodes of this one member: says nothing of other seeds."""
+    """95 % interval of the mean over the fresh episodes of this member; it covers no other seed."""
     protocol: str | None = None
-    """How the fresh episodes were played."""
+    """How the fresh episodes were played, in words."""
     since: str = ""
-    """Of a training score that is not of the member's present version: whose it is: " at ..."."""
+    """The version with a training score if it is not the present one: " at its version 3 ..."."""
 
 
 def evaluation_path(run_dir: Path, member: Member) -> Path:
-    """Where the fresh episodes of a member's present version are written, once."""
+    """Return the path of the file of fresh episodes of a member's present version."""
     return run_dir / "report" / f"evaluation-{member.id:02d}-{member.version}.json"
 
 
 def write_evaluation(run_dir: Path, member: Member, played: Mapping[str, Any]) -> Path:
-    """Write down fresh episodes of a member's present version; a reader sees all or nothing.
+    """Write the fresh episodes of a member's present version to `evaluation_path`.
 
     Args:
-        run_dir: Of the run.
-        member: Who played.
-        played: `experiments.evaluate.Evaluation.to_json`.
+        run_dir: Directory of the run.
+        member: The member that played.
+        played: Result of `experiments.members.evaluation.Evaluation.to_json`.
+
+    Returns:
+        Path of the file.
     """
     path = evaluation_path(run_dir, member)
     path.parent.mkdir(exist_ok=True)
@@ -49,14 +53,17 @@ def write_evaluation(run_dir: Path, member: Member, played: Mapping[str, Any]) -
 
 
 def best_score(history: History, run_dir: Path) -> Score | None:
-    """The score of the member chosen by training score; None before anybody has one."""
+    """Return the score of the best member, from fresh episodes if they were played.
+
+    It is None before any member has a score.
+    """
     if history.best is None:
         return None
     return _fresh(evaluation_path(run_dir, history.best)) or training_score(history)
 
 
 def training_score(history: History) -> Score | None:
-    """The score that chose the best member; None before anybody has one."""
+    """Return the training score of the best member; None before any member has one."""
     if history.best is None:
         return None
     newest = history.tree.newest(history.best.id)
@@ -71,7 +78,7 @@ def training_score(history: History) -> Score | None:
 
 
 def _fresh(path: Path) -> Score | None:
-    """What `experiments.evaluate` found; None if it did not, or the file is not its own."""
+    """Read what `experiments.evaluate` saved; None without such a file."""
     try:
         played = json.loads(path.read_text(encoding="utf-8"))
         low, high = (float(end) for end in played["interval_95"])

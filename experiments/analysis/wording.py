@@ -1,4 +1,4 @@
-"""Numbers as people read them, in figures, tables and pages."""
+"""Format numbers for figures, tables and pages."""
 
 import datetime
 import math
@@ -6,7 +6,10 @@ import re
 
 
 def steps(count: float, _position: int | None = None) -> str:
-    """Agent steps: 500, 250k, 2M, 1.5G. The second argument is matplotlib's."""
+    """Format agent steps: 500, 250k, 2M, 1.5G.
+
+    The second argument makes it a formatter for the ticks of a matplotlib axis.
+    """
     for unit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(count) >= unit * 0.9999:
             return f"{count / unit:.4g}{suffix}"
@@ -14,12 +17,12 @@ def steps(count: float, _position: int | None = None) -> str:
 
 
 def value(number: float, _position: int | None = None) -> str:
-    """A hyperparameter: 0.0025, 7, 3.2e-5."""
+    """Format a hyperparameter: 0.0025, 7, 3.2e-5."""
     return _short_exponent(f"{number:.3g}")
 
 
 def score(number: float) -> str:
-    """A score, a mean or a statistic: 10.10, 199.7, 12,340, 3.2e-5."""
+    """Format a score, a mean or a statistic: 10.10, 199.7, 12,340, 3.2e-5."""
     if not math.isfinite(number):
         return "n/a"
     size = abs(number)
@@ -30,18 +33,18 @@ def score(number: float) -> str:
 
 
 def interval(ends: tuple[float, float]) -> str:
-    """Both ends of an interval; a single run has none."""
+    """Format both ends of an interval. They are NaN for a single run, which has none."""
     low, high = ends
     return f"{score(low)} to {score(high)}" if low == low and high == high else "none for n = 1"
 
 
 def probability(number: float) -> str:
-    """A p value, or how probable something is: 0.34, 0.0093, 2.1e-8."""
+    """Format a p value or another probability: 0.34, 0.0093, 2.1e-8."""
     return f"{number:.2f}" if number >= 0.1 else _short_exponent(f"{number:.2g}")
 
 
 def duration(seconds: float) -> str:
-    """Wall-clock time: 45 s, 77 min, 3 h 05 min."""
+    """Format wall-clock time: 45 s, 77 min, 3 h 05 min."""
     minutes = round(seconds / 60)
     if minutes < 2:
         return f"{seconds:.0f} s"
@@ -49,17 +52,17 @@ def duration(seconds: float) -> str:
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """1 copy, 2 copies."""
+    """Format a count with its noun: 1 copy, 2 copies."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def written_on() -> str:
-    """When a page was made."""
+    """Return a sentence that says when a page was made."""
     return f"Written on {datetime.datetime.now(datetime.UTC):%Y-%m-%d at %H:%M} UTC."
 
 
 def shortened(text: str, length: int) -> str:
-    """A name with its middle left out where there is no room for it."""
+    """Shorten a text to about `length` characters by leaving out its middle."""
     if len(text) <= length:
         return text
     half = max(1, (length - 1) // 2)
@@ -67,5 +70,5 @@ def shortened(text: str, length: int) -> str:
 
 
 def _short_exponent(text: str) -> str:
-    """1e-5, not 1e-05."""
+    """Write 1e-5 in place of 1e-05."""
     return re.sub(r"e([+-])0*(\d)", lambda found: "e" + found[1].strip("+") + found[2], text)
