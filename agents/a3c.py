@@ -1,11 +1,12 @@
-"""A3C in its batched form: B worlds stepped together, one update per unroll.
+"""A3C in its batched form: B environments stepped together, one update per unroll.
 
 "Asynchronous Methods for Deep Reinforcement Learning", Mnih et al. 2016
 (https://arxiv.org/abs/1602.01783), algorithm S3, with the LSTM inputs of Jaderberg et al. 2016.
-The asynchronous actors of the paper became a batch: PBT's population is what runs in parallel.
+A batch replaces the paper's asynchronous actors, because the members of a population already run in
+parallel.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,14 +17,20 @@ from agents import losses, networks, optimiser, rollout
 
 @dataclass(frozen=True)
 class A3CConfig:
-    """Everything about the agent that does not change while it trains."""
+    """Settings of the agent that stay fixed during training.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
 
     core: Literal["lstm", "feedforward"] = "lstm"
-    """"lstm" sees the last action and reward and remembers; "feedforward" sees the observation."""
+    """"lstm" has a memory and sees the last action and reward. "feedforward" sees only the
+    observation."""
     torso: Literal["a3c", "nature", "mlp", "auto"] = "auto"
-    """"auto": "a3c" for images, "mlp" for vectors."""
+    """Layers before the core. "auto" is "a3c" for images and "mlp" for vectors."""
     width: int | None = None
-    """Units of the LSTM and the MLP torso; default 256 for images (the paper's), 64 for vectors."""
+    """Units of the LSTM and of the MLP torso; default: 256 for images (the paper's), 64 for
+    vectors."""
     package: Literal["paper", "batched"] = "batched"
     """Optimiser, loss scale, clipping and initialisation: see `agents.optimiser.PACKAGES`."""
     gamma: float = 0.99
@@ -31,10 +38,9 @@ class A3CConfig:
     value_cost: float | None = None
     """Weight of (R - V)^2 in the loss; default: the package's."""
     graph_steps: int = 2_000
-    """Up to this many agent steps per update (unroll length x worlds) the autograd graph of the
-    acting pass is kept and differentiated, which saves the second forward pass and costs about
-    0.2 MB per step on Atari; above it, acting keeps no graph and learning runs forward again, in
-    parts of the batch of at most this many steps."""
+    """Memory limit in agent steps per update (unroll length x environments). Up to it, the update
+    differentiates the graph that acting left, about 0.2 MB per step on Atari. Above it, acting
+    keeps no graph, and the update runs forward again in parts of at most this many steps."""
 
     def __post_init__(self) -> None:
         if self.package not in optimiser.PACKAGES:
@@ -50,25 +56,27 @@ class A3CConfig:
 
 
 class A3C:
-    """An actor-critic agent. The loop that calls it, and in which order:
+    """An actor-critic agent.
+
+    A training loop calls it in this order:
 
         state = agent.initial_state(num_envs)
         while training:
             keep_graph = agent.keeps_graph(unroll_length, num_envs)
             for t in range(unroll_length):
                 step = agent.act(inputs, state, keep_graph)
-                ... world.step(step.action) ...
+                ... envs.step(step.action) ...
             agent.update(rollout, entropy_cost)
 
     Args:
         obs_shape: (C, H, W) of uint8 images, or (D,) of vectors.
         action_size: Number of discrete actions, or dimensions of a continuous one.
         continuous: Whether actions are continuous.
-        config: See `A3CConfig`.
+        config: Settings that stay fixed.
         learning_rate: Initial learning rate; change it with `set_learning_rate`.
-        seed: Of the initial weights and of the sampled actions.
-        device: Where the network lives.
-    """  # noqa: D415 - the first line introduces the loop
+        seed: Seed of the initial weights and of the sampled actions.
+        device: Torch device of the network.
+    """
 
     def __init__(
         self,
@@ -105,22 +113,25 @@ class A3C:
         self.generator = torch.Generator(self.device).manual_seed(seed + 1)
 
     def initial_state(self, batch: int) -> rollout.CoreState:
-        """The core's zero state for `batch` worlds."""
+        """Return the core's zero state for `batch` environments."""
         return self.network.initial_state(batch)
 
     def keeps_graph(self, unroll_length: int, num_envs: int) -> bool:
-        """Whether an unroll of this size is differentiated through its acting pass."""
+        """Return whether acting keeps the graph in an unroll of this size."""
         return unroll_length * num_envs <= self.config.graph_steps
 
     def act(
         self, inputs: rollout.Inputs, state: rollout.CoreState, keep_graph: bool = False
     ) -> rollout.Step:
-        """Sample one action per world.
+        """Sample one action per environment.
 
         Args:
-            inputs: What the worlds show, [B, ...].
+            inputs: What the agent sees, [B, ...].
             state: The core's state before this step.
-            keep_graph: Whether the answer may be differentiated by `update`.
+            keep_graph: Whether `update` may differentiate the answer.
+
+        Returns:
+            The action, and what the network said of it, [B].
         """
         with torch.set_grad_enabled(keep_graph):
             parameters, value, state = self.network.step(inputs, state)
@@ -136,37 +147,39 @@ class A3C:
 
     @torch.no_grad()
     def value(self, inputs: rollout.Inputs, state: rollout.CoreState) -> torch.Tensor:
-        """V(inputs, state) [B], without graph: for bootstrapping."""
+        """Return V(inputs, state), [B], without graph."""
         value: torch.Tensor = self.network.step(inputs, state)[1]
         return value
 
     def update(self, batch: rollout.Rollout, entropy_cost: float) -> dict[str, float]:
-        """One step of the optimiser on one unroll.
-
-        loss = -log pi * A + value_cost * (R - V)^2 - entropy_cost * H, with A = R - V.
+        """Take one step of the optimiser on one unroll.
 
         Args:
-            batch: T steps of B worlds, made with this agent's current weights.
+            batch: T steps of B environments, made with this agent's current weights.
             entropy_cost: Weight of the policy's entropy, per step.
 
         Returns:
-            Metrics: means over T and B, whatever the package reduces by.
+            Metrics; losses, entropy and value are means over T and B in both packages.
 
         Raises:
-            FloatingPointError: loss or gradient is not finite; nothing was applied.
+            FloatingPointError: Loss or gradient is not finite; nothing was applied.
         """
         self.optimiser.zero_grad()
-        return self.apply(batch, self.backward(batch, entropy_cost))
+        means = self.backward(batch, entropy_cost)
+        return self.apply(batch, means)
 
     def backward(self, batch: rollout.Rollout, entropy_cost: float) -> torch.Tensor:
-        """Add the loss's gradient to the parameters' own, and change nothing else.
+        """Add the gradient of the loss to that of the parameters, and change nothing else.
+
+        loss = -log pi(a|s) * (R - V) + value_cost * (R - V)^2 - entropy_cost * H(pi),
+        where R is the n-step return and no gradient flows through R or the first V.
 
         Args:
             batch: As in `update`.
             entropy_cost: As in `update`.
 
         Returns:
-            Means over T and B of policy loss, value loss, entropy and value [4].
+            Means over T and B of policy loss, value loss, entropy and value, [4].
         """
         acted_value = torch.stack([step.value for step in batch.steps])  # [T, B]
         returns = losses.n_step_returns(
@@ -178,119 +191,105 @@ class A3C:
             self.config.gamma,
         )
         advantage = returns - acted_value.detach()
-        if acted_value.requires_grad:
-            log_prob = torch.stack([step.log_prob for step in batch.steps])
-            entropy = torch.stack([step.entropy for step in batch.steps])
-            metrics = self._backward(
-                log_prob, entropy, acted_value, advantage, returns, entropy_cost, share=1.0
-            )
-        else:
-            metrics = self._backward_in_parts(batch, advantage, returns, entropy_cost)
-        return torch.cat((metrics, acted_value.detach().mean().reshape(1)))
+        length, num_envs = returns.shape
+        scale = length if self.package.time_reduction == "sum" else 1
+        means = returns.new_zeros(3)
+        for part, log_prob, entropy, value in self._evaluate(batch):  # part of B; [T, b] each
+            share = log_prob.shape[1] / num_envs
+            policy_loss = losses.policy_gradient_loss(log_prob, advantage[:, part]).mean()
+            value_loss = losses.value_loss(value, returns[:, part]).mean()
+            mean_entropy = entropy.mean()
+            loss = policy_loss + self.value_cost * value_loss - entropy_cost * mean_entropy
+            (loss * (scale * share)).backward()  # type: ignore[no-untyped-call]
+            means += torch.stack((policy_loss, value_loss, mean_entropy)).detach() * share
+        return torch.cat((means, acted_value.detach().mean().reshape(1)))
 
     def apply(self, batch: rollout.Rollout, means: torch.Tensor) -> dict[str, float]:
-        """Clip all that the optimiser optimises by one norm, and take its step.
+        """Clip the gradient by its global norm, step the optimiser, update the normaliser.
 
         Args:
-            batch: What the gradient was made from: the normaliser learns from it.
-            means: From `backward`.
+            batch: The unroll that the gradient is of.
+            means: What `backward` returned.
 
         Returns:
-            As in `update`.
+            As `update`.
 
         Raises:
-            FloatingPointError: as in `update`.
+            FloatingPointError: As `update`.
         """
         gradient_norm = torch.nn.utils.clip_grad_norm_(
             [p for group in self.optimiser.param_groups for p in group["params"]],
             self.package.max_gradient_norm,
         )
         metrics = torch.cat((means, gradient_norm.reshape(1)))
-        policy_loss, value_loss, mean_entropy, value, norm = metrics.tolist()  # one transfer
+        policy_loss, value_loss, entropy, value, norm = metrics.tolist()  # one transfer
         if not torch.isfinite(metrics).all():
             self.optimiser.zero_grad()
             raise FloatingPointError(
                 f"non-finite update: policy loss {policy_loss}, value loss {value_loss}, "
-                f"entropy {mean_entropy}, gradient norm {norm}"
+                f"entropy {entropy}, gradient norm {norm}"
             )
         self.optimiser.step()
-        # After the step: all T answers above were made under the same statistics.
+        # Only now, so that all T steps of an unroll are normalised alike.
         if isinstance(self.network.torso, networks.MLPTorso):
             self.network.torso.observe(torch.cat([inputs.obs for inputs in batch.inputs]))
         elif self.package.centre_images:
-            self.network.torso.observe(batch.inputs[0].obs)  # one step tells enough of a mean
+            self.network.torso.observe(batch.inputs[0].obs)  # one step is enough for a mean image
         return {
             "loss/policy": policy_loss,
             "loss/value": value_loss,
-            "entropy": mean_entropy,
+            "entropy": entropy,
             "gradient_norm": norm,
             "value/mean": value,
         }
 
-    def _backward(
-        self,
-        log_prob: torch.Tensor,
-        entropy: torch.Tensor,
-        value: torch.Tensor,
-        advantage: torch.Tensor,
-        returns: torch.Tensor,
-        entropy_cost: float,
-        share: float,
-    ) -> torch.Tensor:
-        """Add `share` of the loss's gradient, from [T, b]. Returns (policy, value, entropy)."""
-        length = log_prob.shape[0]
-        policy_loss = losses.policy_gradient_loss(log_prob, advantage).mean()
-        value_loss = losses.value_loss(value, returns).mean()
-        mean_entropy = entropy.mean()
-        loss = policy_loss + self.value_cost * value_loss - entropy_cost * mean_entropy
-        scale = length if self.package.time_reduction == "sum" else 1
-        (loss * (scale * share)).backward()  # type: ignore[no-untyped-call]
-        return torch.stack((policy_loss, value_loss, mean_entropy)).detach() * share
+    def _evaluate(
+        self, batch: rollout.Rollout
+    ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Yield log-probability, entropy and value [T, b] with graph, for parts of the batch.
 
-    def _backward_in_parts(
-        self,
-        batch: rollout.Rollout,
-        advantage: torch.Tensor,
-        returns: torch.Tensor,
-        entropy_cost: float,
-    ) -> torch.Tensor:
-        """Run forward again over parts of the batch, so that memory stays bounded."""
-        length, num_envs = returns.shape
+        If acting kept its graph, the whole batch is one part. Else each part is run forward only
+        when it is asked for, so that one part's graph is in memory at a time.
+        """
+        policy = self.network.policy
+        length, num_envs = batch.reward.shape
+        if batch.steps[0].value.requires_grad:
+            yield (
+                slice(0, num_envs),
+                torch.stack([step.log_prob for step in batch.steps]),
+                torch.stack([step.entropy for step in batch.steps]),
+                torch.stack([step.value for step in batch.steps]),
+            )
+            return
         inputs = rollout.Inputs(*(torch.stack(field) for field in zip(*batch.inputs, strict=True)))
-        action = torch.stack([step.action for step in batch.steps])
-        metrics = returns.new_zeros(3)
+        action = torch.stack([step.action for step in batch.steps])  # [T, B, ...]
         width = max(1, self.config.graph_steps // length)
         for begin in range(0, num_envs, width):
-            part = slice(begin, min(begin + width, num_envs))
-            state = tuple(tensor[part] for tensor in batch.initial_state)
+            part = slice(begin, begin + width)
             parameters, value = self.network.unroll(
-                rollout.Inputs(*(field[:, part] for field in inputs)), state
+                rollout.Inputs(*(field[:, part] for field in inputs)),
+                tuple(tensor[part] for tensor in batch.initial_state),
             )
-            policy = self.network.policy
-            metrics += self._backward(
+            yield (
+                part,
                 policy.log_prob(parameters, action[:, part]),
                 policy.entropy(parameters),
                 value,
-                advantage[:, part],
-                returns[:, part],
-                entropy_cost,
-                share=(part.stop - part.start) / num_envs,
             )
-        return metrics
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Apply from the next update on."""
+        """Set the learning rate of all later updates."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
 
     def learning_rate(self) -> float:
-        """The learning rate in force, read from the optimiser."""
+        """Return the optimiser's learning rate."""
         return float(self.optimiser.param_groups[0]["lr"])
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Weights, normalisers, optimiser statistics and generator state, as a flat mapping.
+        """Return weights, normalisers, optimiser statistics and generator state, by flat names.
 
-        The learning rate is not in it: it is a hyperparameter, set after loading.
+        The learning rate is not among them: it is a hyperparameter, set after loading.
         """
         state = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for (name, _), parameter in zip(
@@ -301,10 +300,10 @@ class A3C:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over `state_dict` of an agent of the same shape, wholly or not at all.
+        """Load the `state_dict` of an agent of the same shape, wholly or not at all.
 
         Raises:
-            ValueError: names differ, or shapes do: the message lists them.
+            ValueError: Names, shapes or dtypes differ; the message lists them.
         """
         load(self.state_dict(), state)
         self.generator.set_state(state["generator"].cpu())
@@ -312,10 +311,10 @@ class A3C:
 
 @torch.no_grad()
 def load(own: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Copy `state` into the tensors of `own`, but for "generator"; all or nothing.
+    """Copy all tensors of `state` but "generator" into those of `own`, or none.
 
     Raises:
-        ValueError: names differ, or shapes do: the message lists them.
+        ValueError: Names, shapes or dtypes differ; the message lists them.
     """
     problems = [f"missing {name}" for name in sorted(own.keys() - state.keys())]
     problems += [f"unexpected {name}" for name in sorted(state.keys() - own.keys())]

@@ -1,10 +1,45 @@
-"""Actor-critic losses: pure functions, one equation each. Tensors are [T, B] unless stated.
+"""Actor-critic losses: pure functions, one equation each.
 
-See "Asynchronous Methods for Deep Reinforcement Learning", Mnih et al. 2016
-(https://arxiv.org/abs/1602.01783), algorithm S3 and section 4.
+Each function checks the shape and dtype of its tensors, so that nothing is broadcast by accident.
+The checks read no values, and so do not wait for a GPU.
+
+Sources: "Asynchronous Methods for Deep Reinforcement Learning", Mnih et al. 2016
+(https://arxiv.org/abs/1602.01783), algorithm S3 and section 4; "Reinforcement Learning with
+Unsupervised Auxiliary Tasks" (UNREAL), Jaderberg et al. 2016 (https://arxiv.org/abs/1611.05397).
 """
 
+from collections.abc import Sequence
+
 import torch
+
+
+def check(
+    name: str,
+    tensor: torch.Tensor,
+    axes: str,
+    sizes: Sequence[int],
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Refuse a tensor of another shape or dtype.
+
+    Args:
+        name: Name of the tensor, for the message.
+        tensor: Tensor to check.
+        axes: Names of the wanted axes, for the message.
+        sizes: Wanted sizes; -1 allows any.
+        dtype: Wanted dtype; None allows any floating-point dtype.
+
+    Raises:
+        ValueError: The shape or the dtype differs.
+    """
+    shape = tuple(tensor.shape)
+    fits = len(shape) == len(sizes) and all(
+        wanted in (-1, size) for size, wanted in zip(shape, sizes, strict=True)
+    )
+    if not fits or not (tensor.dtype == dtype if dtype else tensor.is_floating_point()):
+        known = "" if -1 in sizes else f" = {tuple(sizes)}"
+        kind = dtype or "a floating-point tensor"
+        raise ValueError(f"{name} is {tensor.dtype} {shape}, but must be {kind} [{axes}]{known}")
 
 
 def n_step_returns(
@@ -15,52 +50,76 @@ def n_step_returns(
     bootstrap_value: torch.Tensor,
     gamma: float,
 ) -> torch.Tensor:
-    """The longest n-step return each step of the unroll allows (Mnih et al. 2016, algorithm S3).
+    """Compute the longest n-step return that the unroll allows for each of its steps.
 
-    R[t] = reward[t] + discount[t] * R[t + 1], with R[T] = bootstrap_value. Where step t was
-    truncated the future belongs to another episode: R[t] = reward[t] + gamma * truncation_value[t].
+    R[t] = reward[t] + discount[t] * R[t + 1], with R[T] = bootstrap_value (Mnih et al. 2016,
+    algorithm S3). After a truncated step the next episode begins, so there
+    R[t] = reward[t] + gamma * truncation_value[t].
 
     Args:
-        reward: Reward that followed the action of step t, [T, B].
-        discount: gamma, or 0 where step t terminated the episode or lost a life, [T, B].
-        truncated: Whether step t cut its episode short, bool [T, B].
-        truncation_value: V(final observation of the cut episode) [T, B]; used only where truncated.
+        reward: Reward that followed the action of each step, [T, B].
+        discount: gamma, or 0 where the step terminated the episode or lost a life, [T, B].
+        truncated: Whether the step truncated its episode, bool [T, B].
+        truncation_value: V(final observation) where truncated, [T, B]; ignored elsewhere.
         bootstrap_value: V(inputs after the last step), [B].
-        gamma: The discount of a step that did not end its episode.
+        gamma: Discount of a step that did not end its episode.
 
     Returns:
-        Returns [T, B], without graph.
+        Returns, [T, B], without graph.
+
+    Raises:
+        ValueError: A shape or dtype differs from the above.
     """
-    if not reward.shape == discount.shape == truncated.shape == truncation_value.shape:
-        raise ValueError(
-            f"reward {tuple(reward.shape)}, discount {tuple(discount.shape)}, truncated "
-            f"{tuple(truncated.shape)} and truncation_value {tuple(truncation_value.shape)} "
-            "must all be [T, B]"
-        )
-    if bootstrap_value.shape != reward.shape[1:]:
-        raise ValueError(
-            f"bootstrap_value {tuple(bootstrap_value.shape)} must be [B] = "
-            f"{tuple(reward.shape[1:])}"
-        )
+    check("reward", reward, "T, B", (-1, -1))
+    check("discount", discount, "T, B", reward.shape, reward.dtype)
+    check("truncated", truncated, "T, B", reward.shape, torch.bool)
+    check("truncation_value", truncation_value, "T, B", reward.shape, reward.dtype)
+    check("bootstrap_value", bootstrap_value, "B", reward.shape[1:], reward.dtype)
     with torch.no_grad():
-        # A truncated step ends the recursion, whatever discount says.
+        # A truncated step ends the recursion, whatever its discount.
         reward = torch.where(truncated, reward + gamma * truncation_value, reward)
         discount = torch.where(truncated, torch.zeros_like(discount), discount)
         returns = torch.empty_like(reward)
         following = bootstrap_value
         for t in reversed(range(reward.shape[0])):
-            following = reward[t] + discount[t] * following
+            following = reward[t] + discount[t] * following  # [B]
             returns[t] = following
     return returns
 
 
 def policy_gradient_loss(log_prob: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor:
-    """-log pi(a|s) * advantage, elementwise; no gradient flows through the advantage."""
+    """Compute -log pi(a|s) * advantage of each step (Mnih et al. 2016, section 4).
+
+    Args:
+        log_prob: Log-probability of the action taken, [T, B].
+        advantage: Advantage of that action, [T, B]; no gradient flows through it.
+
+    Returns:
+        Loss of each step, [T, B].
+
+    Raises:
+        ValueError: A shape or dtype differs from the above.
+    """
+    check("log_prob", log_prob, "T, B", (-1, -1))
+    check("advantage", advantage, "T, B", log_prob.shape, log_prob.dtype)
     return -log_prob * advantage.detach()
 
 
 def value_loss(value: torch.Tensor, returns: torch.Tensor) -> torch.Tensor:
-    """(R - V(s))^2, elementwise; no gradient flows through the returns. A3C weighs it 0.5."""
+    """Compute (R - V(s))^2 of each step (Mnih et al. 2016, algorithm S3).
+
+    Args:
+        value: V(s), [T, B].
+        returns: R, [T, B]; no gradient flows through it.
+
+    Returns:
+        Loss of each step, [T, B].
+
+    Raises:
+        ValueError: A shape or dtype differs from the above.
+    """
+    check("value", value, "T, B", (-1, -1))
+    check("returns", returns, "T, B", value.shape, value.dtype)
     return (returns.detach() - value) ** 2
 
 
@@ -70,48 +129,59 @@ def sequence_returns(
     bootstrap: torch.Tensor,
     length: torch.Tensor,
 ) -> torch.Tensor:
-    """n-step returns of replayed sequences, each as long as its own episode allows.
+    """Compute n-step returns of replayed sequences of different lengths.
 
-    R[t] = reward[t] + discount[t] * R[t + 1] with R[length] = bootstrap, for each sequence. With
-    the state's value as bootstrap this is the target of value replay; with max_a Q, cell by cell,
-    the n-step Q target of pixel control (Jaderberg et al. 2016, https://arxiv.org/abs/1611.05397,
-    sections 3.1 and 3.3).
+    R[t] = reward[t] + discount[t] * R[t + 1], with R[length] = bootstrap. This is the target of
+    value replay if bootstrap is the state's value, and of pixel control if it is max_a Q, cell by
+    cell (Jaderberg et al. 2016, sections 3.1 and 3.3).
 
     Args:
-        reward: [T, N, ...].
-        discount: 0 where the episode terminated, [T, N, ...]; may lack trailing dimensions of 1.
-        bootstrap: What the state after a sequence's last step is worth, [N, ...].
-        length: Steps of each sequence, int64 [N], 1 to T.
+        reward: Rewards, [T, N, ...].
+        discount: Discounts, [T, N]; 0 where the episode terminated.
+        bootstrap: Value of the state after each sequence's last step, [N, ...].
+        length: Steps of each sequence, 1 to T, int64 [N].
 
     Returns:
-        Returns [T, N, ...], without graph; from `length` on they mean nothing.
+        Returns, [T, N, ...], without graph; meaningless from `length` on.
+
+    Raises:
+        ValueError: A shape or dtype differs from the above.
     """
+    check("reward", reward, "T, N, ...", (-1,) * max(reward.dim(), 2))
+    check("discount", discount, "T, N", reward.shape[:2], reward.dtype)
+    check("bootstrap", bootstrap, "N, ...", reward.shape[1:], reward.dtype)
+    check("length", length, "N", reward.shape[1:2], torch.int64)
     with torch.no_grad():
+        each = (-1,) + (1,) * (reward.dim() - 2)  # one number per sequence, [N, 1, ...]
         returns = torch.empty_like(reward)
         following = bootstrap
         for t in reversed(range(reward.shape[0])):
-            inside = (t < length).view(-1, *(1,) * (reward.dim() - 2))
-            following = torch.where(inside, reward[t] + discount[t] * following, following)
+            before = reward[t] + discount[t].view(each) * following  # [N, ...]
+            following = torch.where((t < length).view(each), before, following)
             returns[t] = following
     return returns
 
 
 def pixel_change(frames: torch.Tensor) -> torch.Tensor:
-    """How much the picture changed, cell by cell: the rewards of pixel control.
+    """Compute the rewards of pixel control: how much each cell of the image changed.
 
-    Two pixels are cut off each border of 84 x 84; then the mean absolute difference of consecutive
-    frames over channels and over cells of 4 x 4 pixels (Jaderberg et al. 2016, section 3.1 and
-    supplement).
+    The image is cropped by 2 pixels on each side, to 80 x 80. A cell is 4 x 4 pixels. Its reward is
+    the mean absolute difference of consecutive frames over its pixels and channels (Jaderberg et
+    al. 2016, section 3.1 and supplement).
 
     Args:
-        frames: uint8 [T + 1, N, c, 84, 84].
+        frames: Consecutive frames, uint8 [T + 1, N, c, 84, 84].
 
     Returns:
-        [T, N, 20, 20] in [0, 1].
+        Rewards in [0, 1], float32 [T, N, 20, 20].
+
+    Raises:
+        ValueError: The shape or dtype differs from the above.
     """
+    check("frames", frames, "T + 1, N, c, 84, 84", (-1, -1, -1, 84, 84), torch.uint8)
     before, after = frames[:-1, ..., 2:-2, 2:-2], frames[1:, ..., 2:-2, 2:-2]
-    # Bytes, then 16 bits, and rows before columns: ten times as fast as floats and one sum.
-    change = torch.maximum(before, after) - torch.minimum(before, after)
+    # Bytes, then 16 bits, and rows before columns: much faster than floats and one sum.
+    change = torch.maximum(before, after) - torch.minimum(before, after)  # [T, N, c, 80, 80]
     rows = change.view(*change.shape[:-2], 20, 4, 80).sum(-2, dtype=torch.int16)
     cells = rows.view(*rows.shape[:-1], 20, 4).sum(-1, dtype=torch.int16)  # [T, N, c, 20, 20]
     return cells.sum(2, dtype=torch.int32).float() / (16 * 255 * frames.shape[2])

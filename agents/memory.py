@@ -1,4 +1,4 @@
-"""Keep freed memory in the process, where an update frees and takes the same tens of megabytes."""
+"""Keep freed memory in the process, for updates that free and allocate the same megabytes."""
 
 import contextlib
 import ctypes
@@ -9,15 +9,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def keep_freed() -> None:
-    """Tell glibc, for the whole process, not to give freed blocks back to the kernel.
+    """Tell glibc to keep up to 256 MB of freed blocks, for the whole process.
 
-    It does so with what lies free at the end of its heap, and the kernel hands out the same pages
-    again one by one, each zeroed: 15,000 to 18,000 page faults per update of UNREAL with 16 worlds
-    and unrolls of 20, a tenth of its time (measured; the process's peak stays the same). Up to
-    256 MB stay. Both thresholds are needed: setting one fixes the other at glibc's small default.
+    By default it returns free memory at the end of its heap to the kernel, and each update of
+    UNREAL then takes it back page by page, in thousands of page faults. Both thresholds are needed,
+    because setting one fixes the other at glibc's small default.
 
-    Does nothing on other C libraries, or where MALLOC_TRIM_THRESHOLD_ or MALLOC_MMAP_THRESHOLD_ in
-    the environment already say how to do it.
+    Does nothing on other C libraries, or where the variables MALLOC_TRIM_THRESHOLD_ or
+    MALLOC_MMAP_THRESHOLD_ are set.
     """
     if {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys():
         return

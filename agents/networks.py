@@ -1,8 +1,8 @@
 """Networks: torso -> core -> policy and value heads.
 
-The A3C torso is Mnih et al. 2016 (https://arxiv.org/abs/1602.01783), section 8 of the supplement;
-the LSTM that also sees the last action and the last reward is Jaderberg et al. 2016 (UNREAL,
-https://arxiv.org/abs/1611.05397), section 4; the Nature torso is Mnih et al. 2015.
+Sources: the A3C torso is of Mnih et al. 2016 (https://arxiv.org/abs/1602.01783), section 8 of the
+supplement; the LSTM that also sees the last action and reward is of Jaderberg et al. 2016 (UNREAL,
+https://arxiv.org/abs/1611.05397), section 4; the Nature torso is of Mnih et al. 2015, methods.
 """
 
 import math
@@ -25,22 +25,28 @@ _CONVOLUTIONS = {
 
 
 class ConvTorso(nn.Module):
-    """Convolutions and a dense layer over uint8 images [N, C, H, W] -> features [N, width].
+    """Convolutions and a dense layer, from uint8 images [N, C, H, W] to features [N, width].
 
-    Two choices make it 1.7 times faster on CPUs than `(obs / 255).float()` in the default layout:
-    the uint8 image is turned channels-last before it becomes float, a quarter of the bytes; and
-    1/255 scales the first weight instead of every pixel.
+    It is faster on CPUs than `(obs / 255).float()` in the default layout. Images become
+    channels-last while they are still uint8, and 1/255 scales the first weight, not every pixel.
 
-    A running mean image is subtracted, as vectors are normalised: a buffer, part of the member's
-    state, zero until `observe` is called. What never changes on the screen would otherwise dominate
-    the gradient of the first layer and bound the learning rate; what moves is a few pixels.
+    A running mean image is subtracted. It is a buffer, part of the checkpoint, and zero until the
+    first call of `observe`. Otherwise the parts of the screen that never change would dominate the
+    gradient of the first layer, and limit the learning rate.
+
+    Args:
+        kind: "a3c" or "nature".
+        obs_shape: (C, H, W) of the images.
+
+    Raises:
+        ValueError: The images are smaller than a kernel.
     """
 
     MEAN_RATE = 1e-3
-    """Of the running mean image per call of `observe`; a plain average before that."""
+    """Least step of the running mean image, per call of `observe`. Early steps are larger, so that
+    it begins as a plain average."""
     CHUNK = 32
-    """Images that CPUs convolve at a time: larger batches leave the cache and take 1.4 times as
-    long (measured forward and backward, 336 images of 4 x 84 x 84)."""
+    """Number of images that CPUs convolve at a time. Larger batches do not fit the cache."""
     mean: torch.Tensor
     count: torch.Tensor
 
@@ -68,33 +74,37 @@ class ConvTorso(nn.Module):
 
     @torch.no_grad()
     def observe(self, obs: torch.Tensor) -> None:
-        """Fold images [N, C, H, W] into the running mean image (see `MEAN_RATE`)."""
+        """Update the running mean image by images [N, C, H, W]."""
         self.count.add_(1)
         self.mean.lerp_(obs.float().mean(0), (1 / self.count).clamp(min=self.MEAN_RATE))
 
     def convolve(self, obs: torch.Tensor) -> torch.Tensor:
-        """What the convolutions see [N, convolved_size] in uint8 images [N, C, H, W]."""
+        """Return the convolved images, [N, convolved_size], of uint8 images [N, C, H, W]."""
         if obs.device.type == "cpu" and obs.shape[0] > self.CHUNK:
             return torch.cat([self.convolve(part) for part in torch.split(obs, self.CHUNK)])
         layout = torch.channels_last
-        mean = self.mean.unsqueeze(0).contiguous(memory_format=layout)  # mixed layouts are slow
+        mean = self.mean.unsqueeze(0).contiguous(memory_format=layout)  # [1, C, H, W], like x
         x = obs.contiguous(memory_format=layout).float().sub_(mean)
         first: nn.Conv2d = self.convolutions[0]  # type: ignore[assignment]
         x = functional.conv2d(x, first.weight * (1 / 255), first.bias, first.stride)
         x = functional.relu(x, inplace=True)
         for convolution in self.convolutions[1:]:
-            x = functional.relu(convolution(x), inplace=True)
+            x = functional.relu(convolution(x), inplace=True)  # [N, channels, h, w]
         return x.flatten(1)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        """Features [N, width] of uint8 images [N, C, H, W]."""
+        """Return the features, [N, width], of uint8 images [N, C, H, W]."""
         return functional.relu(self.dense(self.convolve(obs)))
 
 
 class MLPTorso(nn.Module):
-    """Two dense tanh layers over vectors [N, D] -> features [N, width], on normalised inputs.
+    """Two dense tanh layers, from vectors [N, D] to features [N, width].
 
-    The running mean and variance are buffers: part of the member's state, copied with its weights.
+    Vectors are normalised by a running mean and variance, which are part of the checkpoint.
+
+    Args:
+        obs_size: Length D of the vectors.
+        width: Units of each layer.
     """
 
     mean: torch.Tensor
@@ -113,7 +123,7 @@ class MLPTorso(nn.Module):
 
     @torch.no_grad()
     def observe(self, obs: torch.Tensor) -> None:
-        """Fold observations [N, D] into the running statistics (Chan et al. 1979)."""
+        """Update the running statistics by observations [N, D] (Chan et al. 1979)."""
         obs = obs.double()
         n = obs.shape[0]
         delta = obs.mean(0) - self.mean
@@ -124,7 +134,7 @@ class MLPTorso(nn.Module):
         self.count.copy_(total)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        """Features [N, width] of vectors [N, D]."""
+        """Return the features, [N, width], of vectors [N, D]."""
         scale = (self.variance + 1e-8).rsqrt()
         normalised = ((obs - self.mean) * scale).clamp(-10, 10).float()
         features: torch.Tensor = self.dense(normalised)
@@ -139,28 +149,28 @@ class CategoricalHead(nn.Module):
         self.linear = nn.Linear(width, num_actions)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities [..., A]."""
+        """Return log-probabilities [..., A] of features [..., width]."""
         return functional.log_softmax(self.linear(x), dim=-1)
 
     def sample(self, log_probs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Actions, int64 [B], from log-probabilities [B, A]."""
+        """Sample actions, int64 [B], from log-probabilities [B, A]."""
         return torch.multinomial(log_probs.detach().exp(), 1, generator=generator).squeeze(-1)
 
     def log_prob(self, log_probs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """Log-probability of `action` [...] under log_probs [..., A]."""
+        """Return the log-probability of `action` [...] under log-probabilities [..., A]."""
         return log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self, log_probs: torch.Tensor) -> torch.Tensor:
-        """Entropy in nats [...]."""
+        """Return the entropy [...] in nats."""
         return -(log_probs.exp() * log_probs).sum(-1)
 
 
 class GaussianHead(nn.Module):
-    """Diagonal Gaussian policy over continuous actions; its log-std is a parameter per dimension.
+    """Diagonal Gaussian policy over continuous actions.
 
-    log-std is bounded in [-4, 1] by a scaled tanh, so that an entropy bonus cannot drive it to
-    infinity; it starts at 0. Actions are unclipped here: the world clips them, and the
-    log-probability stays that of what was sampled.
+    The log-std is one parameter per dimension. It starts at 0, and a scaled tanh keeps it in
+    [-4, 1], so that an entropy bonus cannot drive it to infinity. Actions are not clipped here: the
+    environment clips them, and the log-probability is that of the sampled action.
     """
 
     LOG_STD_LOW, LOG_STD_HIGH = -4.0, 1.0
@@ -173,26 +183,26 @@ class GaussianHead(nn.Module):
         self.raw_log_std = nn.Parameter(torch.full((action_size,), math.atanh(-centre / half)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Mean and log-std, [..., 2, A]."""
+        """Return mean and log-std, [..., 2, A], of features [..., width]."""
         mean = self.linear(x)
         half = (self.LOG_STD_HIGH - self.LOG_STD_LOW) / 2
         log_std = self.LOG_STD_LOW + half * (self.raw_log_std.tanh() + 1)
         return torch.stack((mean, log_std.expand_as(mean)), dim=-2)
 
     def sample(self, parameters: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Actions, float32 [B, A], from parameters [B, 2, A]."""
-        mean, log_std = parameters.detach().unbind(-2)
+        """Sample actions, float32 [B, A], from mean and log-std [B, 2, A]."""
+        mean, log_std = parameters.detach().unbind(-2)  # [B, A] each
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         return mean + log_std.exp() * noise
 
     def log_prob(self, parameters: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """Log-density of `action` [..., A], summed over its dimensions."""
+        """Return the log-density [...] of `action` [..., A]."""
         mean, log_std = parameters.unbind(-2)
         squared = ((action - mean) * (-log_std).exp()) ** 2
         return -(0.5 * squared + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def entropy(self, parameters: torch.Tensor) -> torch.Tensor:
-        """Differential entropy in nats [...]; may be negative."""
+        """Return the differential entropy [...] in nats; it may be negative."""
         _, log_std = parameters.unbind(-2)
         return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
@@ -200,17 +210,20 @@ class GaussianHead(nn.Module):
 class ActorCritic(nn.Module):
     """Torso, optional LSTM core, policy head and value head.
 
-    The core's input is the torso's features, the last action and the last reward. Wherever
-    `is_first`, the core's state is zeroed before the step: a state never crosses an episode.
+    The core's inputs are the torso's features, the last action and the last reward. Where
+    `is_first` is true, the core's state is set to zero before the step.
 
     Args:
         obs_shape: (C, H, W) of uint8 images, or (D,) of vectors.
         action_size: Number of discrete actions, or dimensions of a continuous one.
         continuous: Whether actions are continuous.
         torso: "a3c" or "nature" for images, "mlp" for vectors.
-        core: "lstm", or "feedforward": torso features go straight to the heads, without the last
-            action and reward, as in A3C's feed-forward agent.
-        width: Units of the LSTM, and of the MLP torso.
+        core: "lstm", or "feedforward", where the heads see the torso's features alone, as in A3C's
+            feed-forward agent.
+        width: Units of the LSTM and of the MLP torso.
+
+    Raises:
+        ValueError: The torso does not fit the observations.
     """
 
     def __init__(
@@ -250,7 +263,7 @@ class ActorCritic(nn.Module):
         self.width = width
 
     def initial_state(self, batch: int) -> rollout.CoreState:
-        """The zero state, (h, c) each [batch, width]; () for a feed-forward agent."""
+        """Return the zero state: (h, c), each [batch, width], or () for a feed-forward agent."""
         if self.core is None:
             return ()
         zeros = self.value.weight.new_zeros(batch, self.width)
@@ -259,22 +272,23 @@ class ActorCritic(nn.Module):
     def step(
         self, inputs: rollout.Inputs, state: rollout.CoreState
     ) -> tuple[torch.Tensor, torch.Tensor, rollout.CoreState]:
-        """One step: policy parameters [B, ...], value [B] and the next state."""
+        """Take one step; return policy parameters [B, ...], values [B] and the next state."""
         x = self.torso(inputs.obs)  # [B, features]
-        x, state = self._core_step(x, inputs, state)
+        x, state = self._core_step(x, inputs, state)  # [B, core_width]
         return self.policy(x), self.value(x).squeeze(-1), state
 
     def unroll(
         self, inputs: rollout.Inputs, state: rollout.CoreState
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """T steps [T, B, ...]: policy parameters [T, B, ...] and values [T, B]."""
-        x = self.core_outputs(inputs, state)
+        """Take T steps, [T, B, ...]; return policy parameters [T, B, ...] and values [T, B]."""
+        x = self.core_outputs(inputs, state)  # [T, B, core_width]
         return self.policy(x), self.value(x).squeeze(-1)
 
     def core_outputs(self, inputs: rollout.Inputs, state: rollout.CoreState) -> torch.Tensor:
-        """What the heads see over T steps, [T, B, core_width]."""
+        """Return the inputs of the heads over T steps, [T, B, core_width]."""
         length, batch = inputs.is_first.shape
-        features = self.torso(inputs.obs.flatten(0, 1)).unflatten(0, (length, batch))
+        features = self.torso(inputs.obs.flatten(0, 1))  # [T * B, features]
+        features = features.unflatten(0, (length, batch))  # [T, B, features]
         if self.core is not None and not bool(inputs.is_first[1:].any()):
             return self._core_sequence(features, inputs, state)
         outputs = []
@@ -288,10 +302,10 @@ class ActorCritic(nn.Module):
     def _core_sequence(
         self, features: torch.Tensor, inputs: rollout.Inputs, state: rollout.CoreState
     ) -> torch.Tensor:
-        """Without a reset on the way all input products are one, which takes half the time."""
+        """Return the core's outputs by one call; no state may be reset on the way."""
         assert self.core is not None
         first = rollout.Inputs(*(field[0] for field in inputs))
-        begin = [part.unsqueeze(0) for part in _kept(state, first)]
+        begin = [part.unsqueeze(0) for part in _kept(state, first)]  # [1, B, width] each
         core = self.core
         weights = [core.weight_ih, core.weight_hh, core.bias_ih, core.bias_hh]
         outputs: torch.Tensor = torch.lstm(
@@ -309,18 +323,18 @@ class ActorCritic(nn.Module):
 
 
 def _core_input(features: torch.Tensor, inputs: rollout.Inputs) -> torch.Tensor:
-    """Features, last action and last reward, [..., features + A + 1]."""
+    """Return features, last action and last reward, [..., features + A + 1]."""
     return torch.cat((features, inputs.last_action, inputs.last_reward.unsqueeze(-1)), dim=-1)
 
 
 def _kept(state: rollout.CoreState, inputs: rollout.Inputs) -> rollout.CoreState:
-    """The core's state [B, hidden], zero where an episode starts."""
+    """Return the core's state, [B, width], with zeros where an episode starts."""
     keep = (~inputs.is_first).unsqueeze(-1).to(state[0].dtype)  # [B, 1]
     return tuple(part * keep for part in state)
 
 
 GAINS: Mapping[str, float] = {"policy.linear": 0.01, "value": 1.0}
-"""Of the orthogonal initialisation of the heads of `ActorCritic`; OpenAI Baselines' A2C."""
+"""Gains of the orthogonal initialisation of the heads, as in OpenAI Baselines' A2C."""
 
 
 @torch.no_grad()
@@ -330,10 +344,14 @@ def initialise(
     generator: torch.Generator,
     gains: Mapping[str, float] = GAINS,
 ) -> None:
-    """Draw all weights from `generator`; then lay convolutions out channels-last.
+    """Draw all weights, and lay convolutions out channels-last.
 
-    "fan-in": uniform in +-1/sqrt(fan_in). "orthogonal": the gain that `gains` has for the module's
-    name, else sqrt(2); 1 in the core; biases 0.
+    Args:
+        network: Module to initialise in place.
+        how: "fan-in" is uniform in +-1/sqrt(fan_in). "orthogonal" has biases of 0, and gain 1 in
+            the core.
+        generator: Source of all draws.
+        gains: Gains of "orthogonal" by module name; sqrt(2) for all others.
     """
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.LSTMCell):

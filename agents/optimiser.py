@@ -9,29 +9,29 @@ import torch
 
 @dataclass(frozen=True)
 class Package:
-    """Settings that only make sense together: never mix the fields of two packages.
+    """Settings that only make sense together; do not mix the fields of two packages.
 
-    The scale of the loss decides the scale of the gradient, which decides what RMSProp's epsilon
-    and the clipping norm mean. With a mean over T and B the gradient's norm is 0.1 to 0.5 on Atari
-    and epsilon 0.1 would turn RMSProp into slow SGD; with a sum over T, the unroll length changes
-    the step size.
+    The scale of the loss sets the scale of the gradient, and with it the meaning of RMSProp's
+    epsilon and of the clipping norm. With a mean over T and B, gradients are so small that epsilon
+    0.1 would turn RMSProp into slow SGD. With a sum over T, the unroll length changes the step
+    size.
     """
 
     time_reduction: Literal["sum", "mean"]
-    """How the loss is reduced over the steps of an unroll; over the batch it is always a mean."""
+    """Reduction of the loss over the T steps of an unroll; over the batch it is always a mean."""
     value_cost: float
     """Weight of (R - V)^2 in the loss."""
     decay: float
-    """Of RMSProp's running mean of squared gradients."""
+    """Decay of RMSProp's running mean of squared gradients."""
     epsilon: float
-    """Added *inside* RMSProp's square root."""
+    """Constant added *inside* RMSProp's square root."""
     max_gradient_norm: float
-    """The global norm to which gradients are clipped."""
+    """Global norm to which gradients are clipped."""
     centre_images: bool
-    """Whether a running mean image is subtracted from images, as vectors are always normalised."""
+    """Whether a running mean image is subtracted from images. Vectors are always normalised."""
     initialisation: Literal["fan-in", "orthogonal"]
-    """"fan-in": uniform in +-1/sqrt(fan_in), torch's (and the original code's) default;
-    "orthogonal": gain sqrt(2), policy head 0.01, value head 1, biases 0."""
+    """"fan-in" is uniform in +-1/sqrt(fan_in), the default of torch and of the original code.
+    "orthogonal" has gain sqrt(2), policy head 0.01, value head 1, biases 0."""
 
 
 PAPER = Package(
@@ -55,7 +55,7 @@ BATCHED = Package(
     initialisation="orthogonal",
 )
 """The synchronous form (A2C) of OpenAI Baselines (https://github.com/openai/baselines), with two
-changes of ours that made Pong learnable in fewer steps: half its value cost, and centred images."""
+changes of ours: half its value cost, and centred images."""
 
 PACKAGES: dict[str, Package] = {"paper": PAPER, "batched": BATCHED}
 
@@ -63,15 +63,18 @@ PACKAGES: dict[str, Package] = {"paper": PAPER, "batched": BATCHED}
 class RMSProp(torch.optim.Optimizer):
     """RMSProp with epsilon inside the square root, without momentum.
 
-    Mnih et al. 2016, equation S2:  g <- decay * g + (1 - decay) * dtheta^2;
-    theta <- theta - lr * dtheta / sqrt(g + epsilon). `torch.optim.RMSprop` adds epsilon outside
-    the root, where 0.1 would act like 0.01 does here.
+    Mnih et al. 2016, equation S2, with dtheta the gradient:
+
+        g <- decay * g + (1 - decay) * dtheta^2
+        theta <- theta - lr * dtheta / sqrt(g + epsilon)
+
+    `torch.optim.RMSprop` adds epsilon outside the root, where 0.1 acts as 0.01 does here.
 
     Args:
         params: Parameters to optimise.
         lr: Learning rate; change it in `param_groups`, as with any torch optimiser.
-        decay: Of the running mean of squared gradients.
-        epsilon: Inside the root.
+        decay: Decay of the running mean of squared gradients.
+        epsilon: Constant inside the root.
     """
 
     def __init__(
@@ -80,15 +83,15 @@ class RMSProp(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "decay": decay, "epsilon": epsilon})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Optimise more parameters, with the same settings unless the group names its own."""
+        """Add parameters, with the same settings unless the group has its own."""
         super().add_param_group(param_group)
         for parameter in self.param_groups[-1]["params"]:
-            # Made here, not at the first step, so that a checkpoint has them from the start.
+            # Made here and not at the first step, so that every checkpoint has them.
             self.state[parameter]["mean_square"] = torch.zeros_like(parameter)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Apply one update from the gradients in place."""
+        """Update the parameters in place from their gradients; takes no closure."""
         if closure is not None:
             raise ValueError("this RMSProp takes no closure: call backward() first, then step()")
         for group in self.param_groups:

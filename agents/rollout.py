@@ -1,20 +1,20 @@
-"""The one written time convention of this suite, and the batches that obey it.
+"""The time convention of this suite, and the batches that follow it.
 
-At step t the agent sees `Inputs` t (the observation, and what led to it), is in core state t, and
-chooses action t. The world answers with reward t, discount t and observation t + 1:
+At step t the agent sees `inputs[t]`, its core is in `state[t]`, and it chooses `action[t]`. The
+environment answers with `reward[t]`, `discount[t]` and `inputs[t + 1]`:
 
     inputs[t], state[t]  ->  action[t], value[t], state[t + 1]
-    world.step(action[t])  ->  reward[t], discount[t], inputs[t + 1]
+    envs.step(action[t])  ->  reward[t], discount[t], inputs[t + 1]
 
-so `reward[t]` and `discount[t]` are the *consequences* of `action[t]`, and
+So `reward[t]` and `discount[t]` are consequences of `action[t]`, and
 
     return[t] = reward[t] + discount[t] * return[t + 1],    return[T] = V(inputs[T], state[T])
 
-`discount[t]` is gamma, or 0 where the episode terminated (or a life was lost). Where it was
+`discount[t]` is gamma, or 0 where the episode terminated or a life was lost. Where the episode was
 truncated, the future is worth V(final observation) under the state *before* the reset: see
-`truncation_value`. Inputs t + 1 of a finished episode belong to the next one: `is_first` is set,
-last action and last reward are zero, and the network resets its state there. Arrays are time
-first, then batch: [T, B, ...].
+`truncation_value`. Where an episode ended, `inputs[t + 1]` belong to the next one: `is_first` is
+true, the last action and reward are zero, and the network resets its state. Arrays are time-major,
+[T, B, ...].
 """
 
 from typing import NamedTuple
@@ -23,66 +23,66 @@ import torch
 
 
 class Inputs(NamedTuple):
-    """What the agent sees at one step [B, ...], or at all steps of an unroll [T, B, ...]."""
+    """What the agent sees at one step, [B, ...], or at all steps of an unroll, [T, B, ...]."""
 
     obs: torch.Tensor
-    """uint8 images [..., C, H, W] or float32 vectors [..., D]."""
+    """Observations: uint8 images [..., C, H, W] or float32 vectors [..., D]."""
     last_action: torch.Tensor
-    """One-hot (discrete) or raw (continuous) previous action [..., A]; zero where `is_first`."""
+    """Previous action [..., A], one-hot if discrete; zero where `is_first`."""
     last_reward: torch.Tensor
-    """Previous reward as learned from (clipped, if learning clips) [...]; zero where `is_first`."""
+    """Previous reward [...], clipped if learning clips; zero where `is_first`."""
     is_first: torch.Tensor
-    """bool [...]: an episode starts here, so the core's state is reset before this step."""
+    """Whether an episode starts here, so that the core's state is reset first; bool [...]."""
 
 
 CoreState = tuple[torch.Tensor, ...]
-"""(h, c), each [B, hidden], of an LSTM core; empty for a feed-forward one."""
+"""(h, c) of an LSTM core, each [B, width]; empty for a feed-forward one."""
 
 
 class Step(NamedTuple):
-    """What the agent answers to one `Inputs` [B]."""
+    """The agent's answer to one `Inputs`."""
 
     action: torch.Tensor
-    """int64 [B] or float32 [B, A] (unclipped); never carries a graph."""
+    """Action, int64 [B] or float32 [B, A] (not clipped); without graph."""
     log_prob: torch.Tensor
-    """Of `action` [B]."""
+    """Log-probability of `action`, [B]."""
     entropy: torch.Tensor
-    """Of the policy, nats [B]; differential, so it may be negative, for continuous actions."""
+    """Entropy of the policy in nats, [B]; may be negative for continuous actions."""
     value: torch.Tensor
-    """V(inputs, state) [B]."""
+    """V(inputs, state), [B]."""
     state: CoreState
-    """After this step."""
+    """The core's state after this step."""
 
 
 class Ending(NamedTuple):
-    """What n of the B worlds showed last, where their episodes ended in the same step."""
+    """Last observations of the n environments whose episodes ended in the same step."""
 
     slots: torch.Tensor
-    """Which worlds, int64 [n]."""
+    """Indices of these environments, int64 [n]."""
     obs: torch.Tensor
-    """Their last observations [n, ...]: what the action of this step led to."""
+    """Observations that the action of this step led to, [n, ...]."""
     terminated: torch.Tensor
-    """bool [n]: ended for good, and was not cut short."""
+    """Whether the episode terminated, and was not truncated; bool [n]."""
 
 
 class Rollout(NamedTuple):
-    """T steps of B parallel worlds, ready for one update."""
+    """T steps of B parallel environments, ready for one update."""
 
     inputs: tuple[Inputs, ...]
-    """T steps, each [B, ...]: a tuple, since only a second pass needs them stacked."""
+    """T entries, each [B, ...]; a tuple, since only a second forward pass needs them stacked."""
     initial_state: CoreState
-    """Core state before step 0, without graph."""
+    """The core's state before step 0, without graph."""
     steps: tuple[Step, ...]
-    """T answers. They carry the autograd graph if they were made by `act(..., keep_graph=True)`."""
+    """T answers; with graph if they were made by `act(..., keep_graph=True)`."""
     reward: torch.Tensor
-    """As learned from [T, B]."""
+    """Rewards as the agent learns from them, [T, B]."""
     discount: torch.Tensor
-    """gamma, or 0 after a termination or a life loss [T, B]."""
+    """gamma, or 0 where the episode terminated or a life was lost, [T, B]."""
     truncated: torch.Tensor
-    """bool [T, B]."""
+    """Whether the step truncated its episode, bool [T, B]."""
     truncation_value: torch.Tensor
-    """V(final observation) where truncated, else 0 [T, B]; no graph."""
+    """V(final observation) where truncated, else 0, [T, B]; without graph."""
     bootstrap_value: torch.Tensor
-    """V(inputs[T], state[T]) [B]; no graph."""
+    """V(inputs[T], state[T]), [B]; without graph."""
     endings: tuple[Ending | None, ...] = ()
-    """T entries, None where no episode ended; needed by agents that replay."""
+    """T entries, None where no episode ended; only agents with a replay need them."""

@@ -7,13 +7,17 @@
               + pixel_control_cost * sum over cells c of L_Q(c)
               + reward_prediction_cost * L_RP
 
-Pixel control: a Q-function over 20 x 20 cells learns by n-step Q-learning to change the pixels of
-each. Reward prediction: the convolutions tell from three observations whether a reward follows.
-Value replay: the value head regresses on replayed sequences too, whose ends, unlike an unroll's,
-fall anywhere. (Feature control, discussed in the paper, is not part of UNREAL.)
+- Pixel control: a Q-function for each of 20 x 20 cells learns, by n-step Q-learning, to change the
+  cell's pixels.
+- Reward prediction: a classifier on the convolutions tells from three observations whether a reward
+  follows.
+- Value replay: the value head also regresses on replayed sequences. They begin and end anywhere,
+  while unrolls lie end to end.
 
-All terms are sums over T steps and means over the batch; where A3C's package takes means over T,
-all are divided by T alike, so that the weights mean what they mean in the paper.
+Feature control, which the paper discusses, is not part of UNREAL.
+
+In the paper all terms are sums over T steps. Where A3C's package takes means over T, all terms are
+divided by T, so that the weights keep their meaning.
 """
 
 from collections.abc import Mapping
@@ -27,24 +31,28 @@ from torch.nn import functional
 from agents import a3c, losses, memory, networks, rollout, sequence_buffer
 
 COSTS = ("pixel_control_cost", "reward_prediction_cost", "value_replay_cost")
-"""The weights of the auxiliary losses: hyperparameters that may change at any update."""
+"""Names of the weights of the auxiliary losses, hyperparameters that may change at any update."""
 
 
 @dataclass(frozen=True)
 class UNREALConfig:
-    """Everything about the auxiliary tasks that does not change while the agent trains."""
+    """Settings of the auxiliary tasks that stay fixed during training.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
 
     replay_steps: int = 2_000
-    """Steps kept, over all worlds of a member: 14 MB of Atari's grey frames, 42 MB of RGB. The
-    paper's 2,000 were per actor, and its actors had one world each."""
+    """Agent steps kept in replay, over all environments of a member: 14 MB of Atari's grey frames,
+    42 MB of RGB. The paper keeps 2,000 per actor, each with one environment."""
     pixel_control_gamma: float = 0.9
     """Discount of pixel control (section 4 of the supplement)."""
     least_reward: float = 0.01
-    """Smaller rewards count as none in reward prediction: a living reward is no event."""
+    """Absolute reward below which reward prediction sees no reward; it excludes living rewards."""
     shared_sequences: bool = True
-    """Pixel control and value replay learn from the same sequences. Both sample uniformly, so each
-    gradient keeps its expectation; false draws two sets as the paper did, which
-    takes 1.3 times as long."""
+    """Whether pixel control and value replay learn from the same sequences. Both sample uniformly,
+    so the expected gradients are the same. False draws two sets as in the paper, which is
+    slower."""
 
     def __post_init__(self) -> None:
         if self.replay_steps < 1:
@@ -58,28 +66,42 @@ class UNREALConfig:
 def check_replay(replay_steps: int, num_envs: int, unroll_length: int, stack: int) -> None:
     """Refuse a replay that cannot hold sequences as long as the unroll.
 
+    Args:
+        replay_steps: Agent steps kept, over all environments.
+        num_envs: Number of environments.
+        unroll_length: Steps per environment and update.
+        stack: Frames per observation.
+
     Raises:
-        ValueError: names the unroll length that fits, and the replay that would do.
+        ValueError: The replay is too small; the message has an unroll length and a replay that fit.
     """
-    # A sequence, the state after it, older frames of its first stack, and starts to choose from.
+    # A sequence, the state after it, the older frames of its first stack, some starts to choose.
     overhead = 2 * stack + 2
     if replay_steps // num_envs < unroll_length + overhead:
         longest = replay_steps // num_envs - overhead
         raise ValueError(
             f"replay_steps {replay_steps} over num_envs {num_envs} keeps "
-            f"{replay_steps // num_envs} steps of each world, too few for an unroll_length up to "
-            f"{unroll_length}: use "
+            f"{replay_steps // num_envs} steps of each environment, too few for an unroll_length "
+            f"up to {unroll_length}: use "
             + (f"unroll lengths up to {longest}, " if longest >= 1 else "")
-            + f"fewer worlds, or replay_steps of {(unroll_length + overhead) * num_envs}"
+            + f"fewer environments, or replay_steps of {(unroll_length + overhead) * num_envs}"
         )
 
 
 def unsupported(obs_shape: tuple[int, ...], continuous: bool) -> str | None:
-    """Why there are no auxiliary tasks in such a world, with the way out; None if there are."""
+    """Say why UNREAL cannot learn in such an environment; None if it can.
+
+    Args:
+        obs_shape: Shape of one observation.
+        continuous: Whether actions are continuous.
+
+    Returns:
+        One line with the reason and the way out, or None.
+    """
     if len(obs_shape) != 3:
         return (
             f"UNREAL learns to change pixels, and observations of shape {obs_shape} have none: "
-            "use agent 'a3c', or a world of images"
+            "use agent 'a3c', or an environment with images"
         )
     if obs_shape[1:] != (84, 84):
         return (
@@ -97,10 +119,14 @@ def unsupported(obs_shape: tuple[int, ...], continuous: bool) -> str | None:
 class PixelControlHead(nn.Module):
     """Dueling Q-values of each action for each of 20 x 20 cells.
 
-    A dense layer to 32 maps of 9 x 9, then transposed convolutions of 4 x 4, stride 2, to one map
-    of state values and one of advantages per action (Jaderberg et al. 2016, supplement; dueling
-    after Wang et al. 2016). Without a ReLU on the streams, which replicas have: a cell below zero
-    would never learn again.
+    A dense layer leads to 32 maps of 9 x 9. A transposed convolution, 4 x 4 with stride 2, leads to
+    one map of state values and one map of advantages per action (Jaderberg et al. 2016, supplement;
+    dueling after Wang et al. 2016). Other implementations put a ReLU on these maps. We do not,
+    since a cell below zero would never learn again.
+
+    Args:
+        width: Features of the core's output.
+        num_actions: Number of discrete actions.
     """
 
     def __init__(self, width: int, num_actions: int) -> None:
@@ -109,20 +135,27 @@ class PixelControlHead(nn.Module):
         self.streams = nn.ConvTranspose2d(32, 1 + num_actions, kernel_size=4, stride=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Q [..., A, 20, 20] of core outputs [..., width]."""
-        maps = functional.relu(self.dense(x)).reshape(-1, 9, 9, 32).permute(0, 3, 1, 2)
+        """Return Q [..., A, 20, 20] of core outputs [..., width]."""
+        maps = functional.relu(self.dense(x)).reshape(-1, 9, 9, 32)
+        maps = maps.permute(0, 3, 1, 2)  # [N, 32, 9, 9]
         streams: torch.Tensor = self.streams(maps)  # [N, 1 + A, 20, 20]
-        streams = streams.view(*x.shape[:-1], *streams.shape[1:])
-        # Not two slices: the gradient of each would be as large as both.
+        streams = streams.view(*x.shape[:-1], *streams.shape[1:])  # [..., 1 + A, 20, 20]
+        # One split, not two slices: the gradient of each slice would be as large as both.
         value, advantage = torch.split(streams, [1, streams.shape[-3] - 1], dim=-3)
         return value + advantage - advantage.mean(-3, keepdim=True)
 
 
 class Heads(nn.Module):
-    """What the auxiliary tasks add to A3C's network."""
+    """The layers that the auxiliary tasks add to A3C's network.
+
+    Args:
+        core_width: Features of the core's output.
+        convolved_size: Features of the last convolution, for one observation.
+        num_actions: Number of discrete actions.
+    """
 
     GAINS: Mapping[str, float] = {"pixel_control.streams": 0.01, "reward_prediction.2": 0.01}
-    """Of the orthogonal initialisation: as small as a policy's, so that all begin near zero."""
+    """Gains of the orthogonal initialisation, as small as the policy's."""
 
     def __init__(self, core_width: int, convolved_size: int, num_actions: int) -> None:
         super().__init__()
@@ -133,25 +166,26 @@ class Heads(nn.Module):
 
 
 class UNREAL:
-    """An A3C agent with auxiliary tasks; used as `agents.a3c.A3C` is.
+    """An A3C agent with auxiliary tasks, with the interface of `agents.a3c.A3C`.
 
-    `update` takes the weights of the three losses too. A weight of 0 switches its task off. The
-    replay is no part of `state_dict`: after a load it is filled anew, and the auxiliary tasks wait
-    until it is. Its memory is taken at the first update, so that an agent which only acts has none.
+    `update` also takes the weights of the three auxiliary losses. The replay is not in
+    `state_dict`: after a load it is filled again, and until then the agent learns without the
+    auxiliary tasks. Its memory is allocated by the first update, so an agent that only acts has
+    none.
 
     Args:
         obs_shape: (C, 84, 84) of uint8 images.
         action_size: Number of discrete actions.
         continuous: Must be false.
-        config: Of the A3C agent that the tasks help.
-        auxiliary: Of the tasks.
+        config: Settings of the A3C agent.
+        auxiliary: Settings of the auxiliary tasks.
         learning_rate: As in `A3C`.
-        seed: As in `A3C`; replay is sampled by the same generator as actions.
+        seed: As in `A3C`; also the seed of the replay's draws.
         device: As in `A3C`.
-        frame_channels: Channels of one frame, where observations are stacks of frames.
+        frame_channels: Channels of one frame; an observation may be a stack of frames.
 
     Raises:
-        ValueError: observations are no images of 84 x 84, or actions are continuous.
+        ValueError: Observations are not images of 84 x 84, or actions are continuous.
     """
 
     def __init__(
@@ -174,6 +208,7 @@ class UNREAL:
         self._obs_shape, self._frame_channels = obs_shape, frame_channels
         self._num_actions = action_size
         network = self.base.network
+        self._core_width = network.core_width
         torso = network.torso
         assert isinstance(torso, networks.ConvTorso)  # as all images have
         self._torso = torso
@@ -202,19 +237,20 @@ class UNREAL:
     def update(
         self, batch: rollout.Rollout, entropy_cost: float, costs: Mapping[str, float]
     ) -> dict[str, float]:
-        """One step of the optimiser on one unroll and as many replayed steps per task.
+        """Take one step of the optimiser on one unroll, and on as many replayed steps per task.
 
         Args:
             batch: As in `A3C.update`, with its endings.
             entropy_cost: As in `A3C.update`.
-            costs: The weights named in `COSTS`.
+            costs: Weight of each loss in `COSTS`; 0 switches the task off.
 
         Returns:
-            A3C's metrics; `replay/filled`, from 0 to 1; and the auxiliary losses, once it is 1.
+            The metrics of A3C, `replay/filled` from 0 to 1, and once that is 1 the auxiliary
+            losses.
 
         Raises:
-            FloatingPointError: a loss or the gradient is not finite; nothing was applied.
-            ValueError: the replay cannot hold sequences of this length.
+            FloatingPointError: A loss or the gradient is not finite; nothing was applied.
+            ValueError: The replay cannot hold sequences of this length.
         """
         length, num_envs = batch.reward.shape
         if self._replay is None:
@@ -244,7 +280,7 @@ class UNREAL:
         num_envs: int,
         costs: Mapping[str, float],
     ) -> dict[str, float]:
-        """Add the auxiliary losses' gradients."""
+        """Add the gradients of the auxiliary losses; return the losses as metrics."""
         scale = length if self.base.package.time_reduction == "sum" else 1
         metrics = {}
         wanted = [name for name in ("pixel_control_cost", "value_replay_cost") if costs[name] > 0]
@@ -265,13 +301,13 @@ class UNREAL:
                 total = total + costs["value_replay_cost"] * self.base.value_cost * loss
             (total * scale).backward()  # type: ignore[no-untyped-call]
         if costs["reward_prediction_cost"] > 0:
-            # Three observations each: as many replayed steps as the unroll has.
+            # Each draw has three observations: together as many as the unroll, rounded up.
             count = -(-length * num_envs // 3)
             drawn = replay.sample_rewards(count, self.auxiliary.least_reward, self.generator)
             if drawn is not None:
                 loss = self.reward_prediction_loss(*drawn)
                 metrics["loss/reward_prediction"] = loss.detach()
-                # One prediction per unroll in the paper, where the other terms are sums over T.
+                # The paper makes one prediction per unroll, and sums the other terms over T.
                 weight = costs["reward_prediction_cost"] * scale / length
                 (loss * weight).backward()  # type: ignore[no-untyped-call]
         values = torch.stack(list(metrics.values())).tolist() if metrics else []
@@ -280,56 +316,77 @@ class UNREAL:
     def pixel_control_loss(
         self, sequences: sequence_buffer.Sequences, x: torch.Tensor
     ) -> torch.Tensor:
-        """(R - Q(s, a))^2 summed over cells, mean over [T, N] (section 3.1).
+        """Compute the n-step Q-learning loss of pixel control (Jaderberg et al. 2016, section 3.1).
 
-        R is the n-step return of pixel changes, with max_a Q of the state after the sequence.
+        (R - Q(s, a))^2 is summed over cells. R is the n-step return of pixel changes, with max_a Q
+        of the state after the sequence as its last value.
 
         Args:
-            sequences: What was done.
-            x: The core's outputs [T + 1, N, width].
+            sequences: N replayed sequences of up to T steps.
+            x: The core's outputs for them, [T + 1, N, width].
+
+        Returns:
+            Mean over T and N, a scalar; steps beyond a sequence's end count as 0.
+
+        Raises:
+            ValueError: The shape or dtype of `x` differs from the above.
         """
-        count = torch.arange(x.shape[1], device=x.device)
-        frames = sequences.inputs.obs[:, :, -self._frame_channels :]
+        length, count = sequences.action.shape
+        losses.check("x", x, "T + 1, N, width", (length + 1, count, self._core_width))
+        frames = sequences.inputs.obs[:, :, -self._frame_channels :]  # [T + 1, N, c, 84, 84]
         change = losses.pixel_change(frames)  # [T, N, 20, 20]
         q = self.heads.pixel_control(x[:-1])  # [T, N, A, 20, 20]
         with torch.no_grad():
-            after = self.heads.pixel_control(x[sequences.length, count])  # [N, A, 20, 20]
-        discount = self.auxiliary.pixel_control_gamma * (~sequences.terminated).float()
-        returns = losses.sequence_returns(
-            change, discount[..., None, None], after.amax(1), sequences.length
-        )
+            last = x[sequences.length, torch.arange(count, device=x.device)]  # [N, width]
+            bootstrap = self.heads.pixel_control(last).amax(1)  # [N, 20, 20]
+        discount = self.auxiliary.pixel_control_gamma * (~sequences.terminated).float()  # [T, N]
+        returns = losses.sequence_returns(change, discount, bootstrap, sequences.length)
         index = sequences.action[..., None, None, None].expand(-1, -1, 1, 20, 20)
-        acted = q.gather(2, index).squeeze(2)
+        acted = q.gather(2, index).squeeze(2)  # [T, N, 20, 20]
         squared = ((returns - acted) ** 2).sum((-2, -1))  # [T, N]
         return _mean_inside(squared, sequences.length)
 
     def value_replay_loss(
         self, sequences: sequence_buffer.Sequences, x: torch.Tensor
     ) -> torch.Tensor:
-        """(R - V(s))^2, mean over [T, N] (section 3.3). Arguments as in `pixel_control_loss`."""
-        count = torch.arange(x.shape[1], device=x.device)
+        """Compute (R - V(s))^2 on replayed steps (Jaderberg et al. 2016, section 3.3).
+
+        Arguments, result and errors are those of `pixel_control_loss`.
+        """
+        length, count = sequences.action.shape
+        losses.check("x", x, "T + 1, N, width", (length + 1, count, self._core_width))
         value = self.base.network.value(x).squeeze(-1)  # [T + 1, N]
-        after = value[sequences.length, count].detach()
+        bootstrap = value[sequences.length, torch.arange(count, device=x.device)].detach()  # [N]
         returns = losses.sequence_returns(
-            sequences.reward, sequences.discount, after, sequences.length
+            sequences.reward, sequences.discount, bootstrap, sequences.length
         )
         return _mean_inside(losses.value_loss(value[:-1], returns), sequences.length)
 
     def reward_prediction_loss(self, obs: torch.Tensor, reward: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of the next reward's class: none, positive, negative (section 3.2).
+        """Compute the cross-entropy of reward prediction (Jaderberg et al. 2016, section 3.2).
+
+        The classes are no reward, a positive and a negative one.
 
         Args:
             obs: Three observations in a row, uint8 [N, 3, C, H, W].
-            reward: What followed the third [N].
+            reward: Reward that followed the third, [N].
+
+        Returns:
+            Mean over N, a scalar.
+
+        Raises:
+            ValueError: A shape or dtype differs from the above.
         """
-        seen = self._torso.convolve(obs.flatten(0, 1)).view(len(reward), -1)
-        logits = self.heads.reward_prediction(seen)  # [N, 3]
+        losses.check("obs", obs, "N, 3, C, H, W", (-1, 3, *self._obs_shape), torch.uint8)
+        losses.check("reward", reward, "N", obs.shape[:1])
+        seen = self._torso.convolve(obs.flatten(0, 1))  # [N * 3, convolved_size]
+        logits = self.heads.reward_prediction(seen.view(len(reward), -1))  # [N, 3]
         least = self.auxiliary.least_reward
-        kind = (reward >= least).long() + 2 * (reward <= -least).long()
+        kind = (reward >= least).long() + 2 * (reward <= -least).long()  # [N]
         return functional.cross_entropy(logits, kind)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """A3C's, and the heads' weights and optimiser statistics."""
+        """Return that of A3C, and the weights and optimiser statistics of the heads."""
         state = self.base.state_dict()
         for name, parameter in self.heads.named_parameters():
             state[f"heads.{name}"] = parameter
@@ -337,18 +394,18 @@ class UNREAL:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over `state_dict` of an agent of the same shape, wholly or not at all.
+        """Load the `state_dict` of an agent of the same shape, wholly or not at all.
 
         Raises:
-            ValueError: names differ, or shapes do: the message lists them.
+            ValueError: Names, shapes or dtypes differ; the message lists them.
         """
         a3c.load(self.state_dict(), state)
         self.generator.set_state(state["generator"].cpu())
         if self._replay is not None:
-            self._replay.clear()  # another policy's steps
+            self._replay.clear()  # its steps are another policy's
 
 
 def _mean_inside(per_step: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-    """Sum of [T, N] inside each sequence over T x N: a short one counts for less, as in a sum."""
-    steps = torch.arange(per_step.shape[0], device=per_step.device).unsqueeze(-1)
+    """Return the mean of [T, N], with 0 beyond each sequence's length [N]."""
+    steps = torch.arange(per_step.shape[0], device=per_step.device).unsqueeze(-1)  # [T, 1]
     return (per_step * (steps < length)).mean()

@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -62,7 +60,10 @@ def test_the_second_pass_in_parts_gives_the_kept_graphs_gradient(
         "obs_shape": obs_shape,
         "continuous": continuous,
     }
-    kept, parts = make(**settings), make(graph_steps=20, **settings)  # 2 of 4 worlds at a time
+    kept, parts = (
+        make(**settings),
+        make(graph_steps=20, **settings),
+    )  # 2 of 4 environments at a time
     assert kept.keeps_graph(7, 4)
     assert not parts.keeps_graph(7, 4)
     batch = unroll(kept, obs_shape=obs_shape)
@@ -172,4 +173,22 @@ def test_the_same_seed_acts_the_same():
 def test_bad_settings_are_refused_at_construction(settings, message):
     with pytest.raises(ValueError, match=message):
         a3c.A3CConfig(**settings)
-    assert dataclasses.asdict(a3c.A3CConfig())  # the default stands
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"package": "paper"},
+        {"core": "feedforward"},
+        {"gamma": 0.0},
+        {"gamma": 1.0},
+        {"width": 1},
+        {"graph_steps": 1},
+    ],
+)
+def test_settings_at_their_ends_are_allowed(settings):
+    batch = unroll(agent := make(**settings), keep_graph=False)
+    before = agent.parameters[0].clone()
+    agent.update(batch, 0.01)
+    assert not torch.equal(agent.parameters[0], before)

@@ -1,4 +1,4 @@
-"""Losses against slow numpy versions in the papers' notation."""
+"""Losses against slow NumPy versions in the papers' notation, and the checks of their shapes."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from agents import losses
 
 
 def slow_return(t, b, r, terminated, truncated, v_final, v_boot, gamma):
-    """R_t = sum_i gamma^i r_{t+i} + gamma^k V(s_{t+k}), forward until something ends it."""
+    """Sum R_t = sum_i gamma^i r_{t+i} + gamma^k V(s_{t+k}) forward, to the end of the episode."""
     total, factor = 0.0, 1.0
     for i in range(t, len(r)):
         total += factor * r[i, b]
@@ -54,12 +54,69 @@ def test_a_life_loss_together_with_a_truncation_bootstraps():
     assert returns.item() == 6.0
 
 
-def test_wrong_shapes_are_named():
-    ones = torch.ones(3, 2)
-    with pytest.raises(ValueError, match=r"reward \(3, 2\).*truncated \(2,\)"):
-        losses.n_step_returns(ones, ones, torch.ones(2) > 0, ones, torch.ones(2), 0.9)
-    with pytest.raises(ValueError, match=r"bootstrap_value \(3,\) must be \[B\] = \(2,\)"):
-        losses.n_step_returns(ones, ones, ones > 0, ones, torch.ones(3), 0.9)
+FLAG = torch.zeros(3, 2, dtype=torch.bool)
+ONES = torch.ones(3, 2)
+ARGUMENTS = {
+    losses.n_step_returns: {
+        "reward": ONES,
+        "discount": ONES,
+        "truncated": FLAG,
+        "truncation_value": ONES,
+        "bootstrap_value": ONES[0],
+        "gamma": 0.9,
+    },
+    losses.policy_gradient_loss: {"log_prob": ONES, "advantage": ONES},
+    losses.value_loss: {"value": ONES, "returns": ONES},
+    losses.sequence_returns: {
+        "reward": torch.ones(3, 2, 20, 20),
+        "discount": ONES,
+        "bootstrap": torch.ones(2, 20, 20),
+        "length": torch.tensor([3, 1]),
+    },
+    losses.pixel_change: {"frames": torch.zeros(3, 2, 1, 84, 84, dtype=torch.uint8)},
+}
+SPOILERS = {
+    "row": lambda tensor: tensor[0],
+    "more axes": lambda tensor: tensor.unsqueeze(0),
+    "trailing axis": lambda tensor: tensor.unsqueeze(-1),
+    "broadcast": lambda tensor: tensor[..., :1],
+    "longer": lambda tensor: torch.cat((tensor, tensor)),
+    "integers": lambda tensor: tensor.to(torch.int16),
+    "complex": lambda tensor: tensor.to(torch.complex64),
+    "double": lambda tensor: tensor.to(torch.float64),
+}
+CASES = [
+    (function, name, spoiler)
+    for function, arguments in ARGUMENTS.items()
+    for name, value in arguments.items()
+    for spoiler in SPOILERS
+    if isinstance(value, torch.Tensor) and (name, spoiler) != ("frames", "longer")  # any T is fine
+]
+
+
+@pytest.mark.parametrize(("function", "name", "spoiler"), CASES)
+def test_a_wrong_shape_or_dtype_of_any_tensor_is_refused(function, name, spoiler):
+    arguments = ARGUMENTS[function]
+    function(**arguments)
+    wrong = SPOILERS[spoiler](arguments[name])
+    with pytest.raises(ValueError, match=r" is torch\.\w+ \([\d, ]*\), but must be ") as caught:
+        function(**{**arguments, name: wrong})
+    # The first tensor sets the sizes of the others, so the message may name one of those.
+    assert name in (str(caught.value).split()[0], next(iter(arguments)))
+
+
+def test_the_message_has_the_shape_given_and_the_shape_wanted():
+    with pytest.raises(ValueError, match=r"^bootstrap_value is torch.float32 \(3,\), but must be "):
+        losses.n_step_returns(ONES, ONES, FLAG, ONES, torch.ones(3), 0.9)
+    with pytest.raises(ValueError, match=r"must be torch.float32 \[B\] = \(2,\)$"):
+        losses.n_step_returns(ONES, ONES, FLAG, ONES, torch.ones(3), 0.9)
+    with pytest.raises(ValueError, match=r"must be a floating-point tensor \[T, B\]$"):
+        losses.value_loss(torch.ones(3), torch.ones(3))
+
+
+def test_a_value_per_environment_is_not_broadcast_over_time():
+    with pytest.raises(ValueError, match=r"returns is torch.float32 \(2,\)"):
+        losses.value_loss(ONES, ONES[0])
 
 
 def test_gradients_stop_at_advantage_and_returns():

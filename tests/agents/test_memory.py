@@ -1,4 +1,4 @@
-"""Whether freed memory stays, as the kernel counts pages handed out."""
+"""Whether freed memory stays in the process, by the kernel's count of page faults."""
 
 import platform
 import subprocess
@@ -43,7 +43,7 @@ def _faults(**environment: str) -> tuple[int, int]:
 
 
 @glibc
-def test_freed_blocks_are_not_handed_out_anew() -> None:
+def test_freed_blocks_are_not_handed_out_again() -> None:
     before, after = _faults()
     assert after < before / 20
 

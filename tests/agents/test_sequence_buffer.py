@@ -1,4 +1,4 @@
-"""Replay, read back pixel by pixel: every frame says which world, episode and step it is of."""
+"""Replay, read back pixel by pixel: each frame shows its environment, episode and step."""
 
 import itertools
 
@@ -13,7 +13,7 @@ SIZE = 6  # pixels; the buffer knows nothing of 84
 
 
 class Talking:
-    """Worlds whose frames say (world, episode, step), and a full record of what was done.
+    """Environments whose frames show (environment, episode, step), with a record of all steps.
 
     Episodes have 2 to 12 steps; odd ones are truncated; a life is lost now and then.
     """
@@ -27,23 +27,23 @@ class Talking:
         self.first = np.ones(num_envs, dtype=bool)
         self.last_action = np.zeros((num_envs, ACTIONS), dtype=np.float32)
         self.last_reward = np.zeros(num_envs, dtype=np.float32)
-        self.done = {}  # (world, episode, step) -> (action, reward, discount, terminated, is_last)
+        self.done = {}  # (env, episode, step) -> (action, reward, discount, terminated, is_last)
 
-    def frame(self, world, episode, t):
+    def frame(self, env, episode, t):
         image = np.zeros((self.channels, SIZE, SIZE), dtype=np.uint8)
         if t >= 0:
-            image[:, 0, :4] = (world + 1, episode, t, 7)
+            image[:, 0, :4] = (env + 1, episode, t, 7)
         return image
 
-    def obs(self, world, t):
-        frames = [self.frame(world, self.episode[world], t - k) for k in range(self.stack)][::-1]
+    def obs(self, env, t):
+        frames = [self.frame(env, self.episode[env], t - k) for k in range(self.stack)][::-1]
         return np.concatenate(frames)
 
-    def begin_anew(self, world):
-        """The learner forgets: the episode goes on, but as if it began here."""
-        self.first[world] = True
-        self.last_action[world] = 0
-        self.last_reward[world] = 0
+    def begin_again(self, env):
+        """Continue the episode as if it began here, as a learner with new weights does."""
+        self.first[env] = True
+        self.last_action[env] = 0
+        self.last_reward[env] = 0
 
     def unroll(self, length):
         inputs, steps, endings, rewards, discounts = [], [], [], [], []
@@ -83,7 +83,7 @@ class Talking:
                     self.episode[w] += 1
                     self.t[w] = 0
                     self.length[w] = self.rng.integers(2, 13)
-                    self.begin_anew(w)
+                    self.begin_again(w)
             endings.append(
                 rollout.Ending(
                     torch.tensor([w for w, _, _ in ended]),
@@ -112,22 +112,22 @@ class Talking:
 
 
 def told(obs, stack):
-    """(world, episode, step) that an observation's newest frame tells, its older ones checked."""
+    """Return (environment, episode, step) of the newest frame; check the older frames."""
     frames = obs.reshape(stack, -1, SIZE, SIZE)
     assert (frames == frames[:, :1]).all(), "all channels of a frame say the same"
-    world, episode, t, mark = frames[-1, 0, 0, :4].tolist()
+    env, episode, t, mark = frames[-1, 0, 0, :4].tolist()
     assert mark == 7
     for age in range(stack):
         said = frames[-1 - age, 0, 0, :4].tolist()
-        assert said == ([world, episode, t - age, 7] if t >= age else [0, 0, 0, 0])
-    return world - 1, episode, t
+        assert said == ([env, episode, t - age, 7] if t >= age else [0, 0, 0, 0])
+    return env - 1, episode, t
 
 
-WORLDS = [(4, 1), (1, 3), (2, 3)]
+STACKS = [(4, 1), (1, 3), (2, 3)]
 
 
 def filled(stack, channels, slots=40, num_envs=3, unrolls=20, forget=()):
-    worlds = Talking(num_envs, stack, channels)
+    envs = Talking(num_envs, stack, channels)
     buffer = sequence_buffer.SequenceBuffer(
         slots * num_envs,
         num_envs,
@@ -138,14 +138,14 @@ def filled(stack, channels, slots=40, num_envs=3, unrolls=20, forget=()):
     )
     for index in range(unrolls):
         if index in forget:
-            worlds.begin_anew(0)
-        buffer.append(worlds.unroll(7))
-    return worlds, buffer
+            envs.begin_again(0)
+        buffer.append(envs.unroll(7))
+    return envs, buffer
 
 
-@pytest.mark.parametrize(("stack", "channels"), WORLDS)
+@pytest.mark.parametrize(("stack", "channels"), STACKS)
 def test_sequences_are_what_happened(stack, channels):
-    worlds, buffer = filled(stack, channels, forget=(17, 18, 19))
+    envs, buffer = filled(stack, channels, forget=(17, 18, 19))
     generator = torch.Generator().manual_seed(0)
     seen, ends, cut = set(), 0, 0
     for _ in range(60):
@@ -158,28 +158,28 @@ def test_sequences_are_what_happened(stack, channels):
             assert 1 <= length <= 9
             start = told(drawn.inputs.obs[0, n], stack)
             seen.add(start)
-            world, episode, begin = start
+            env, episode, begin = start
             for t in range(length):
-                here = (world, episode, begin + t)
+                here = (env, episode, begin + t)
                 assert told(drawn.inputs.obs[t, n], stack) == here
-                action, reward, discount, terminated, last, _ = worlds.done[here]
+                action, reward, discount, terminated, last, _ = envs.done[here]
                 assert drawn.action[t, n] == action
                 assert drawn.reward[t, n] == reward
                 assert drawn.discount[t, n] == discount
                 assert bool(drawn.terminated[t, n]) == terminated
-                assert not (last and t < length - 1), "goes on behind an episode's end"
-            after = (world, episode, begin + length)
+                assert not (last and t < length - 1), "continues beyond an episode's end"
+            after = (env, episode, begin + length)
             assert told(drawn.inputs.obs[length, n], stack) == after
-            last = worlds.done[world, episode, begin + length - 1][4]
+            last = envs.done[env, episode, begin + length - 1][4]
             ends += last
             if length < 9 and not last:
-                following = worlds.done[world, episode, begin + length + 1]
+                following = envs.done[env, episode, begin + length + 1]
                 assert following[5], "stops only at an end or where the learner forgot"
                 cut += 1
-            # What led to each of them, and nothing where the learner saw a beginning.
+            # The last action and reward, which are zero where the learner saw a beginning.
             for t in range(length + 1):
-                before = worlds.done.get((world, episode, begin + t - 1))
-                first = worlds.done.get((world, episode, begin + t), (0,) * 6)[5]
+                before = envs.done.get((env, episode, begin + t - 1))
+                first = envs.done.get((env, episode, begin + t), (0,) * 6)[5]
                 if before is None or first:
                     assert drawn.inputs.last_reward[t, n] == 0
                     assert not drawn.inputs.last_action[t, n].any()
@@ -191,18 +191,18 @@ def test_sequences_are_what_happened(stack, channels):
     assert ends > 20
     assert cut > 0
     assert {t for _, _, t in seen} >= set(range(8)), "sequences begin anywhere in an episode"
-    assert {world for world, _, _ in seen} == {0, 1, 2}
+    assert {env for env, _, _ in seen} == {0, 1, 2}
 
 
-@pytest.mark.parametrize(("stack", "channels"), WORLDS)
+@pytest.mark.parametrize(("stack", "channels"), STACKS)
 def test_every_step_kept_is_as_likely(stack, channels):
-    """Against all starts counted by hand."""
-    worlds, buffer = filled(stack, channels)
+    """Compare with all possible starts, counted by hand."""
+    envs, buffer = filled(stack, channels)
     slots = []
-    for world in range(3):
+    for env in range(3):
         rows = []
-        for (w, episode, t), row in sorted(worlds.done.items()):
-            if w == world:
+        for (w, episode, t), row in sorted(envs.done.items()):
+            if w == env:
                 if t == 0:
                     rows += [None] * (stack - 1)
                 rows.append((w, episode, t))
@@ -223,20 +223,20 @@ def test_every_step_kept_is_as_likely(stack, channels):
     assert abs(share - 1).max() < 6 * np.sqrt(len(expected) / 30_000)
 
 
-@pytest.mark.parametrize(("stack", "channels"), WORLDS)
+@pytest.mark.parametrize(("stack", "channels"), STACKS)
 def test_half_of_the_predicted_rewards_are_rewards(stack, channels):
-    worlds, buffer = filled(stack, channels)
-    rare = [key for key, row in worlds.done.items() if row[1] != 0]
-    assert len(rare) < 0.45 * len(worlds.done)
+    envs, buffer = filled(stack, channels)
+    rare = [key for key, row in envs.done.items() if row[1] != 0]
+    assert len(rare) < 0.45 * len(envs.done)
     drawn = buffer.sample_rewards(4_000, 0.5, torch.Generator().manual_seed(2))
     obs, reward = drawn
     assert obs.shape == (4_000, 3, stack * channels, SIZE, SIZE)
     assert abs((reward != 0).float().mean() - 0.5) < 4 * 0.5 / np.sqrt(4_000)
     for n in range(400):
         keys = [told(obs[n, k], stack) for k in range(3)]
-        world, episode, t = keys[-1]
-        assert keys == [(world, episode, t - 2), (world, episode, t - 1), (world, episode, t)]
-        assert worlds.done[keys[-1]][1] == reward[n]
+        env, episode, t = keys[-1]
+        assert keys == [(env, episode, t - 2), (env, episode, t - 1), (env, episode, t)]
+        assert envs.done[keys[-1]][1] == reward[n]
 
 
 def test_one_kind_of_reward_is_enough():
@@ -246,9 +246,9 @@ def test_one_kind_of_reward_is_enough():
         assert set(reward.tolist()) == expected
 
 
-@pytest.mark.parametrize(("stack", "channels"), WORLDS)
+@pytest.mark.parametrize(("stack", "channels"), STACKS)
 def test_little_experience_gives_nothing_or_what_there_is(stack, channels):
-    worlds = Talking(2, stack, channels)
+    envs = Talking(2, stack, channels)
     buffer = sequence_buffer.SequenceBuffer(
         100, 2, (stack * channels, SIZE, SIZE), channels, ACTIONS, torch.device("cpu")
     )
@@ -258,21 +258,21 @@ def test_little_experience_gives_nothing_or_what_there_is(stack, channels):
     assert buffer.sample_rewards(3, 0.5, generator) is None
     fractions = []
     for _ in range(12):
-        buffer.append(worlds.unroll(7))
+        buffer.append(envs.unroll(7))
         fractions.append(buffer.filled())
         if (drawn := buffer.sample(5, 50, generator)) is not None:
             for n in range(50):
-                assert told(drawn.inputs.obs[0, n], stack) in worlds.done
+                assert told(drawn.inputs.obs[0, n], stack) in envs.done
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
     buffer.clear()
     assert buffer.filled() == 0
     assert buffer.sample(5, 3, generator) is None
-    worlds.begin_anew(0)
-    worlds.begin_anew(1)
-    old = set(worlds.done)
+    envs.begin_again(0)
+    envs.begin_again(1)
+    old = set(envs.done)
     for _ in range(3):
-        buffer.append(worlds.unroll(7))
+        buffer.append(envs.unroll(7))
     drawn = buffer.sample(5, 50, generator)
     assert not {told(obs, stack) for obs in drawn.inputs.obs[0]} & old
 
@@ -284,8 +284,8 @@ def test_each_frame_is_kept_once():
     assert 14 < megabytes < 14.2
 
 
-def test_refuses_what_is_no_stack():
-    with pytest.raises(ValueError, match=r"\(4, 6, 6\) are no stack of frames of 3 channels"):
+def test_refuses_observations_that_are_not_stacks():
+    with pytest.raises(ValueError, match=r"\(4, 6, 6\) are not stacks of frames of 3 channels"):
         sequence_buffer.SequenceBuffer(100, 2, (4, 6, 6), 3, ACTIONS, torch.device("cpu"))
 
 

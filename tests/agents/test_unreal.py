@@ -27,14 +27,14 @@ def make(channels=2, frame_channels=1, seed=0, width=16, lr=1e-3, package="batch
 
 
 class Player:
-    """Plays `world(t, action) -> (frame, reward, terminated)`, the same in all slots."""
+    """Plays `env(t, action) -> (frame, reward, terminated)`, the same in all slots."""
 
-    def __init__(self, agent, world, num_envs=4, channels=2):
-        self.agent, self.world, self.num_envs, self.channels = agent, world, num_envs, channels
+    def __init__(self, agent, env, num_envs=4, channels=2):
+        self.agent, self.env, self.num_envs, self.channels = agent, env, num_envs, channels
         self.state = agent.initial_state(num_envs)
         self.t = 0
         self.frames = [np.zeros((num_envs, 84, 84), np.uint8)] * (channels - 1)
-        self.frames = [*self.frames, world(0, np.zeros(num_envs, int))[0]]
+        self.frames = [*self.frames, env(0, np.zeros(num_envs, int))[0]]
         self.inputs = self._inputs(torch.zeros(num_envs, ACTIONS), torch.zeros(num_envs), True)
 
     def _inputs(self, last_action, last_reward, first):
@@ -49,7 +49,7 @@ class Player:
             inputs.append(self.inputs)
             steps.append(step)
             self.t += 1
-            frame, reward, terminated = self.world(self.t, step.action.numpy())
+            frame, reward, terminated = self.env(self.t, step.action.numpy())
             reward = torch.from_numpy(np.float32(reward))
             self.frames.append(frame)
             rewards.append(reward)
@@ -60,7 +60,7 @@ class Player:
                 done = torch.ones(self.num_envs, dtype=torch.bool)
                 endings[-1] = rollout.Ending(torch.arange(self.num_envs), last, done)
                 self.frames = [np.zeros_like(frame)] * (self.channels - 1)
-                self.frames = [*self.frames, self.world(0, step.action.numpy())[0]]
+                self.frames = [*self.frames, self.env(0, step.action.numpy())[0]]
             one_hot = functional.one_hot(step.action, ACTIONS).float() * (not terminated)
             self.inputs = self._inputs(one_hot, reward * (not terminated), terminated)
             self.state = step.state
@@ -80,15 +80,15 @@ class Player:
 
 
 def noise(seed=0, num_envs=4, episode=11):
-    """A world of noise, with a reward now and then, whose episodes have 11 steps."""
+    """Return an environment of noise with a reward now and then, in episodes of 11 steps."""
     rng = np.random.default_rng(seed)
 
-    def world(t, actions):
+    def env(t, actions):
         frame = rng.integers(0, 256, (num_envs, 84, 84)).astype(np.uint8)
         reward = rng.choice([0.0, 0.0, 1.0, -1.0], num_envs)
         return frame, reward, t > 0 and t % episode == 0
 
-    return world
+    return env
 
 
 def filled(length=5, **settings):
@@ -137,7 +137,7 @@ def test_sequence_returns_against_the_sum():
     length = np.array([7, 1, 3, 6, 7])
     found = losses.sequence_returns(
         torch.from_numpy(reward),
-        torch.from_numpy(discount)[..., None, None],
+        torch.from_numpy(discount),
         torch.from_numpy(after),
         torch.from_numpy(length),
     )
@@ -234,6 +234,28 @@ def test_reward_prediction_is_cross_entropy_over_three_classes():
     none, positive, negative = 0, 1, 2
     kinds = [none, positive, negative, none, none]
     assert found == pytest.approx(-np.mean([log_probs[i, k] for i, k in enumerate(kinds)]))
+
+
+@pytest.mark.parametrize("loss", ["pixel_control_loss", "value_replay_loss"])
+def test_core_outputs_of_another_shape_are_refused(loss):
+    agent, drawn = make(), sequences()
+    x = core(agent, drawn)
+    getattr(agent, loss)(drawn, x)
+    for wrong in (x[:-1], x[:, :1], x[..., :1], x.unsqueeze(0), x.long()):
+        with pytest.raises(ValueError, match=r"^x is .* \[T \+ 1, N, width\] = \(7, 3, 16\)"):
+            getattr(agent, loss)(drawn, wrong)
+
+
+def test_rewards_to_predict_of_another_shape_are_refused():
+    agent = make()
+    obs, reward = torch.zeros(5, 3, 2, 84, 84, dtype=torch.uint8), torch.zeros(5)
+    agent.reward_prediction_loss(obs, reward)
+    for wrong in (obs[:, :2], obs[:, :, :1], obs[0], obs.float()):
+        with pytest.raises(ValueError, match=r"^obs is .* \[N, 3, C, H, W\]"):
+            agent.reward_prediction_loss(wrong, reward)
+    for wrong in (reward[:4], reward.unsqueeze(-1), reward.long()):
+        with pytest.raises(ValueError, match=r"^reward is .* \[N\] = \(5,\)"):
+            agent.reward_prediction_loss(obs, wrong)
 
 
 def named_parameters(agent):
@@ -364,7 +386,7 @@ def still_then_moving(num_envs=4):
     """Only the upper left quarter of the screen changes, and only after action 1."""
     frame = np.full((num_envs, 84, 84), 100, np.uint8)
 
-    def world(t, actions):
+    def env(t, actions):
         nonlocal frame
         frame = frame.copy()
         frame[:, :42, :42] = np.where(actions == 1, 255 - frame[:, 0, 0], frame[:, 0, 0])[
@@ -372,7 +394,7 @@ def still_then_moving(num_envs=4):
         ]
         return frame, np.zeros(num_envs), False
 
-    return world
+    return env
 
 
 def lights(num_envs=4, seed=0):
@@ -380,7 +402,7 @@ def lights(num_envs=4, seed=0):
     rng = np.random.default_rng(seed)
     coming = [np.zeros(num_envs), np.zeros(num_envs)]
 
-    def world(t, actions):
+    def env(t, actions):
         frame = np.full((num_envs, 84, 84), 20, np.uint8)
         sign = rng.choice([0.0, 0.0, 0.0, 1.0, -1.0], num_envs)
         frame[:, 30:50, 10:40] += (100 * (sign > 0)).astype(np.uint8)[:, None, None]
@@ -388,34 +410,34 @@ def lights(num_envs=4, seed=0):
         coming.append(sign)
         return frame, coming[-2], t > 0 and t % 20 == 0
 
-    return world
+    return env
 
 
 def day_and_night(num_envs=4):
     """Episodes of 4 steps: bright ones pay 1 at each, dark ones cost 1."""
     day = False
 
-    def world(t, actions):
+    def env(t, actions):
         nonlocal day
         if t == 0:
             day = not day
         frame = np.full((num_envs, 84, 84), 200 if day else 50, np.uint8)
         return frame, np.full(num_envs, 1.0 if day else -1.0), t > 0 and t % 4 == 0
 
-    return world
+    return env
 
 
 @pytest.mark.parametrize(
-    ("name", "world", "cost"),
+    ("name", "env", "cost"),
     [
         ("pixel_control", still_then_moving, 1.0),
         ("reward_prediction", lights, 1.0),
         ("value_replay", day_and_night, 5.0),
     ],
 )
-def test_each_auxiliary_loss_falls_in_a_world_made_for_it(name, world, cost):
+def test_each_auxiliary_loss_falls_in_an_environment_made_for_it(name, env, cost):
     agent = make(width=32, lr=3e-3, replay_steps=100)
-    player = Player(agent, world())
+    player = Player(agent, env())
     costs = dict.fromkeys(ALL, 0.0) | {f"{name}_cost": cost}
     measured = []
     for _ in range(100):
@@ -480,14 +502,14 @@ def test_divergence_is_told_and_nothing_applied():
         ((3, 84, 84), True, "actions are continuous"),
     ],
 )
-def test_refuses_worlds_without_pixels_or_actions(obs_shape, continuous, message):
+def test_refuses_environments_without_pixels_or_discrete_actions(obs_shape, continuous, message):
     with pytest.raises(ValueError, match=message):
         unreal.UNREAL(obs_shape, 4, continuous, a3c.A3CConfig(), unreal.UNREALConfig(), 1e-3, 0)
 
 
 def test_replay_bounds_the_unroll():
     unreal.check_replay(2_000, 16, 50, 4)
-    with pytest.raises(ValueError, match=r"keeps 31 steps of each world, .* up to 21, .* 3840"):
+    with pytest.raises(ValueError, match=r"keeps 31 steps of each .* up to 21, .* 3840"):
         unreal.check_replay(2_000, 64, 50, 4)
     unreal.check_replay(2_000, 64, 21, 4)
     unreal.check_replay(3_840, 64, 50, 4)

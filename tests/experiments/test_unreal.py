@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from agents import unreal
-from experiments import atari, cli, gym, launch, presets
-from experiments.members import learner
+from experiments import atari, cli, gym, presets
+from experiments.members import checks, learner
 from pbt import explore
 
 COSTS = set(unreal.COSTS)
@@ -47,7 +47,7 @@ def test_longest_unroll():
         (["--fixed", "unroll_length=7"], 7),
         (["--adapt", "learning_rate"], 20),
     ):
-        assert launch.longest_unroll(parse(*flags).run_config()) == longest
+        assert checks.longest_unroll(parse(*flags).run_config()) == longest
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_longest_unroll():
         (
             atari,
             ["--agent", "unreal", "--replay-steps", "800"],
-            "unroll lengths up to 40, fewer worlds, or replay_steps of 960",
+            "unroll lengths up to 40, fewer environments, or replay_steps of 960",
         ),
         (atari, ["--agent", "dqn"], "dqn"),
     ],
