@@ -61,8 +61,8 @@ class Member:
     hyperparameters: Mapping[str, float]
     """Real values by name. Those of integers are real too, and are rounded where they are used."""
     window: tuple[float, ...] = ()
-    """Returns of the last counted episodes, oldest first. Starts again at an exploit, load or rebuild
-    of the task."""
+    """Returns of the last counted episodes, oldest first. Starts again when the task loads or is
+    rebuilt."""
     counted_episodes: int = 0
     """Number of counted episodes since then. The window is valid from `min_episodes` on."""
     last_ready_steps: int = 0

@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 import pytest
 
-from pbt import checkpoint, create, decide, owner, run, space, task_cache, worker
+from pbt import checkpoint, create, decide, owner, run, space, worker
 from pbt.task import Episode, Progress
 
 WINDOW = 5
@@ -351,24 +351,6 @@ def test_a_donor_needs_a_checkpoint_and_a_valid_window(start):
         assert decide.choose_donor(config, me, [me, weak]).donor is None
     finished = dataclasses.replace(strong, state="finished")
     assert decide.choose_donor(config, me, [me, finished]).donor == 1
-
-
-def test_residents_are_limited_and_never_stale():
-    calls = []
-    tasks = task_cache.TaskCache(2)
-    for member in range(3):
-        tasks.make_room(member)
-        tasks.keep(member, 5, Hill(calls, member, 0))
-    assert tasks.versions() == {1: 5, 2: 5}
-    assert (0, "close") in calls
-    assert tasks.get(1, 5) is not None
-    assert tasks.get(1, 6) is None
-    tasks.drop_stale({1: 5, 2: 6})
-    assert tasks.versions() == {1: 5}
-    tasks.close()
-    assert calls.count((1, "close")) == 1
-    with pytest.raises(ValueError, match="residents 0"):
-        task_cache.TaskCache(0)
 
 
 def test_an_owner_that_ended_is_known_to_be_gone():
