@@ -67,6 +67,7 @@ def reason(details: Mapping[str, Any]) -> str:
 
 def _decision(history: History, event: Event, created: float) -> Decision:
     details = event.details
+    for_good = "given up for good: " if details.get("for_good") else ""
     other = details.get("donor", details.get("opponent"))
     before, after = _change(history, event)
     return Decision(
@@ -80,7 +81,7 @@ def _decision(history: History, event: Event, created: float) -> Decision:
         t=number(details.get("t")),
         degrees_of_freedom=number(details.get("degrees_of_freedom")),
         p=number(details.get("p")),
-        reason=reason(details),
+        reason=for_good + reason(details),
         before=before,
         after=after,
     )

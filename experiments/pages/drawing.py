@@ -1,8 +1,8 @@
-"""How all figures look, and the two forms they leave in: PNG files, and SVG inside a page.
+"""The look of all figures, and their two output forms: PNG files, and SVG inside a page.
 
-Colours are told apart by colour-blind readers: Okabe and Ito's palette
-(https://jfly.uni-koeln.de/color/) for single things; for scores a ramp from slate over teal to
-gold, rising in lightness, of which neither end vanishes on white or on black. No pyplot.
+Colour-blind readers can tell the colours apart. Single things have Okabe and Ito's palette
+(https://jfly.uni-koeln.de/color/). Scores have a ramp from slate over teal to gold, which rises in
+lightness and stays visible on white and on black. Nothing here uses pyplot.
 """
 
 import io
@@ -26,13 +26,13 @@ from pbt import space
 
 BEST = "#d55e00"  # vermilion: the best lineage, in all figures
 POPULATION = "#0072b2"  # blue
-PRESENT = POPULATION  # as in the paper's trees
-INITIAL = "#cc79a7"  # reddish purple, as the paper's pink
+PRESENT = POPULATION  # blue, as in the paper's trees
+INITIAL = "#cc79a7"  # reddish purple for the pink of the paper's trees
 OTHERS = "#8c959f"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""For runs side by side, in this order."""
+"""Colours of runs side by side, in this order."""
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
-"""For more runs than there are colours."""
+"""Line styles, for more runs than there are colours."""
 INK, MUTED, GRID, PAPER, UNKNOWN = "#1f2328", "#59636e", "#e1e5ea", "#ffffff", "#c5ccd4"
 _THEME = {
     INK: "var(--ink)",
@@ -44,22 +44,23 @@ _THEME = {
     POPULATION: "var(--blue)",
     "#000000": "var(--ink)",  # matplotlib's own default
 }
-"""Colours of a page's theme, light as drawn."""
+"""Colours that follow a page's light or dark theme, by the colour that is drawn."""
 SCORES = colors.LinearSegmentedColormap.from_list(
     "scores", ["#46508f", "#2b7f95", "#3fa37c", "#9bb64b", "#e3b32c"]
 )
 DPI = 180
 WIDTH = 7.2
-"""Inches. At half of it, in a column of a paper, text is 4.5 to 5 points high."""
+"""Width of a figure in inches. At half of it, in a column of a paper, text is 4.5 to 5 points
+high."""
 LAP = 0.0015
-"""Part of an axis by which pieces of a level line reach under each other: joints would shine
-through in a browser."""
+"""Overlap of adjacent line segments, as a fraction of the axis; hides the hairline gaps that
+browsers draw."""
 RASTER_FROM = 2_500
-"""Marks of one kind from which on they are pixels, also inside an SVG."""
+"""Number of marks of one kind above which they are drawn as pixels, also inside an SVG."""
 
 
 def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """`count` panels one above the other, each `height` inches, on a shared horizontal axis."""
+    """Make `count` panels, one above the other, `height` inches each, on one horizontal axis."""
     figure, rows = grid(count, 1, height)
     return figure, [row[0] for row in rows]
 
@@ -67,13 +68,16 @@ def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
 def grid(
     rows: int, columns: int, height: float, share_steps: bool = True
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Panels in rows and columns; a row shares its vertical axis.
+    """Make panels in rows and columns. The panels of a row share their vertical axis.
 
     Args:
-        rows: How many.
-        columns: How many.
-        height: Inches of a panel.
+        rows: Number of rows.
+        columns: Number of columns.
+        height: Height of a panel in inches.
         share_steps: Whether the panels of a column share their horizontal axis.
+
+    Returns:
+        The figure, and its panels by row.
     """
     figure = Figure(figsize=(WIDTH, max(2.8, height * rows + 0.9)), dpi=DPI, layout="constrained")
     made = figure.subplots(
@@ -95,12 +99,12 @@ def grid(
 
 
 def title(figure: Figure, text: str) -> None:
-    """Above all panels; a page leaves it out, as it has its own."""
+    """Write a title above all panels. `svg` removes it, as a page has titles of its own."""
     figure.suptitle(text, x=0.01, ha="left", fontsize=11.5, color=INK, parse_math=False)
 
 
 def legend(figure: Figure, handles: Sequence[Any]) -> None:
-    """Below the panels, where it hides nothing; as many columns as there is room for."""
+    """Draw the legend below the panels, in as many columns as there is room for."""
     characters = max((len(handle.get_label()) for handle in handles), default=0)
     columns = max(1, min(len(handles), int(100 / (characters + 8))))
     drawn = figure.legend(
@@ -118,17 +122,33 @@ def legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 
 def dashed(label: str) -> Line2D:
-    """The legend's entry for the priors that `value_axis` draws."""
+    """Return the legend's entry for the priors that `value_axis` draws."""
     return Line2D([], [], color=OTHERS, ls=(0, (4, 3)), linewidth=0.9, label=label)
 
 
-def dot(colour: str, label: str, size: float = 4.5) -> Line2D:
-    """The legend's entry for single points; `size` in points."""
-    return Line2D([], [], color=colour, marker="o", ls="", ms=size, label=label)
+def line(colour: str, label: str, width: float = 1.8, alpha: float = 1.0) -> Line2D:
+    """Return the legend's entry for lines of a `width` in points."""
+    return Line2D([], [], color=colour, linewidth=width, alpha=alpha, label=label)
+
+
+def dot(colour: str, label: str, size: float = 4.5, marker: str = "o") -> Line2D:
+    """Return the legend's entry for single points of a `size` in points."""
+    return Line2D([], [], color=colour, marker=marker, ls="", ms=size, label=label)
+
+
+def present(is_dead: bool) -> tuple[str, str]:
+    """Return colour and marker of a present member: a cross if it diverged, failed or was lost."""
+    return (INK, "x") if is_dead else (PRESENT, "o")
+
+
+def member_ends(any_dead: bool) -> list[Line2D]:
+    """Return the legend's entries for initial draws, present members and, if any, dead ones."""
+    handles = [dot(INITIAL, "initial draw"), dot(PRESENT, "present member")]
+    return [*handles, dot(INK, "diverged, failed or lost", 5, "x")] if any_dead else handles
 
 
 def steps_axis(axes: Axes, label: str = "agent steps of the member", bins: int = 8) -> None:
-    """A horizontal axis of agent steps, from 0 on."""
+    """Make the horizontal axis one of agent steps, with at most `bins` intervals."""
     axes.xaxis.set_major_locator(
         ticker.MaxNLocator(nbins=bins, integer=True, steps=[1, 2, 2.5, 5, 10])
     )
@@ -138,7 +158,7 @@ def steps_axis(axes: Axes, label: str = "agent steps of the member", bins: int =
 
 
 def value_axis(axes: Axes, name: str, hyper: space.Space) -> None:
-    """A vertical axis with name, scale and prior of a hyperparameter."""
+    """Give the vertical axis the name, the scale and the prior of a hyperparameter."""
     dimension: Any = hyper.dimensions[name]
     axes.set_ylabel(name.replace("_", " "), parse_math=False)
     if isinstance(dimension, space.LogUniform) or getattr(dimension, "log", False):
@@ -151,7 +171,7 @@ def value_axis(axes: Axes, name: str, hyper: space.Space) -> None:
 
 
 def followed_axis(axes: Axes, name: str, values: Sequence[float]) -> None:
-    """The same for values on a schedule: there is no prior, and a cost may be 0."""
+    """Like `value_axis`, for `values` of a schedule: there is no prior, and a cost may be 0."""
     axes.set_ylabel(name.replace("_", " "), parse_math=False)
     low, high = min(values), max(values)
     if low > 0:
@@ -160,7 +180,7 @@ def followed_axis(axes: Axes, name: str, values: Sequence[float]) -> None:
 
 
 def _log_axis(axes: Axes, factor: float) -> None:
-    """`factor`: from the lowest value to the highest."""
+    """Make the vertical axis logarithmic; the highest value is `factor` times the lowest."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if factor < 300 else (1,)))
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(wording.value))
@@ -168,7 +188,7 @@ def _log_axis(axes: Axes, factor: float) -> None:
 
 
 def score_scale(scores: Sequence[float]) -> Any:
-    """Scores to colours; the lowest 2 % share one, or a bad start washes out the rest."""
+    """Map scores to colours. The lowest 2 % share one, or a bad start would wash out the rest."""
     low, high = (float(np.quantile(scores, 0.02)), max(scores)) if scores else (0.0, 1.0)
     if low == high:
         low, high = low - 0.5, high + 0.5
@@ -176,7 +196,7 @@ def score_scale(scores: Sequence[float]) -> Any:
 
 
 def score_bar(figure: Figure, scale: Any, panels: Sequence[Axes]) -> None:
-    """The legend of `score_scale`, beside the panels."""
+    """Draw the legend of `score_scale` beside the panels."""
     bar = figure.colorbar(scale, ax=list(panels), pad=0.02, aspect=35, shrink=0.9)
     bar.set_label("training score", color=INK)
     bar.outline.set_visible(False)
@@ -184,7 +204,7 @@ def score_bar(figure: Figure, scale: Any, panels: Sequence[Axes]) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG; a reader sees the old file or the new one."""
+    """Write a PNG. A reader sees the old file or the new one, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         backend_agg.FigureCanvasAgg(figure).print_png(str(partial))  # type: ignore[no-untyped-call]
@@ -194,17 +214,20 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def svg(figure: Figure, key: str) -> str:
-    """The figure as an `svg` element to stand inside an HTML page.
+    """Return a figure as an `svg` element for an HTML page.
 
-    Text stays text, in the page's font; the theme's colours are the page's CSS variables; without
-    the title.
+    Text stays text, in the page's font. The theme's colours become the page's CSS variables, and
+    the background is the page's own.
 
     Args:
-        figure: Any of the suite's.
-        key: Its own in the page: ids are derived from it, so that they meet no other figure's.
+        figure: The figure. Its title and background are removed.
+        key: A name that is unique in the page. The element's ids are derived from it, so that they
+            differ from those of other figures.
     """
     if figure.get_suptitle():
         figure.suptitle("").set_in_layout(False)
+    for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
+        patch.set_visible(False)
     written = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
         backend_svg.FigureCanvasSVG(figure).print_svg(written)  # type: ignore[no-untyped-call]
@@ -213,7 +236,7 @@ def svg(figure: Figure, key: str) -> str:
         for child in list(element):
             if child.tag.rpartition("}")[2] in ("metadata", "style"):
                 element.remove(child)
-    kept = {  # ids that something refers to: clip paths and markers
+    kept = {  # ids of clip paths and markers, which other elements refer to
         found
         for element in root.iter()
         for value in element.attrib.values()
@@ -232,12 +255,12 @@ def svg(figure: Figure, key: str) -> str:
 
 
 def themed(colour: str) -> str:
-    """A colour as CSS that follows the page's theme."""
+    """Return a colour as CSS that follows the page's theme."""
     return _THEME.get(colour, colour)
 
 
 def _compact(name: str, value: str) -> str:
-    """An attribute as a page needs it: a hundredth of a point is precise enough."""
+    """Return the value of an attribute, shortened: a hundredth of a point is precise enough."""
     if name == "style":
         value = re.sub(r"font-family: [^;]*;? ?", "", value)
         for colour, variable in _THEME.items():

@@ -1,109 +1,75 @@
 """The family tree of a run: whose weights came from whom."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import collections
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from experiments.analysis import curves
+from experiments.analysis import curves, wording
 from experiments.analysis.history import History
 from experiments.pages import drawing
-from pbt import lineage
+from pbt import lineage, records
 
-Line = list[tuple[float, float]]
-"""Points in the figure's own units: agent steps, and rows."""
+Point = tuple[float, float]
+"""Agent steps, and the height in rows, counted from the top."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """The places and sizes of everything in the figure."""
+
+    history: History
+    order: Sequence[lineage.Branch]
+    """All branches from top to bottom."""
+    rows: Mapping[lineage.Key, float]
+    """Height of each branch in rows, by its first version."""
+    total: float
+    """Height of all branches in rows."""
+    best: frozenset[lineage.Key]
+    """Versions on the best member's lineage."""
+    dead: Mapping[int, str]
+    """States of the members that diverged, failed or were lost, by id."""
+    furthest: int
+    """Largest number of agent steps behind any weights."""
+    inches: float
+    """Height of the figure."""
+    pitch: float
+    """Height of a row in points."""
+
+    @property
+    def line_width(self) -> float:
+        return max(0.7, min(2.2, self.pitch * 0.3))
+
+    @property
+    def marker_size(self) -> float:
+        return max(2.5, min(6.0, self.pitch * 0.6))
+
+    def point(self, branch: lineage.Branch, place: int = 0) -> Point:
+        """Return where a branch has one of its versions, by default the first."""
+        return self.history.tree.training[branch.keys[place]], self.rows[branch.keys[0]]
 
 
 def family_tree(history: History) -> Figure:
-    """Who descends from whom, after the paper's phylogenetic trees.
+    """Draw who descends from whom, after the paper's phylogenetic trees.
 
-    Initial draws left, present members right. One horizontal line per member between two
-    changes of its weights, in its own row; a vertical line is a copy. Sideways everything
-    stands at the training behind its weights, so a copy takes no room. Below each branch stand
-    those copied from it, the latest nearest: so no line crosses another.
+    Initial draws are on the left and present members on the right. Each horizontal line is a
+    member between two changes of its weights, and each vertical line is a copy. The horizontal
+    position is the training behind the weights, so that a copy takes no width. Below each branch
+    come its copies, the latest first, so that no line crosses another.
     """
-    branches = history.tree.branches()
-    order = tree_order([b for b in branches if b.parent is None])
-    lasting = _with_living(order)
-    weights = [1.0 if id(branch) in lasting else 0.4 for branch in order]
-    middle = np.cumsum(weights) - np.array(weights) / 2
-    row = {id(branch): y for branch, y in zip(order, middle, strict=True)}
-    height = min(10.5, max(3.2, 1.4 + 0.2 * sum(weights)))
-    figure, (axes,) = drawing.panels(1, height - 0.9)
-    pitch_points = (height - 1.4) * 72 / sum(weights)
-    thin = max(0.7, min(2.2, pitch_points * 0.3))
-
-    on_best = {(step.version.member, step.version.version) for step in history.lineage}
-    training, scale = history.tree.training, drawing.score_scale(curves.slice_scores(history))
-    furthest = max(training.values(), default=0) or 1
-    lap = drawing.LAP * furthest
-    lines: list[Line] = []
-    highlight: list[Line] = []
-    copies: list[Line] = []
-    tint = []
-    for branch in order:
-        y = row[id(branch)]
-        for first, second in zip(branch.keys, branch.keys[1:], strict=False):
-            piece: Line = [(training[first] - lap, y), (training[second], y)]
-            score = history.tree.scores[second]
-            lines.append(piece)
-            tint.append(drawing.UNKNOWN if score is None else scale.to_rgba(score))
-            if second in on_best:
-                highlight.append(piece)
-        for child in branch.children:
-            x = training[child.keys[0]]
-            fork: Line = [(x, y), (x, row[id(child)])]
-            copies.append(fork)
-            if child.keys[0] in on_best:
-                highlight.append(fork)
-    draw = collections.LineCollection
-    axes.add_collection(
-        draw(highlight, colors=drawing.BEST, linewidths=thin + 4.0, alpha=0.5, zorder=1)
-    )
-    axes.add_collection(draw(copies, colors=drawing.MUTED, linewidths=min(0.9, thin), zorder=2))
-    is_dense = len(lines) > drawing.RASTER_FROM
-    axes.add_collection(
-        draw(
-            lines,
-            colors=tint,
-            linewidths=thin,
-            capstyle="butt",
-            zorder=3,
-            rasterized=is_dense,
-        )
-    )
-
-    marker = max(2.5, min(6.0, pitch_points * 0.6))
-    roots = [b for b in order if b.parent is None]
-    living = [b for b in order if b.alive]
-    for group, end, colour in ((roots, 0, drawing.INITIAL), (living, -1, drawing.PRESENT)):
-        axes.plot(
-            [training[b.keys[end]] for b in group],
-            [row[id(b)] for b in group],
-            ls="",
-            marker="o",
-            ms=marker,
-            color=colour,
-            zorder=4,
-        )
-    for branch in living:
-        is_best = branch.keys[-1] in on_best
-        if pitch_points < 5.5 and not is_best:
-            continue  # no room
-        axes.annotate(
-            f"{branch.member}" + (" best" if is_best else ""),
-            (training[branch.keys[-1]], row[id(branch)]),
-            xytext=(marker * 0.5 + 3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9 if is_best else min(9, pitch_points),
-            color=drawing.BEST if is_best else drawing.INK,
-            weight="bold" if is_best else "normal",
-        )
-    axes.set_xlim(-0.02 * furthest, 1.09 * furthest)
-    axes.set_ylim(sum(weights) + 0.6, -0.6)
+    layout = _layout(history)
+    scale = drawing.score_scale(curves.slice_scores(history))
+    figure, (axes,) = drawing.panels(1, layout.inches - 0.9)
+    _draw_copies(axes, layout)
+    _draw_training(axes, layout, scale)
+    _mark_ends(axes, layout)
+    _number_members(axes, layout)
+    axes.set_xlim(-0.02 * layout.furthest, 1.09 * layout.furthest)
+    axes.set_ylim(layout.total + 0.6, -0.6)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     drawing.steps_axis(axes, "agent steps of training behind the weights")
@@ -111,30 +77,117 @@ def family_tree(history: History) -> Figure:
     drawing.score_bar(figure, scale, [axes])
     drawing.title(figure, f"{history.name}: {describe(history)}")
     handles = [
-        drawing.dot(drawing.INITIAL, "initial draw"),
-        drawing.dot(drawing.PRESENT, "present member, its number"),
-        Line2D([], [], color=drawing.MUTED, linewidth=0.9, label="copy of weights"),
-        Line2D([], [], color=drawing.BEST, linewidth=5, alpha=0.5, label="best lineage"),
+        *drawing.member_ends(bool(layout.dead)),
+        drawing.line(drawing.MUTED, "copy of weights", 0.9),
+        drawing.line(drawing.BEST, "best lineage", 5, 0.5),
     ]
     drawing.legend(figure, handles)
     return figure
 
 
+def _layout(history: History) -> _Layout:
+    """Give each branch a row; the rows of branches without present descendants are lower."""
+    order = _tree(history)
+    lasting = _with_living(order)
+    heights = np.array([1.0 if branch.keys[0] in lasting else 0.4 for branch in order])
+    middles, total = np.cumsum(heights) - heights / 2, float(heights.sum())
+    inches = min(10.5, max(3.2, 1.4 + 0.2 * total))
+    return _Layout(
+        history,
+        order,
+        rows={branch.keys[0]: y for branch, y in zip(order, middles, strict=True)},
+        total=total,
+        best=frozenset((step.version.member, step.version.version) for step in history.lineage),
+        dead={m.id: m.state for m in history.members if records.is_dead(m)},
+        furthest=max(history.tree.training.values(), default=0) or 1,
+        inches=inches,
+        pitch=(inches - 1.4) * 72 / total,
+    )
+
+
+def _draw_copies(axes: Axes, layout: _Layout) -> None:
+    """Draw a vertical line for each copy, and underlay the best member's lineage."""
+    copies, best = [], []
+    for branch in layout.order:
+        last = max((at for at, key in enumerate(branch.keys) if key in layout.best), default=0)
+        if last:
+            best.append((layout.point(branch), layout.point(branch, last)))
+        for child in branch.children:
+            x, y = layout.point(child)
+            copies.append(((x, layout.rows[branch.keys[0]]), (x, y)))
+            if child.keys[0] in layout.best:
+                best.append(copies[-1])
+    lines, wide, thin = collections.LineCollection, layout.line_width + 4.0, layout.line_width
+    axes.add_collection(lines(best, colors=drawing.BEST, linewidths=wide, alpha=0.5, zorder=1))
+    axes.add_collection(lines(copies, colors=drawing.MUTED, linewidths=min(0.9, thin), zorder=2))
+
+
+def _draw_training(axes: Axes, layout: _Layout, scale: Any) -> None:
+    """Draw a horizontal line for each slice of training, coloured by the score at its end."""
+    lines, tints = [], []
+    lap = drawing.LAP * layout.furthest
+    for branch in layout.order:
+        for place in range(1, len(branch.keys)):
+            (start, y), end = layout.point(branch, place - 1), layout.point(branch, place)
+            score = layout.history.tree.scores[branch.keys[place]]
+            lines.append([(start - lap, y), end])
+            tints.append(drawing.UNKNOWN if score is None else scale.to_rgba(score))
+    axes.add_collection(
+        collections.LineCollection(
+            lines,
+            colors=tints,
+            linewidths=layout.line_width,
+            capstyle="butt",
+            zorder=3,
+            rasterized=len(lines) > drawing.RASTER_FROM,
+        )
+    )
+
+
+def _mark_ends(axes: Axes, layout: _Layout) -> None:
+    """Mark initial draws, present members, and members that diverged, failed or were lost."""
+    ends = [(layout.point(b), drawing.INITIAL, "o") for b in layout.order if b.parent is None]
+    for branch in (branch for branch in layout.order if branch.alive):
+        look = drawing.present(branch.member in layout.dead)
+        ends.append((layout.point(branch, -1), *look))
+    for point, colour, marker in ends:
+        axes.plot(*point, ls="", marker=marker, ms=layout.marker_size, color=colour, zorder=4)
+
+
+def _number_members(axes: Axes, layout: _Layout) -> None:
+    """Write the numbers of present members beside them, where there is room."""
+    for branch in layout.order:
+        is_best = branch.keys[-1] in layout.best
+        if not branch.alive or (layout.pitch < 5.5 and not is_best):
+            continue
+        words = [str(branch.member), "best" if is_best else "", layout.dead.get(branch.member, "")]
+        axes.annotate(
+            " ".join(filter(None, words)),
+            layout.point(branch, -1),
+            xytext=(layout.marker_size * 0.5 + 3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9 if is_best else min(9, layout.pitch),
+            color=drawing.BEST if is_best else drawing.INK,
+            weight="bold" if is_best else "normal",
+        )
+
+
 def describe(history: History) -> str:
-    """What the tree shows, in words."""
-    order = tree_order([b for b in history.tree.branches() if b.parent is None])
+    """Return what the tree shows, in words."""
+    order = _tree(history)
     lasting = _with_living(order)
     roots = [branch for branch in order if branch.parent is None]
-    ancestors = sum(1 for root in roots if id(root) in lasting)
-    copied = sum(1 for branch in order if branch.kind in ("exploit", "reseed"))
+    ancestors = sum(root.keys[0] in lasting for root in roots)
+    copied = sum(branch.kind in ("exploit", "reseed") for branch in order)
     return (
-        f"{copied} {'copy' if copied == 1 else 'copies'} of weights; "
+        f"{wording.counted(copied, 'copy', 'copies')} of weights; "
         f"{ancestors} of {len(roots)} initial draws {'lives' if ancestors == 1 else 'live'} on"
     )
 
 
 def tree_order(roots: Sequence[lineage.Branch]) -> list[lineage.Branch]:
-    """Each branch before those copied from it, the latest copy first."""
+    """Return each branch before the branches copied from it, the latest copy first."""
     order, waiting = [], list(reversed(roots))
     while waiting:
         branch = waiting.pop()
@@ -146,10 +199,14 @@ def tree_order(roots: Sequence[lineage.Branch]) -> list[lineage.Branch]:
     return order
 
 
-def _with_living(order: Sequence[lineage.Branch]) -> set[int]:
-    """The ids of the branches that a present member is or descends from."""
-    lasting: set[int] = set()
+def _tree(history: History) -> list[lineage.Branch]:
+    return tree_order([branch for branch in history.tree.branches() if branch.parent is None])
+
+
+def _with_living(order: Sequence[lineage.Branch]) -> set[lineage.Key]:
+    """Return the first versions of the branches that present members are or descend from."""
+    lasting: set[lineage.Key] = set()
     for branch in reversed(order):  # children come after their parents
-        if branch.alive or any(id(child) in lasting for child in branch.children):
-            lasting.add(id(branch))
+        if branch.alive or any(child.keys[0] in lasting for child in branch.children):
+            lasting.add(branch.keys[0])
     return lasting

@@ -1,4 +1,4 @@
-"""The figures of one run, drawn from its records: each function takes a `History`."""
+"""The figures of one run, drawn from its records."""
 
 import itertools
 import math
@@ -14,14 +14,14 @@ from matplotlib.lines import Line2D
 from experiments.analysis import aggregates, curves, wording
 from experiments.analysis.history import History
 from experiments.pages import drawing, family
-from pbt import lineage
+from pbt import lineage, records
 
 UNCHANGED = ("initial", "slice", "restore")
-"""Kinds of versions at which nobody chose new values."""
+"""Kinds of versions that keep the hyperparameters of the version before them."""
 
 
 def learning_curves(history: History) -> Figure:
-    """Returns of all members, of the population in the middle, and of the best lineage."""
+    """Draw the returns of all members and of the best lineage, and the population's average."""
     figure, (axes,) = drawing.panels(1, 3.9)
     count = sum(len(report.episodes) for report in history.reports)
     smooth = max(history.config.window, count // len(history.members) // 50)
@@ -30,11 +30,7 @@ def learning_curves(history: History) -> Figure:
         for piece in curves.curve_pieces(history, member.id):
             curve = curves.moving_mean(*piece, smooth)
             axes.plot(*curve, color=drawing.OTHERS, linewidth=0.7, alpha=opacity, zorder=2)
-    handles: list[Any] = [
-        Line2D(
-            [], [], color=drawing.OTHERS, linewidth=0.9, label=f"members, mean of {smooth} episodes"
-        )
-    ]
+    handles = [drawing.line(drawing.OTHERS, f"members, mean of {smooth} episodes", 0.9)]
     if len(history.members) >= 4:
         handles.append(_draw_population(axes, history))
     episodes = [e for e in lineage.episodes(history.lineage, history.reports) if e.counted]
@@ -55,19 +51,23 @@ def learning_curves(history: History) -> Figure:
         axes.plot(*best, color=drawing.PAPER, linewidth=3.8, zorder=5)
         axes.plot(*best, color=drawing.BEST, linewidth=2.0, zorder=6)
         handles += [
-            Line2D([], [], color=drawing.BEST, linewidth=2.0, label="best lineage, same mean"),
+            drawing.line(drawing.BEST, "best lineage, same mean", 2.0),
             drawing.dot(drawing.BEST, "its episodes", 3),
         ]
     axes.set_ylabel("episode return")
-    drawing.steps_axis(axes, "agent steps of the member; of the best lineage: behind its weights")
+    drawing.steps_axis(axes, "agent steps (best lineage: steps of training behind its weights)")
     axes.set_xlim(left=0)
     _title(figure, history, "training returns")
     drawing.legend(figure, handles)
     return figure
 
 
-def _draw_population(axes: Axes, history: History) -> Any:
-    """The interquartile mean of the members' scores, and the middle half of them."""
+def _draw_population(axes: Axes, history: History) -> Line2D:
+    """Draw the interquartile mean and middle half of the members' scores.
+
+    Returns:
+        The legend's entry.
+    """
     population = curves.population_curves(history).shared()
     at_each = [column[~np.isnan(column)] for column in population.scores.T]
     quartiles = np.array([np.quantile(column, [0.25, 0.75]) for column in at_each]).reshape(-1, 2)
@@ -81,19 +81,13 @@ def _draw_population(axes: Axes, history: History) -> Any:
     )
     means = [aggregates.iqm(column) for column in at_each]
     axes.plot(population.steps, means, color=drawing.POPULATION, linewidth=1.6, zorder=4)
-    return Line2D(
-        [],
-        [],
-        color=drawing.POPULATION,
-        linewidth=1.6,
-        label="population: IQM and middle half",
-    )
+    return drawing.line(drawing.POPULATION, "population: IQM and middle half", 1.6)
 
 
 def schedule(history: History) -> Figure:
-    """The hyperparameters behind the best member's weights, with the points where it was a copy.
+    """Draw the hyperparameters behind the best member's weights, and where these were copied.
 
-    Of a replay, the schedule that it followed, and what its learner reported.
+    For a replay, draw the schedule that it followed, and the values that its learner reported.
     """
     names = history.scheduled
     figure, panels = drawing.panels(len(names) + 1, 1.45)
@@ -124,28 +118,28 @@ def schedule(history: History) -> Figure:
     drawing.steps_axis(panels[-1], "agent steps of training behind the weights")
     best = history.lineage[-1].version
     handles = [
-        Line2D([], [], color=drawing.BEST, linewidth=1.8, label="value in use"),
+        drawing.line(drawing.BEST, "value in use"),
         drawing.dot(drawing.INK, "new value", 4),
     ]
     if history.followed is None:
         _title(figure, history, f"schedule behind member {best.member}, best training score")
         handles += [
-            Line2D([], [], color=drawing.MUTED, linewidth=0.7, alpha=0.6, label="copy of weights"),
-            drawing.dashed("prior"),
+            drawing.line(drawing.MUTED, "copy of weights", 0.7, 0.6),
+            drawing.dashed("range of the prior"),
         ]
     else:
-        _title(figure, history, f"schedule followed, and score of member {best.member}")
-        handles.append(drawing.dot(drawing.OTHERS, "reported, mean of a slice", 4))
+        _title(figure, history, f"given schedule, and score of member {best.member}")
+        handles.append(drawing.dot(drawing.OTHERS, "reported by the learner, mean of a slice", 4))
     drawing.legend(figure, handles)
     return figure
 
 
 def hyperparameters(history: History) -> Figure:
-    """Every member's values over its own steps, coloured by score: where the population went."""
+    """Draw every member's hyperparameters over its own agent steps, coloured by score."""
     names = history.varied
     figure, panels = drawing.panels(len(names), 2.0)
     scale = drawing.score_scale(curves.slice_scores(history))
-    # The best on top, the unknown at the bottom.
+    # The best slices are drawn last, on top of the others.
     drawn = sorted(
         ((history.tree.scores[r.member, r.version], r) for r in history.reports),
         key=lambda pair: -math.inf if pair[0] is None else pair[0],
@@ -153,7 +147,10 @@ def hyperparameters(history: History) -> Figure:
     tint = [drawing.UNKNOWN if score is None else scale.to_rgba(score) for score, _ in drawn]
     width = max(1.2, min(3.0, 60 / len(history.members)))
     rows = lineage.schedule(history.lineage)
-    initial = [v for v in history.versions if v.kind == "initial"]
+    ends: list[tuple[Any, str, str]] = [
+        (version, drawing.INITIAL, "o") for version in history.versions if version.kind == "initial"
+    ]
+    ends += [(member, *drawing.present(records.is_dead(member))) for member in history.members]
     lap = drawing.LAP * max((report.agent_steps for _, report in drawn), default=0)
     for name, axes in zip(names, panels, strict=True):
         pieces = []
@@ -179,13 +176,13 @@ def hyperparameters(history: History) -> Figure:
             linewidth=0.9,
             zorder=3,
         )
-        for group, colour in ((initial, drawing.INITIAL), (history.members, drawing.PRESENT)):
-            axes.scatter(
-                [one.agent_steps for one in group],
-                [_used(history, one, name) for one in group],
-                s=16,
+        for record, colour, marker in ends:
+            axes.plot(
+                record.agent_steps,
+                _used(history, record, name),
+                marker=marker,
+                ms=4,
                 color=colour,
-                linewidths=0,
                 zorder=4,
                 clip_on=False,
             )
@@ -195,10 +192,9 @@ def hyperparameters(history: History) -> Figure:
     drawing.score_bar(figure, scale, panels)
     _title(figure, history, "hyperparameters of all members")
     handles = [
-        drawing.dot(drawing.INITIAL, "initial draw"),
-        drawing.dot(drawing.PRESENT, "present member"),
-        Line2D([], [], color=drawing.BEST, linewidth=0.9, label="best lineage"),
-        drawing.dashed("prior"),
+        *drawing.member_ends(any(map(records.is_dead, history.members))),
+        drawing.line(drawing.BEST, "best lineage", 0.9),
+        drawing.dashed("range of the prior"),
     ]
     drawing.legend(figure, handles)
     return figure
@@ -211,7 +207,7 @@ def _title(figure: Figure, history: History, what: str) -> None:
 def _changes(
     history: History, rows: Sequence[lineage.ScheduleRow]
 ) -> Sequence[lineage.ScheduleRow]:
-    """Where somebody chose new values or, in a replay, where the schedule has others."""
+    """Return the rows with newly chosen values or, in a replay, with new values of the schedule."""
     if history.followed is not None:
         pairs = itertools.pairwise(rows)
         return [row for old, row in pairs if row.hyperparameters != old.hyperparameters]
@@ -220,7 +216,11 @@ def _changes(
 
 
 def _reported(history: History, name: str) -> tuple[list[float], list[float]]:
-    """What the best member's learner says it was, at the middle of each slice."""
+    """Return what the best lineage's learners reported, at the middle of each slice.
+
+    Returns:
+        Agent steps behind the weights, and the hyperparameter's mean values.
+    """
     behind = {(step.version.member, step.version.version): step for step in history.lineage}
     steps, values = [], []
     for report in history.reports:
@@ -233,12 +233,12 @@ def _reported(history: History, name: str) -> tuple[list[float], list[float]]:
 
 
 def _used(history: History, row: Any, name: str) -> float:
-    """The value that a record's hyperparameter has where it is used."""
+    """Return the value of a record's hyperparameter where it is used: integers are rounded."""
     return float(history.config.space.used(row.hyperparameters)[name])
 
 
 def _name_segments(axes: Axes, segments: Sequence[lineage.Segment]) -> None:
-    """Above the panel: whose weights these were, where there is room for it."""
+    """Write above the panel which member trained the weights, where there is room."""
     total = max(segments[-1].end, 1)
     for segment in segments:
         share = (segment.end - segment.start) / total
@@ -257,7 +257,7 @@ def _name_segments(axes: Axes, segments: Sequence[lineage.Segment]) -> None:
 
 
 def figures(history: History) -> Mapping[str, Figure]:
-    """All figures that the run has something to show in, by file name."""
+    """Draw all figures that the run has data for, by file name."""
     drawn = {"learning_curves.png": learning_curves(history)}
     if history.varied:
         drawn["hyperparameters.png"] = hyperparameters(history)

@@ -1,9 +1,9 @@
-"""HTML, built so that nothing gets in unescaped and everything opened is closed.
+"""Building blocks of HTML pages, in which all text is escaped and all elements are closed.
 
     element("p", "5 < 6, says ", element("b", name), class_="note")
 
-Text is a plain `str` and escaped; markup is `Html`, and only what this module makes, and
-`drawing.svg`, is that. What people write is Markdown.
+A plain `str` is text and gets escaped. An `Html` is markup; only this module and `drawing.svg` make
+it. Texts written by people are Markdown.
 """
 
 import base64
@@ -17,22 +17,29 @@ from markdown_it import MarkdownIt
 from experiments.pages import style
 
 FILE_NAME = "index.html"
-"""Of a page, in the folder of what it shows."""
+"""Name of a page's file."""
 _VOID = frozenset({"meta", "br"})
 
 
 class Html(str):
-    """Markup; any other string is text."""
+    """Markup. Any other string is text."""
 
     __slots__ = ()
 
 
 Content = str | Html | None
-"""None is left out."""
+"""Text, markup, or nothing."""
 
 
 def element(name: str, /, *children: Content, **attributes: str | bool | None) -> Html:
-    """An element. Attributes by name, `class_` for class, `data_x` for data-x; None is left out."""
+    """Return an element.
+
+    Args:
+        name: The tag.
+        *children: Texts and elements inside. None is left out.
+        **attributes: `class_` stands for class and `data_x` for data-x. None is left out, and True
+            stands for an attribute without a value.
+    """
     written = []
     for key, value in attributes.items():
         if value is None or value is False:
@@ -44,16 +51,18 @@ def element(name: str, /, *children: Content, **attributes: str | bool | None) -
 
 
 def join(children: Iterable[Content]) -> Html:
-    """Texts and elements one after the other."""
-    return Html("".join(_escaped(child) for child in children if child is not None))
-
-
-def _escaped(child: str | Html) -> str:
-    return child if isinstance(child, Html) else html.escape(child)
+    """Join texts and elements."""
+    return Html(
+        "".join(
+            child if isinstance(child, Html) else html.escape(child)
+            for child in children
+            if child is not None
+        )
+    )
 
 
 def markdown(text: str) -> Html:
-    """CommonMark, in which HTML is text; its headings are those below a section's."""
+    """Render CommonMark. HTML in it is text, and headings become those below a section's."""
     parser = _markdown_parser()
     tokens = parser.parse(text)
     for token in tokens:
@@ -63,7 +72,7 @@ def markdown(text: str) -> Html:
 
 
 def markdown_line(text: str) -> Html:
-    """The marks inside a line of CommonMark, without a paragraph around it."""
+    """Render a line of CommonMark, without a paragraph around it."""
     return Html(_markdown_parser().renderInline(text))
 
 
@@ -73,7 +82,7 @@ def _markdown_parser() -> MarkdownIt:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What a table shows, and the number that it sorts by where that is not what it shows."""
+    """A cell of a table: its text and, for numbers, the value to sort by."""
 
     content: str | Html
     value: float | None = None
@@ -85,9 +94,9 @@ class Column:
 
     title: str
     is_number: bool = False
-    """Right-aligned, sorted by value."""
+    """Whether cells are aligned to the right."""
     explanation: str | None = None
-    """For whoever points at the title."""
+    """Tooltip of the title."""
 
 
 def table(
@@ -99,15 +108,15 @@ def table(
     wide: bool = False,
     row_classes: Sequence[str | None] = (),
 ) -> Html:
-    """A table with headers for columns, and for rows in the first column, in a frame that scrolls.
+    """Return a table in a frame that scrolls. The first cell of a row is its header.
 
     Args:
-        caption: What the table is; shown above it.
-        columns: From left to right.
-        rows: Of as many cells as there are columns.
-        sortable: Whether the page's script offers to sort and to filter it.
-        wide: Whether it may be wider than the text.
-        row_classes: One per row, for `style`; may be left out.
+        caption: Text above the table.
+        columns: The columns from left to right.
+        rows: Rows with one cell per column.
+        sortable: Whether the page's script lets readers sort and filter the rows.
+        wide: Whether the table may be wider than the text.
+        row_classes: CSS class of each row; empty for none.
     """
     head = [
         element(
@@ -123,7 +132,7 @@ def table(
     for index, row in enumerate(rows):
         cells = []
         for place, (column, given) in enumerate(zip(columns, row, strict=True)):
-            cell = given if isinstance(given, Cell) else Cell(given or "")
+            cell = _cell(given)
             cells.append(
                 element(
                     "td" if place else "th",
@@ -146,14 +155,39 @@ def table(
     return element("div", drawn, class_=kind, role="region", tabindex="0", aria_label=caption)
 
 
+def markdown_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell | Content]]) -> str:
+    """Return a table in Markdown, padded so that it reads well as plain text.
+
+    Args:
+        columns: The columns from left to right.
+        rows: Rows with one cell per column.
+    """
+    lines = [[column.title for column in columns]]
+    lines += [[_cell(given).content.replace("|", "\\|") for given in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, [f"{'-' * (width - 1)}:" for width in widths])
+    padded = ([text.rjust(w) for text, w in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def _cell(given: Cell | Content) -> Cell:
+    return given if isinstance(given, Cell) else Cell(given or "")
+
+
 def facts(rows: Iterable[tuple[str, Content]]) -> Html:
-    """A list of what is how."""
+    """Return a list of names and their values."""
     pairs = (element("div", element("dt", what), element("dd", how)) for what, how in rows)
     return element("dl", *pairs, class_="facts")
 
 
 def figure(drawn: str, alternative: str, *caption: Content) -> Html:
-    """An `svg` of `drawing.svg`, with its text for those who do not see it, and a caption."""
+    """Return a figure with a caption.
+
+    Args:
+        drawn: The element from `drawing.svg`.
+        alternative: Description for readers who cannot see the figure.
+        *caption: Texts and elements of the caption.
+    """
     labelled = drawn.replace(
         "<svg ", f'<svg role="img" aria-label="{html.escape(alternative)}" ', 1
     )
@@ -165,30 +199,30 @@ def figure(drawn: str, alternative: str, *caption: Content) -> Html:
 
 
 def code(text: str) -> Html:
-    """A command or a name, as it is typed."""
+    """Return a command or a name in the type of code."""
     return element("code", text)
 
 
 def details(summary: str, *children: Content) -> Html:
-    """What is shown on demand."""
+    """Return content that unfolds on a click on its summary."""
     return element("details", element("summary", summary), *children)
 
 
 def section(title: str, *children: Content, id_: str) -> Html:
-    """A part of a page, with its heading."""
+    """Return a section of a page with its heading."""
     return element("section", element("h2", title), *children, id=id_)
 
 
 def contents(parts: Iterable[tuple[str, str]]) -> Html:
-    """Links to the sections of a page, each given by id and title."""
+    """Return links to the sections of a page, each given by id and title."""
     items = (element("li", element("a", title, href=f"#{id_}")) for id_, title in parts)
     return element("nav", element("ul", *items), aria_label="Contents")
 
 
 def document(title: str, *body: Content) -> Html:
-    """A whole page that needs nothing but itself: no network, no other file.
+    """Return a whole page that needs no network and no other file.
 
-    Its policy says so to the browser too, and lets no script run but its own.
+    Its content security policy forbids both, and any script but its own.
     """
     digest = base64.b64encode(hashlib.sha256(style.SCRIPT.encode()).digest()).decode()
     policy = (

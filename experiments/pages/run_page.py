@@ -1,6 +1,5 @@
-"""The report of one run as a page to be shown: one HTML file that needs nothing but itself."""
+"""The page of one run: a single HTML file that needs no other file and no network."""
 
-import collections
 import datetime
 import json
 import shlex
@@ -11,17 +10,17 @@ from matplotlib.figure import Figure
 
 from experiments.analysis import aggregates, protocol, provenance, scores, wording
 from experiments.analysis.history import History
-from experiments.pages import markup, sections
+from experiments.pages import markup, sections, summary
 from experiments.pages.markup import Content, Html, element
 
 
 def page(history: History, run_dir: Path, drawn: Mapping[str, Figure]) -> Html:
-    """The page of a run, which may be training.
+    """Return the page of a run.
 
     Args:
-        history: Of the run.
-        run_dir: Where its evaluation and its commands are looked for.
-        drawn: `figures.figures` of it; their titles are taken off.
+        history: The run, which may be training.
+        run_dir: The directory with its evaluations and its commands.
+        drawn: The figures of `figures.figures`. Their titles are removed.
     """
     parts: list[tuple[str, str, list[Content]]] = [
         ("how", "How it was run", _how(history, run_dir)),
@@ -43,13 +42,14 @@ def page(history: History, run_dir: Path, drawn: Mapping[str, Figure]) -> Html:
             element("p", _lede(history), class_="lede"),
             *_score(history, run_dir),
             _numbers(history),
+            *_dead(history),
             markup.contents((id_, title) for id_, title, _ in parts),
         ),
         element(
             "main", *(markup.section(title, *content, id_=id_) for id_, title, content in parts)
         ),
         element(
-            "footer", wording.written_on(), " The same as tables: the CSV files beside this page."
+            "footer", wording.written_on(), " The CSV files beside this page have the same data."
         ),
     )
 
@@ -60,52 +60,52 @@ def _schedule_title(history: History) -> str:
 
 def _lede(history: History) -> str:
     config = history.config
-    world = protocol.environment(config)
-    who = f"{config.population} agents on {world}" if world else f"{config.population} members"
-    length = f"trained for {config.total_steps:,} agent steps each"
+    env_id = protocol.environment(config)
+    who = "One agent" if config.population == 1 else f"{config.population} agents"
+    trained = (
+        f"{who}{f' on {env_id}' if env_id else ''}, trained for {config.total_steps:,} agent steps"
+    )
+    if config.population > 1:
+        trained += " each"
     if history.followed is not None:
-        if config.population == 1:
-            who = f"One agent{f' on {world}' if world else ''}"
         return (
-            f"{who}, {length}, along a schedule of hyperparameters that the run was given. Nobody "
-            "copies anybody, and nothing is searched: a replay."
+            f"{trained} with a given schedule of hyperparameters. This is a replay: no member "
+            "copies another, and nothing is searched."
         )
     if config.population == 1:
-        return f"One agent{f' on {world}' if world else ''}, {length}, with nobody to learn from."
+        return f"{trained}, with nobody to learn from."
     if config.exploit == "none" and not history.varied:
-        return f"{who}, {length}, with the same hyperparameters. Nobody copies anybody."
+        return f"{trained} with the same hyperparameters. No member copies another."
     if config.exploit == "none":
         return (
-            f"{who}, {length}. Each keeps its own random draw of hyperparameters and nobody "
-            "copies anybody: random search, the control of population based training."
+            f"{trained}. Each member keeps its own random draw of hyperparameters, and none copies "
+            "another. This is random search, the control of population based training."
         )
     return (
-        f"{who}, {length}. Each learns on its own; from time to time it looks at the others, may "
-        "copy one that does better, and explores from there. So hyperparameters become schedules, "
-        "found during one run."
+        f"{trained}. Each learns on its own. At intervals it compares itself with the others, may "
+        "copy a better one, and explores from there. In this way hyperparameters become schedules, "
+        "found within one run."
     )
 
 
 def _score(history: History, run_dir: Path) -> list[Content]:
-    """The result in large type, and what it is worth."""
+    """Return the result in large type, and what it is worth."""
     best, score = history.best, scores.best_score(history, run_dir)
     if best is None or score is None:
         text = f"No score yet: that takes {history.config.min_episodes} counted episodes."
         return [element("p", text, class_="note")]
     command = f"python -m experiments.evaluate {shlex.quote(str(run_dir))} --save"
-    said: list[Content]
+    said: list[Content] = [
+        f"training score of member {best.id}, mean of the last {score.episodes} counted "
+        f"episodes{score.since}. ",
+        *_bias(history),
+        "For a result, play fresh episodes: ",
+        markup.code(command),
+    ]
     if score.interval is not None:
         said = [
             f"mean of {score.episodes} fresh episodes of member {best.id}, 95 % interval "
-            f"{wording.interval(score.interval)}; one run, one seed (n = 1)"
-        ]
-    else:
-        said = [
-            f"training score of member {best.id}, mean of the last {score.episodes} counted "
-            f"episodes{score.since}: the highest of {len(history.members)}, so ",
-            element("b", "biased upward"),
-            ". For a result, play fresh episodes: ",
-            markup.code(command),
+            f"{wording.interval(score.interval)}; one run, one seed (n\u00a0=\u00a01)"
         ]
     kind = "score" if score.is_fresh else "score biased"
     number = element("strong", wording.score(score.mean))
@@ -115,13 +115,21 @@ def _score(history: History, run_dir: Path) -> list[Content]:
     ]
 
 
+def _bias(history: History) -> list[Content]:
+    """Return what choosing the best of several members does to its training score."""
+    if len(history.members) == 1:
+        return []
+    highest = f"It is the highest of {len(history.members)} and so "
+    return [highest, element("b", "biased upward"), ". "]
+
+
 def _beside(history: History, score: scores.Score) -> list[Content]:
-    """The score on the human scale, and how it was played, where that is known."""
+    """Return the score on the human scale, and how it was played, where that is known."""
     said = []
     if score.is_fresh and protocol.is_game(history.config):
         human = aggregates.human_normalised(protocol.environment(history.config) or "", score.mean)
         said.append(
-            "Human-normalised: n/a, no published scores at hand."
+            "Human-normalised: n/a, no published scores known."
             if human is None
             else f"{100 * human:.0f} % of human (0 % is random play, 100 % a human tester)."
         )
@@ -131,37 +139,22 @@ def _beside(history: History, score: scores.Score) -> list[Content]:
 
 
 def _numbers(history: History) -> Html:
-    """The size of the run at a glance."""
-    config, members = history.config, history.members
-    states = collections.Counter(member.state for member in members)
-    done = sum(member.agent_steps for member in members)
-    budget = config.population * config.total_steps
+    """Return the size of the run at a glance."""
+    done = summary.totals(history)
     copies = sum(event.kind in ("exploit", "reseed") for event in history.events)
     compared = sum(event.kind in ("exploit", "no-exploit") for event in history.events)
+    whole = done.agent_steps == done.budget
     rows = [
-        (
-            "members",
-            str(len(members)),
-            ", ".join(f"{count} {state}" for state, count in sorted(states.items())),
-        ),
+        ("members", str(len(history.members)), done.states),
         (
             "agent steps",
-            wording.steps(done),
-            "the whole budget" if done == budget else f"of {wording.steps(budget)}",
+            wording.steps(done.agent_steps),
+            "the whole budget" if whole else f"of {wording.steps(done.budget)}",
         ),
         ("copies", f"{copies:,}", f"in {wording.counted(compared, 'comparison')}"),
     ]
-    if history.reports:
-        started_s = min(version.created_s for version in history.versions)
-        elapsed = max(report.created_s for report in history.reports) - started_s
-        worked = sum(report.seconds for report in history.reports)
-        rows.append(
-            (
-                "time",
-                wording.duration(elapsed),
-                f"{wording.duration(worked)} of training, summed over workers",
-            )
-        )
+    if done.elapsed is not None:
+        rows.append(("time", done.elapsed, f"{done.worked} of training, summed over workers"))
     items = (
         element("div", element("dt", what), element("dd", value, element("small", note)))
         for what, value, note in rows
@@ -169,8 +162,14 @@ def _numbers(history: History) -> Html:
     return element("dl", *items, class_="numbers")
 
 
+def _dead(history: History) -> list[Content]:
+    """Return a warning about members that diverged, failed or were lost."""
+    dead = summary.totals(history).dead
+    return [] if dead is None else [element("p", f"Not training. {dead}.", class_="warning")]
+
+
 def _how(history: History, run_dir: Path) -> list[Content]:
-    """World, protocol, agent, population, priors; seed, command and commit."""
+    """Return environment, protocol, agent, population, priors, seed, command and commit."""
     config = history.config
     return [
         markup.facts(protocol.environment_rows(config) + protocol.agent_rows(config)),

@@ -1,4 +1,4 @@
-"""The report of a run: all files that `python -m experiments.report RUN_DIR` writes."""
+"""Write all files of a run's report."""
 
 from pathlib import Path
 
@@ -15,20 +15,20 @@ def write_report(
     event_files: Path | None = None,
     name: str | None = None,
 ) -> str:
-    """Write all files of a report, each in place of its older self.
+    """Write all files of a report, and replace older ones.
 
     Args:
-        store: of the run; may be training.
-        directory: for the report, made if it is missing.
-        event_files: the run's TensorBoard directory, where `best-lineage` is written anew; None
-            for nowhere.
-        name: of the run, for titles; by default its directory's.
+        store: The store of the run, which may be training.
+        directory: The directory of the report. It is made if it is missing.
+        event_files: The run's TensorBoard directory, in which `best-lineage` is rewritten. None
+            writes no TensorBoard files.
+        name: The run's name in titles, by default that of its directory.
 
     Returns:
         The summary, in Markdown.
 
     Raises:
-        OSError: something could not be written.
+        OSError: A file could not be written.
     """
     run_dir = store.path.parent
     history = History.read(store, name or run_dir.resolve().name)

@@ -1,10 +1,11 @@
-"""How pages look, and the little that they do: a style sheet and a script, inside the page."""
+"""The style sheet and the script inside every page. The script sorts and filters tables."""
 
 SHEET = """
 :root {
   color-scheme: light dark;
   --paper: #ffffff; --wash: #f5f6f8; --ink: #1f2328; --muted: #59636e; --grid: #e1e5ea;
   --unknown: #c5ccd4; --accent: #a84300; --link: #0a5c96; --best: #d55e00; --blue: #0072b2;
+  --shade: #0003;
   --text: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
   --title: Charter, "Bitstream Charter", "Sitka Text", Cambria, Georgia, serif;
   --mono: ui-monospace, "Cascadia Code", Menlo, Consolas, "DejaVu Sans Mono", monospace;
@@ -13,6 +14,7 @@ SHEET = """
   :root {
     --paper: #14171c; --wash: #1c2128; --ink: #e6e9ed; --muted: #9ba5b1; --grid: #2b323b;
     --unknown: #4b545f; --accent: #f2935c; --link: #6cb6f0; --best: #f0803c; --blue: #4ba3e3;
+    --shade: #fff3;
   }
 }
 * { box-sizing: border-box; }
@@ -68,12 +70,18 @@ pre {
 .facts dd { margin: 0; overflow-wrap: anywhere; }
 
 figure { margin: 1.2rem 0 0; }
-.plot { overflow-x: auto; }
+.plot {  /* where it scrolls, a shade at the side says so */
+  overflow-x: auto;
+  background:
+    linear-gradient(to right, var(--paper) 40%, transparent) left / 3rem 100% no-repeat local,
+    linear-gradient(to left, var(--paper) 40%, transparent) right / 3rem 100% no-repeat local,
+    linear-gradient(to right, var(--shade), transparent) left / 1rem 100% no-repeat scroll,
+    linear-gradient(to left, var(--shade), transparent) right / 1rem 100% no-repeat scroll;
+}
 figure svg { display: block; width: 100%; height: auto; font-family: var(--text); }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figure svg text { fill: var(--ink); font-variant-numeric: tabular-nums; }
 figcaption { color: var(--muted); font-size: .92rem; margin-top: .7rem; max-width: 46rem; }
-figcaption i, .initial, .present { font-style: normal; white-space: nowrap; }
 .swatch {
   display: inline-block; width: .65em; height: .65em; border-radius: 50%; margin-right: .3em;
 }
@@ -119,7 +127,10 @@ footer {
 }
 
 @media (min-width: 60rem) {
-  .wide { margin-inline: calc(50% - min(50vw - 1.5rem, 42rem)); }
+  .wide {
+    position: relative; left: 50%; transform: translateX(-50%);
+    width: max-content; min-width: 100%; max-width: min(100vw - 3rem, 84rem);
+  }
 }
 @media (max-width: 44rem) {
   body { padding: 1.6rem 1rem 3rem; }
@@ -127,7 +138,7 @@ footer {
   .score strong { font-size: 3rem; }
   .facts { columns: 1; }
   figure svg { min-width: 32rem; }
-  }
+}
 @media print {
   :root {
     --paper: #ffffff; --wash: #f5f6f8; --ink: #000000; --muted: #4a4f55; --grid: #d5d9de;
@@ -136,12 +147,12 @@ footer {
   html { font-size: 10pt; }
   body { max-width: none; padding: 0; }
   nav, .filter { display: none; }
-  .scroll, .plot { overflow: visible; max-height: none; }
+  .scroll, .plot { overflow: visible; max-height: none; background: none; }
   figure, .facts div, tr { break-inside: avoid; }
   h2 { break-after: avoid; }
   th, td { white-space: normal; padding: .2rem .35rem; }
   thead th { position: static; }
-    table { font-size: 7.5pt; }
+  table { font-size: 7.5pt; }
   section { margin-top: 1.5rem; }
   th button::after { content: none; }
 }

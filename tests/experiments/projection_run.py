@@ -1,6 +1,6 @@
 """Runs for tests of projections: random populations, written through the real store.
 
-Also a child process: `python projection_run.py RUN_DIR DIRECTORY` projects until it is killed.
+`python projection_run.py RUN_DIR DIRECTORY` is a child process that projects until it is killed.
 """
 
 import sys
@@ -40,7 +40,7 @@ def configuration(population=4, slices=10, **changes):
 
 
 class Population:
-    """Trains a made-up population one slice at a time, as a worker would commit it."""
+    """A population whose training is made up; each slice is committed as a worker would."""
 
     def __init__(self, run_dir: Path, config: run.RunConfig, seed: int = 0) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -131,8 +131,18 @@ class Population:
         ]
         self.store.commit(lease, child, kind="exploit", events=events, release=True)
 
+    def crash(self, number: int, error: str, state: str) -> None:
+        """Crash one member until it is in the given state."""
+        while self.store.member(number).state != state:
+            held = []
+            while (lease := self.store.claim("tester/boot/1/2")).member.id != number:
+                held.append(lease)
+            self.store.crash(lease, error)
+            for other in held:
+                self.store.release(other)
+
     def restore(self, versions_back: int = 2) -> int:
-        """The next member's newest checkpoints are lost; returns whose."""
+        """Restore the next member from an older version, and return its id."""
         lease = self.store.claim("tester/boot/1/2")
         assert lease is not None
         me = lease.member

@@ -1,4 +1,4 @@
-"""The page of a run: whole, closed, escaped, and without need of anything else."""
+"""The page of a run is whole, escaped, and needs no other file."""
 
 import base64
 import copy
@@ -44,7 +44,7 @@ def read(population, name="a run"):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A finished run with copies and a restore; tests only read it."""
+    """A finished run with copies and a restore. Tests only read it."""
     population = runs.Population(tmp_path_factory.mktemp("runs") / "one", runs.configuration())
     population.train(30)
     population.restore()
@@ -132,7 +132,10 @@ def test_whatever_comes_from_a_run_is_escaped(tmp_path):
     for part in text.split("<!doctype html>")[1:]:
         elements, words = check("<!doctype html>" + part)
         assert [tag for tag, _ in elements].count("script") == 1
-    assert words.count(" ".join(NASTY.split())) >= 6  # name, world, agent, protocol, command, error
+    # Name, environment, agent, protocol, command and error.
+    assert words.count(" ".join(NASTY.split())) >= 6
+        words.count(" ".join(NASTY.split())) >= 6
+    )  # name, environment, agent, protocol, command, error
 
 
 def test_a_run_without_anything_has_a_page(tmp_path):
@@ -201,6 +204,45 @@ def test_a_t_test_is_shown_with_its_evidence(tested):
         assert wording.probability(row.p) in words
     values = [float(a["data-value"]) for _, a in elements if "data-value" in a]
     assert {row.p for row in rows} <= set(values)  # sorted by what is known, not by what is shown
+
+
+@pytest.mark.parametrize("state", ["failed", "lost"])
+def test_members_that_nobody_trains_are_shown_everywhere(tmp_path, state):
+    population = runs.Population(tmp_path / "run", runs.configuration())
+    population.train(12)
+    population.crash(1, "RuntimeError: boom", state)
+    if state == "lost":
+        population.train(1000)
+    (member,) = (m for m in population.store.members() if m.state == state)
+    left = population.config.total_steps - member.agent_steps
+    assert left > 0
+    text = run_report.write_report(population.store, tmp_path / "report")
+    _, words = check((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
+    for said in (text, words):
+        assert f"1 {state}" in said
+        assert f"{state}: member 1; {left:,} agent steps unspent" in said
+    assert f"1 {state}" in drawing.svg(family.family_tree(read(population)), "tree")
+    assert words.count("diverged, failed or lost") == 2  # the legends of two figures
+    assert ("given up for good: RuntimeError: boom" in words) == (state == "lost")
+
+
+def test_a_member_that_nobody_could_replace_failed_for_good(tmp_path):
+    population = runs.Population(tmp_path / "run", runs.configuration(exploit="none"))
+    population.train(6)
+    population.crash(2, "RuntimeError: boom", "failed")
+    _, words = check(run_page.page(read(population), tmp_path, {}))
+    assert "given up for good: RuntimeError: boom" in words
+
+
+def test_a_table_in_markdown_is_padded_and_escaped():
+    columns = [markup.Column("a"), markup.Column("number")]
+    rows = [["x|y", markup.Cell("1", 1.0)], [None, "12"]]
+    assert markup.markdown_table(columns, rows).splitlines() == [
+        "|    a | number |",
+        "| ---: | -----: |",
+        "| x\\|y |      1 |",
+        "|      |     12 |",
+    ]
 
 
 def test_a_long_table_of_decisions_keeps_every_copy(tested, monkeypatch):
