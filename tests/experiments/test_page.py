@@ -134,8 +134,6 @@ def test_whatever_comes_from_a_run_is_escaped(tmp_path):
         assert [tag for tag, _ in elements].count("script") == 1
     # Name, environment, agent, protocol, command and error.
     assert words.count(" ".join(NASTY.split())) >= 6
-        words.count(" ".join(NASTY.split())) >= 6
-    )  # name, environment, agent, protocol, command, error
 
 
 def test_a_run_without_anything_has_a_page(tmp_path):
