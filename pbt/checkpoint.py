@@ -1,20 +1,19 @@
 """Checkpoints: immutable directories, published atomically, verified before they are read.
 
-    ROOT/<member>/<version>-<nonce>/manifest.json   whose, format, size and sha256 of each file, ...
-    ROOT/<member>/<version>-<nonce>/<file>          what `Task.save` wrote: plain files only
-    ROOT/<member>/.tmp-<nonce>/                     being written, or being deleted
+    ROOT/<member>/<version>-<nonce>/manifest.json   member, size and sha256 of each file, ...
+    ROOT/<member>/<version>-<nonce>/<file>          plain files, written by `Task.save`
+    ROOT/<member>/.tmp-<nonce>/                     a directory that is being written or deleted
 
-The order is always files before rows, rows before deletion: a directory is published before the
-store names it, and deleted only when no row and no pin names it any more. A directory that is
-there under its own name is complete: it was written under another, synced, and renamed.
-The nonce makes it impossible to meet the remains of an earlier try at the same version.
+The order is always files before rows, rows before deletion. A directory is published before the
+store names it, and deleted only after no row and no pin names it any more. A published directory is
+complete, because it is written and synced under another name and then renamed. The nonce keeps it
+apart from the remains of an earlier attempt at the same version.
 
-Nothing here knows what the files contain. No file is executed or unpickled.
+This module does not know what the files contain. It executes and unpickles nothing.
 """
 
 import contextlib
 import hashlib
-import io
 import json
 import math
 import os
@@ -27,17 +26,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pbt import files as file_system
+
 FORMAT = 1
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"(0|[1-9][0-9]{0,8})/(0|[1-9][0-9]{0,8})-([0-9a-f]{16})", re.ASCII)
 _TEMPORARY = ".tmp-"
 _RESERVED = ("format", "member", "version", "files")
-# A manifest is a few kilobytes; without a limit, a damaged or hostile one could fill the memory.
+# A manifest has a few kilobytes. Without a limit, a damaged or hostile one could fill the memory.
 _MANIFEST_LIMIT_BYTES = 4_000_000
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be used; the message names the member, the file and what is wrong."""
+    """A checkpoint cannot be used. The message names the member, the file and the problem."""
 
 
 def publish(
@@ -49,25 +50,25 @@ def publish(
     *,
     durable: bool = True,
 ) -> str:
-    """Write a new checkpoint and make it visible, complete, in one step.
+    """Write a new checkpoint, which appears complete or not at all.
 
-    Whatever `write` raises (disk full, say) propagates, and the temporary directory is removed.
+    What `write` raises, such as a full disk, propagates after the files were removed.
 
     Args:
-        root: the run's checkpoint directory; made if it is missing.
-        member: whose state it is.
-        version: which version the state will be when the store commits it.
-        write: writes plain files (no directories) into the empty directory it is given.
-        manifest: kept with the files, JSON: the hyperparameters, the parent, agent steps, ...
-        durable: survive a power cut (fsync); False is for toys and tests.
+        root: The run's checkpoint directory. It is made if it is missing.
+        member: Id of the member.
+        version: Version at which the store will commit the state.
+        write: Writes plain files, no directories, into the empty directory that it is given.
+        manifest: JSON to keep with the files, such as the hyperparameters and the parent.
+        durable: Whether the files survive a power cut (fsync). False is for toys and tests.
 
     Returns:
         The checkpoint's name: its directory relative to `root`, with "/".
 
     Raises:
-        ValueError: the manifest is not JSON or uses a reserved name; `write` left something else
-            than plain files.
-        OSError: the disk is full, ...
+        ValueError: The manifest is not JSON or uses a reserved name, or `write` left something
+            else than plain files.
+        OSError: The files cannot be written.
     """
     if reserved := [name for name in _RESERVED if name in manifest]:
         raise ValueError(f"manifest fields {', '.join(reserved)} are written by publish itself")
@@ -82,12 +83,8 @@ def publish(
                     f"none of them called {MANIFEST}"
                 )
             path = directory / entry.name
-            with open(path, "rb") as file:
-                files[entry.name] = {"sha256": _digest(file), "bytes": entry.stat().st_size}
-                if durable:
-                    os.fsync(file.fileno())
-            # Children share these files by hard links: writing in place would change them all.
-            path.chmod(0o444)
+            files[entry.name] = {"sha256": _digest(path), "bytes": entry.stat().st_size}
+            _seal(path, durable)
         return files
 
     return _publish(root, member, version, fill, manifest, durable)
@@ -105,39 +102,37 @@ def child_of(
     donor_root: Path | None = None,
     durable: bool = True,
 ) -> str:
-    """Publish a new checkpoint with the files of another one: an exploit, a restore, a fork.
+    """Publish a new checkpoint with the files of another one, for an exploit, a restore or a fork.
 
-    The directory and the manifest are new, the files are hard links (copies where links cannot be
-    made): the child stays whole when the donor's checkpoint is collected. File sizes are checked
-    here, digests when the child is opened: `open_verified` the donor first, as a worker that loads
-    it does anyway.
+    The directory and the manifest are new. The files are hard links, or copies where links cannot
+    be made, so the child stays complete when the donor's checkpoint is deleted. Only file sizes are
+    checked, so call `open_verified` on the donor first.
 
     Args:
-        root: the run's checkpoint directory.
-        donor: name of the checkpoint to copy.
-        donor_member: whose it must be.
-        donor_version: which version it must be.
-        member: whose state the child is.
-        version: the child's version.
-        manifest: as in `publish`, the child's own.
-        donor_root: checkpoint directory of another run, if the donor is there.
-        durable: as in `publish`.
+        root: The run's checkpoint directory.
+        donor: Name of the checkpoint to copy.
+        donor_member: Member that it must be of.
+        donor_version: Version that it must be of.
+        member: Id of the child's member.
+        version: The child's version.
+        manifest: The child's own manifest, see `publish`.
+        donor_root: Checkpoint directory of the donor's run, if that is another run.
+        durable: Whether the files survive a power cut, see `publish`.
 
     Returns:
         The child's name.
 
     Raises:
-        CheckpointError: the donor's checkpoint is gone, of somebody else, or incomplete.
-        OSError: the disk is full, ...
+        CheckpointError: The donor's checkpoint is missing, incomplete or of another member.
+        OSError: The files cannot be written.
     """
-    source_root = root if donor_root is None else donor_root
-    source, files = _inspect(source_root, donor, donor_member, donor_version)
+    source, files = _inspect(donor_root or root, donor, donor_member, donor_version)
 
     def fill(directory: Path) -> dict[str, Any]:
         for name in files:
             try:
                 _link_or_copy(source / name, directory / name, durable)
-            except FileNotFoundError as error:  # collected under our hands
+            except FileNotFoundError as error:  # it was collected meanwhile
                 raise CheckpointError(
                     f"member {donor_member}: {donor}/{name} is missing"
                 ) from error
@@ -147,31 +142,30 @@ def child_of(
 
 
 def open_verified(root: Path, name: str, member: int, version: int) -> Path:
-    """The directory of a checkpoint after everything about it was checked, digests included.
+    """Check a checkpoint completely, digests included, and return its directory.
+
+    Args:
+        root: The run's checkpoint directory.
+        name: The checkpoint's name.
+        member: Member that it must be of.
+        version: Version that it must be of.
 
     Raises:
-        CheckpointError: it is missing, torn, changed, somebody else's, or leads out of `root`.
+        CheckpointError: It is missing, incomplete, changed, of another member, or outside `root`.
     """
     directory, files = _inspect(root, name, member, version)
     for file_name, expected in files.items():
+        where = f"member {member}: {name}/{file_name}"
         try:
-            with open(directory / file_name, "rb") as file:
-                digest = _digest(file)
+            digest = _digest(directory / file_name)
         except OSError as error:
-            raise CheckpointError(
-                f"member {member}: {name}/{file_name} cannot be read: {error.strerror}"
-            ) from error
+            raise CheckpointError(f"{where} cannot be read: {error.strerror}") from error
         if digest != expected["sha256"]:
             raise CheckpointError(
-                f"member {member}: {name}/{file_name} is damaged: its sha256 is {digest}, "
+                f"{where} is damaged: its sha256 is {digest}, "
                 f"the manifest says {expected['sha256']}"
             )
     return directory
-
-
-def verify(root: Path, name: str, member: int, version: int) -> None:
-    """Check a checkpoint completely. Raises `CheckpointError` as `open_verified` does."""
-    open_verified(root, name, member, version)
 
 
 def collect(
@@ -179,21 +173,21 @@ def collect(
     referenced: Collection[str] | Callable[[], Collection[str]],
     grace_s: float,
 ) -> list[str]:
-    """Delete checkpoints that nobody names, and remains of interrupted writes and deletions.
+    """Delete checkpoints that no row names, and remains of interrupted writes and deletions.
 
-    Several collectors may run at once, and one that was killed is finished by the next. Links are
-    never followed, and what does not look like a checkpoint is left alone.
+    Several collectors may run at once. The next one completes what a killed one began. Links are
+    never followed, and anything that does not look like a checkpoint is left alone.
 
     Args:
-        root: the run's checkpoint directory.
-        referenced: names to keep. Better the store's method than its result: it is called after
-            the directory was listed, so what is published and committed meanwhile is safe however
-            short the grace time.
-        grace_s: nothing younger is touched: a published directory is not yet in the store, and a
-            temporary one is being written.
+        root: The run's checkpoint directory.
+        referenced: Names to keep, or better the store's method that returns them. The method is
+            called after the directory was listed, so a checkpoint that is committed meanwhile is
+            safe, however short the grace time.
+        grace_s: Age in seconds from which a directory may be deleted. A younger one may be in the
+            middle of being written, or not in the store yet.
 
     Returns:
-        Names of the checkpoints deleted by this call.
+        Names of the checkpoints that this call deleted.
     """
     now = time.time()
     found = list(_candidates(root))
@@ -204,7 +198,7 @@ def collect(
             continue
         doomed = directory
         if name is not None:
-            # Under its own name a checkpoint is complete or absent, also while it is deleted.
+            # Under its own name a checkpoint is always complete, so rename it before deleting it.
             doomed = directory.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
             try:
                 os.rename(directory, doomed)
@@ -223,41 +217,37 @@ def _publish(
     manifest: Mapping[str, Any],
     durable: bool,
 ) -> str:
+    """Publish the files that `fill` makes; it returns their manifest entries."""
     nonce = secrets.token_hex(8)
     name = f"{member}/{version}-{nonce}"
     if not _NAME.fullmatch(name):
         raise ValueError(f"member {member!r}, version {version!r} are no small natural numbers")
     home = root / str(member)
-    new_home = not home.is_dir()
+    is_new_home = not home.is_dir()
     home.mkdir(parents=True, exist_ok=True)
-    if durable and new_home:
-        _sync_directory(root)
+    if durable and is_new_home:
+        file_system.sync_directory(root)
     temporary = home / f"{_TEMPORARY}{nonce}"
     temporary.mkdir()
     try:
         content: dict[str, Any] = {"format": FORMAT, "member": member, "version": version}
         content |= {"files": fill(temporary), **manifest}
-        path = temporary / MANIFEST
-        with open(path, "wb") as file:
-            file.write(_encode(content))
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        path.chmod(0o444)
+        (temporary / MANIFEST).write_bytes(_encode(content))
+        _seal(temporary / MANIFEST, durable)
         if durable:
-            _sync_directory(temporary)
+            file_system.sync_directory(temporary)
         os.rename(temporary, root / name)
     except BaseException:
-        # Give the space back at once: the disk may be full.
+        # Free the space at once, because the disk may be full.
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     if durable:
-        _sync_directory(home)
+        file_system.sync_directory(home)
     return name
 
 
 def _directory(root: Path, name: str, member: int, version: int) -> Path:
-    """The directory of a checkpoint, surely below `root`."""
+    """Return the directory of a checkpoint, which is certainly below `root`."""
     match = _NAME.fullmatch(name) if isinstance(name, str) else None
     if match is None:
         raise CheckpointError(f"member {member}: {name!r} is no name of a checkpoint")
@@ -270,7 +260,7 @@ def _directory(root: Path, name: str, member: int, version: int) -> Path:
             mode = directory.lstat().st_mode
         except OSError as error:
             raise CheckpointError(f"member {member}: {name} is missing") from error
-        if not stat.S_ISDIR(mode):  # a link, also to a directory, is not one
+        if not stat.S_ISDIR(mode):  # a link to a directory is none either
             raise CheckpointError(
                 f"member {member}: {name} is not a directory but a link or a file"
             )
@@ -280,90 +270,79 @@ def _directory(root: Path, name: str, member: int, version: int) -> Path:
 def _inspect(
     root: Path, name: str, member: int, version: int
 ) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """Check all but the digests. Returns the directory and the manifest's files."""
+    """Check all but the digests; return the directory and the manifest's entries of its files."""
     directory = _directory(root, name, member, version)
-    files = _parse_manifest(directory, name, member, version)["files"]
-    present: dict[str, os.stat_result] = {}
+    where = f"member {member}: {name}"
+    sizes: dict[str, int] = {}
     try:
         for entry in os.scandir(directory):
             if not entry.is_file(follow_symlinks=False):
-                raise CheckpointError(f"member {member}: {name}/{entry.name} is no plain file")
-            present[entry.name] = entry.stat(follow_symlinks=False)
+                raise CheckpointError(f"{where}/{entry.name} is no plain file")
+            sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
+        if sizes.pop(MANIFEST, None) is None:
+            raise CheckpointError(f"{where}/{MANIFEST} is missing")
+        with open(directory / MANIFEST, "rb") as file:
+            raw = file.read(_MANIFEST_LIMIT_BYTES + 1)
     except OSError as error:
-        raise CheckpointError(f"member {member}: {name} cannot be read: {error}") from error
-    del present[MANIFEST]
-    if extra := sorted(set(present) - set(files)):
-        raise CheckpointError(f"member {member}: {name}/{extra[0]} is not in the manifest")
+        raise CheckpointError(f"{where} cannot be read: {error}") from error
+    files = _manifest_files(raw, f"{where}/{MANIFEST}", member, version)
+    if extra := sorted(set(sizes) - set(files)):
+        raise CheckpointError(f"{where}/{extra[0]} is not in the manifest")
     for file_name, expected in files.items():
-        if file_name not in present:
-            raise CheckpointError(f"member {member}: {name}/{file_name} is missing")
-        if (size := present[file_name].st_size) != expected["bytes"]:
+        if file_name not in sizes:
+            raise CheckpointError(f"{where}/{file_name} is missing")
+        if sizes[file_name] != expected["bytes"]:
             raise CheckpointError(
-                f"member {member}: {name}/{file_name} is damaged: it has {size} bytes, "
+                f"{where}/{file_name} is damaged: it has {sizes[file_name]} bytes, "
                 f"the manifest says {expected['bytes']}"
             )
     return directory, files
 
 
-def _parse_manifest(directory: Path, name: str, member: int, version: int) -> dict[str, Any]:
-    where = f"member {member}: {name}/{MANIFEST}"
-    path = directory / MANIFEST
-    try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise CheckpointError(f"{where} is no plain file")
-        with open(path, "rb") as file:
-            raw = file.read(_MANIFEST_LIMIT_BYTES + 1)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{where} is missing") from error
-    except OSError as error:
-        raise CheckpointError(f"{where} cannot be read: {error.strerror}") from error
+def _manifest_files(raw: bytes, where: str, member: int, version: int) -> dict[str, dict[str, Any]]:
+    """Check a manifest; return its entries of files, each with "sha256" and "bytes"."""
     if len(raw) > _MANIFEST_LIMIT_BYTES:
         raise CheckpointError(f"{where} is larger than {_MANIFEST_LIMIT_BYTES} bytes")
     try:
         content = json.loads(raw)
         digest = content.pop("digest")
+        found = content.get("format")
+        if isinstance(found, int) and found > FORMAT:
+            raise CheckpointError(
+                f"{where} has format {found}, this code reads up to {FORMAT}: update this code"
+            )
+        is_intact = raw == _encode(content)  # the digest is in it, so any changed bit shows
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{where} is damaged: not a manifest") from error
-    found = content.get("format")
-    if isinstance(found, int) and found > FORMAT:
-        raise CheckpointError(
-            f"{where} has format {found}, this code reads up to {FORMAT}: update this code"
-        )
-    try:
-        intact = raw == _encode(content)  # holds the digest: any changed bit shows
-    except ValueError:
-        intact = False
-    if not intact:
+    if not is_intact:
         raise CheckpointError(f"{where} is damaged: its digest is not {digest!r}")
     if (found, content.get("member"), content.get("version")) != (FORMAT, member, version):
         raise CheckpointError(
             f"{where} is of member {content.get('member')!r} version {content.get('version')!r} "
             f"format {found!r}, wanted was version {version}, format {FORMAT}"
         )
-    if not isinstance(files := content.get("files"), dict):
+    files = content.get("files")
+    if not isinstance(files, dict):
         raise CheckpointError(f"{where} lists no files")
-    for file_name, entry in files.items():
-        if file_name in ("", ".", "..", MANIFEST) or "/" in file_name or "\0" in file_name:
-            raise CheckpointError(f"{where} names the file {file_name!r}, which no checkpoint may")
-        if (
-            not isinstance(entry, dict)
-            or not isinstance(entry.get("sha256"), str)
-            or not isinstance(entry.get("bytes"), int)
-        ):
-            raise CheckpointError(f"{where} has no digest or size of {file_name!r}")
-    return dict(content)
+    for name, entry in files.items():
+        if name in ("", ".", "..", MANIFEST) or "/" in name or "\0" in name:
+            raise CheckpointError(f"{where} names the file {name!r}, which no checkpoint may")
+        known = entry if isinstance(entry, dict) else {}
+        if not (isinstance(known.get("sha256"), str) and isinstance(known.get("bytes"), int)):
+            raise CheckpointError(f"{where} has no digest or size of {name!r}")
+    return files
 
 
 def _encode(content: Mapping[str, Any]) -> bytes:
-    """A manifest's bytes: canonical JSON with a digest of itself.
+    """Return a manifest's bytes: canonical JSON with a digest of itself.
 
     Raises:
-        ValueError: a value is not JSON, or not finite.
+        ValueError: A value is not JSON, or not finite.
     """
 
     def text(values: Mapping[str, Any]) -> bytes:
         try:
-            # Through JSON once more: names that were no strings sort differently as strings.
+            # Through JSON twice, because names that are no strings sort differently as strings.
             plain = json.loads(json.dumps(values, allow_nan=False))
             return json.dumps(plain, indent=1, sort_keys=True).encode()
         except (TypeError, ValueError) as error:
@@ -373,8 +352,20 @@ def _encode(content: Mapping[str, Any]) -> bytes:
     return text({**content, "digest": digest}) + b"\n"
 
 
-def _digest(file: io.BufferedReader) -> str:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(path: Path, durable: bool) -> None:
+    """Sync a file if wanted, and make it read-only.
+
+    Children share files by hard links, so writing to one would change them all.
+    """
+    if durable:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    path.chmod(0o444)
 
 
 def _link_or_copy(source: Path, target: Path, durable: bool) -> None:
@@ -384,26 +375,12 @@ def _link_or_copy(source: Path, target: Path, durable: bool) -> None:
     except FileNotFoundError:
         raise
     except OSError:
-        # Whatever the reason was: if copying cannot help either, its error says so.
-        with open(source, "rb") as reader, open(target, "xb") as writer:
-            shutil.copyfileobj(reader, writer, 1 << 20)
-            writer.flush()
-            if durable:
-                os.fsync(writer.fileno())
-        target.chmod(0o444)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make the names in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        shutil.copyfile(source, target)  # if this cannot help either, its error says why
+        _seal(target, durable)
 
 
 def _candidates(root: Path) -> Iterator[tuple[str | None, Path]]:
-    """All checkpoints (with their names) and temporary directories (with None) below `root`."""
+    """Yield checkpoints with their names, and temporary directories with None."""
     for home in _directories(root):
         if not re.fullmatch("[0-9]+", home.name, re.ASCII):
             continue
@@ -416,7 +393,7 @@ def _candidates(root: Path) -> Iterator[tuple[str | None, Path]]:
 
 
 def _directories(path: Path) -> list[Path]:
-    """Real directories (not links) in a directory, which may be gone."""
+    """Return the directories, but no links, in a directory that may be gone."""
     try:
         with os.scandir(path) as entries:
             return sorted(
@@ -427,9 +404,9 @@ def _directories(path: Path) -> list[Path]:
 
 
 def _age_s(directory: Path, now: float) -> float:
-    """Seconds since anything in a directory was written; minus infinity if it is gone.
+    """Return the seconds since anything in a directory was written; -infinity if it is gone.
 
-    The files count too: while one large file is written, its directory does not change.
+    The files count too, because a directory does not change while a large file is written.
     """
     try:
         newest = directory.lstat().st_mtime

@@ -52,7 +52,7 @@ def create_run(
             raise ValueError(f"{fork} has no checkpoint to start from: nothing was trained there")
         for source in sources:
             if source.checkpoint is not None:
-                checkpoint.verify(
+                checkpoint.open_verified(
                     fork / "checkpoints", source.checkpoint, source.id, source.version
                 )
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -1,41 +1,39 @@
-"""Who descends from whom: lineages, hyperparameter schedules and family trees.
+"""Lineages, hyperparameter schedules and family trees, as pure functions of a store's records.
 
-Pure functions of the records in a store. A lineage follows the *weights*:
+A lineage follows the *weights*:
 
-- a "slice" and an "explore" come from the member's version before it;
-- an "exploit" comes from its donor, if the run copies weights (`copy` "both" or "weights"), and
-  otherwise ("hyperparameters", "none") from the member's version before it;
-- a "reseed" always comes from its donor: what it replaces was broken;
-- a "restore" comes from the member's own earlier version that was still readable.
+- A "slice" or "explore" comes from the member's version before it.
+- An "exploit" comes from its donor if the run copies weights (`copy` "both" or "weights"), and
+  otherwise from the member's version before it.
+- A "reseed" always comes from its donor, because the weights that it replaces were broken.
+- A "restore" comes from the member's own earlier version that could still be read.
 
-A member's `agent_steps` are its own and never copied. A lineage therefore counts *training*:
-the agent steps that are really behind these weights, the donor's up to the copy and the
-member's own from there on. A slice adds its own steps, a copy adds none, and a restore falls
-back to what its source had. Steps whose weights were replaced are in no lineage.
+A member's `agent_steps` are its own and never copied. A lineage therefore counts *training*, the
+agent steps behind these weights: the donor's up to the copy, and the member's own after it. A slice
+adds its steps, a copy adds none, and a restore goes back to what its source had. Steps of weights
+that were replaced are in no lineage.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from pbt.records import Member, Report, Version, VersionKind
+from pbt.run import Copy
 from pbt.task import Episode
 
 Key = tuple[int, int]
 """(member, version)."""
-CopyMode = Literal["both", "weights", "hyperparameters", "none"]
 
 
-def weights_parent(version: Version, copy: CopyMode = "both") -> Key | None:
-    """The version that `version` took its weights from; None for an initial draw."""
+def weights_parent(version: Version, copy: Copy = "both") -> Key | None:
+    """Return the version that `version` took its weights from; None for an initial draw."""
     if version.kind == "initial":
         return None
-    copies = {
-        "exploit": copy in ("both", "weights"),
-        "reseed": True,
-        "restore": True,
-    }
-    if version.parent is not None and copies.get(version.kind, False):
+    copied = version.kind in ("reseed", "restore") or (
+        version.kind == "exploit" and copy in ("both", "weights")
+    )
+    if copied and version.parent is not None:
         return version.parent
     return (version.member, version.version - 1)
 
@@ -49,30 +47,30 @@ class Step(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A stretch of a lineage inside one member, between two changes of weights."""
+    """A part of a lineage inside one member, between two changes of weights."""
 
     member: int
     first_version: int
     last_version: int
     start: int
-    """Agent steps of training behind the weights at its first version."""
+    """Agent steps behind the weights at the first version."""
     end: int
-    """The same at its last version."""
+    """Agent steps behind the weights at the last version."""
     kind: VersionKind
-    """How it began: initial, exploit, reseed or restore."""
+    """Kind of the first version: initial, exploit, reseed or restore."""
 
 
 class ScheduleRow(NamedTuple):
-    """From `agent_steps` on, and until the next row, these hyperparameters were in force.
+    """The hyperparameters in force from `agent_steps` on, until the next row.
 
-    As a CSV: `agent_steps,<one column per hyperparameter>,member,version`, latent values (an
-    integer hyperparameter is rounded where it is used), one row at the start, one for every
-    copy or change, and a last one that repeats the values at the end of training. Steps go up
-    from row to row: values that nothing was trained with are left out.
+    As CSV: `agent_steps,<one column per hyperparameter>,member,version`, with latent values. There
+    is a row at the start, one for every copy or change, and a last one that repeats the values at
+    the end of training. Steps increase from row to row, because values that nothing was trained
+    with are left out.
     """
 
     agent_steps: int
-    """Along the lineage: the training behind the weights, not the member's own steps."""
+    """Agent steps behind the weights, along the lineage."""
     hyperparameters: Mapping[str, float]
     member: int
     version: int
@@ -80,21 +78,22 @@ class ScheduleRow(NamedTuple):
 
 @dataclass
 class Branch:
-    """A member between two changes of its weights: an edge bundle of the family tree."""
+    """A member between two changes of its weights: one line of the family tree."""
 
     keys: list[Key]
-    """Its versions, oldest first; never empty."""
+    """The versions, oldest first. Never empty."""
     kind: VersionKind
+    """Kind of the first version."""
     parent: Key | None
-    """The version it was copied from; None for an initial draw."""
+    """The version that the first one copied; None for an initial draw."""
     children: list["Branch"] = field(default_factory=list)
-    """Branches copied from this one, in order of commit."""
+    """Branches copied from this one, by member and version."""
     alive: bool = False
-    """Whether its last version is the member's present one."""
+    """Whether the last version is the member's present one."""
 
     @property
     def member(self) -> int:
-        """Whose it is."""
+        """Id of the member."""
         return self.keys[0][0]
 
 
@@ -102,14 +101,14 @@ class Tree:
     """The family tree of all versions of a run.
 
     Args:
-        versions: all of them; order does not matter.
-        copy: what the run copies on exploit.
+        versions: All versions, in any order.
+        copy: What the run copies at an exploit.
 
     Raises:
-        ValueError: a version's parent is missing or its own descendant.
+        ValueError: A version's parent is missing, or is its own descendant.
     """
 
-    def __init__(self, versions: Iterable[Version], copy: CopyMode = "both") -> None:
+    def __init__(self, versions: Iterable[Version], copy: Copy = "both") -> None:
         self.versions: dict[Key, Version] = {(v.member, v.version): v for v in versions}
         self._newest: dict[int, int] = {}
         for member, number in self.versions:
@@ -120,19 +119,22 @@ class Tree:
         self.training: dict[Key, int] = {}
         """Agent steps behind the weights of each version."""
         self.scores: dict[Key, float | None] = {}
-        """The last training score of these weights, or of those that they came from."""
+        """Last training score of these weights, or of those that they came from."""
         self.earned: dict[Key, Key | None] = {}
-        """The version at which that score was: an earlier one, or another member's, where too few
-        episodes have ended since."""
+        """Version that had this score. If too few episodes have ended since, it is an earlier one,
+        perhaps of another member."""
         for key in self.versions:
             self._measure(key)
 
     def lineage(self, member: int, version: int | None = None) -> list[Step]:
-        """The versions behind a member's weights, oldest first.
+        """Return the versions behind a member's weights, oldest first.
 
         Args:
-            member: whose.
-            version: which of its versions; None for the newest.
+            member: Id of the member.
+            version: Version of the member; None for the newest.
+
+        Raises:
+            ValueError: There is no such version.
         """
         key: Key | None = self.newest(member) if version is None else (member, version)
         steps = []
@@ -144,11 +146,11 @@ class Tree:
         return steps[::-1]
 
     def newest(self, member: int) -> Key:
-        """The member's newest version."""
+        """Return the member's newest version."""
         return (member, self._newest[member])
 
     def branches(self) -> list[Branch]:
-        """The tree as branches, the initial draws first by member, then by member and version."""
+        """Return the tree as branches by member and version, those of initial draws first."""
         branch_of: dict[Key, Branch] = {}
         branches = []
         for key in sorted(self.versions):
@@ -166,7 +168,8 @@ class Tree:
         return sorted(branches, key=lambda branch: (branch.parent is not None, branch.keys[0]))
 
     def _measure(self, key: Key) -> None:
-        """Fill `training` for `key` and its ancestors; iterative, as lineages may be long."""
+        """Fill `training`, `scores` and `earned` for `key` and its ancestors."""
+        # Iterative, because a lineage may be longer than Python's recursion limit.
         path: list[Key] = []
         at: Key | None = key
         seen = set()
@@ -182,21 +185,22 @@ class Tree:
             at = self.parents[at]
         for at in reversed(path):
             version, parent = self.versions[at], self.parents[at]
-            inherited = None if parent is None else self.scores[parent]
-            self.scores[at] = inherited if version.score is None else version.score
-            earlier = None if parent is None else self.earned[parent]
-            self.earned[at] = earlier if version.score is None else at
+            if version.score is not None:
+                self.scores[at], self.earned[at] = version.score, at
+            elif parent is not None:
+                self.scores[at], self.earned[at] = self.scores[parent], self.earned[parent]
+            else:
+                self.scores[at], self.earned[at] = None, None
             if parent is None:
                 self.training[at] = version.agent_steps
-            elif version.kind == "slice":
-                own = version.agent_steps - self.versions[parent].agent_steps
-                self.training[at] = self.training[parent] + own
             else:
-                self.training[at] = self.training[parent]
+                is_slice = version.kind == "slice"
+                own = version.agent_steps - self.versions[parent].agent_steps if is_slice else 0
+                self.training[at] = self.training[parent] + own
 
 
 def segments(lineage: Sequence[Step]) -> list[Segment]:
-    """The lineage cut where its weights changed hands, oldest first."""
+    """Cut a lineage where the weights moved to another member; oldest first."""
     cut: list[Segment] = []
     for version, training in lineage:
         last = cut[-1] if cut else None
@@ -209,7 +213,7 @@ def segments(lineage: Sequence[Step]) -> list[Segment]:
 
 
 def schedule(lineage: Sequence[Step]) -> list[ScheduleRow]:
-    """The hyperparameters in force along a lineage: see `ScheduleRow`."""
+    """Return the hyperparameters in force along a lineage, see `ScheduleRow`."""
     rows: list[ScheduleRow] = []
     for position, (version, training) in enumerate(lineage):
         row = ScheduleRow(training, version.hyperparameters, version.member, version.version)
@@ -229,38 +233,35 @@ def schedule(lineage: Sequence[Step]) -> list[ScheduleRow]:
 
 
 def episodes(lineage: Sequence[Step], reports: Iterable[Report]) -> list[Episode]:
-    """The episodes played on the way to these weights, on the lineage's own axis.
+    """Return the episodes that were played on the way to these weights.
 
     Args:
-        lineage: from `Tree.lineage`.
-        reports: of all members, in any order.
+        lineage: A lineage from `Tree.lineage`.
+        reports: Reports of all members, in any order.
 
     Returns:
-        The episodes of the lineage's slices in order, `agent_steps` being the training behind
-        the weights when they finished. Those that did not count (begun before a copy, so partly
-        played by other weights) are among them, with `counted` False.
+        The episodes of the lineage's slices in order. Their `agent_steps` are those behind the
+        weights when the episode finished. Episodes that began before a copy have `counted` False.
     """
     report_of = {(report.member, report.version): report for report in reports}
     found = []
     for version, training in lineage:
-        report = report_of.get((version.member, version.version))
-        if report is None:
-            continue
-        shift = training - version.agent_steps
-        found += [e._replace(agent_steps=e.agent_steps + shift) for e in report.episodes]
+        if report := report_of.get((version.member, version.version)):
+            shift = training - version.agent_steps
+            found += [e._replace(agent_steps=e.agent_steps + shift) for e in report.episodes]
     return found
 
 
 def best_member(members: Iterable[Member], tree: Tree) -> Member | None:
-    """The member whose present weights have the highest training score; None if none has one yet.
+    """Return the member whose present weights have the highest training score, if any has one.
 
-    Not its own `score`, which outlives the weights that earned it when these are replaced. A
-    member that diverged or failed takes part with its last sound version: its checkpoint
-    stands. Ties go to the further member, then to the lower number.
+    `Member.score` will not do, because it may outlive the weights that earned it. A diverged or
+    failed member takes part with its last sound version, whose checkpoint still exists. Ties go to
+    the member with more agent steps, then to the lower id.
     """
-    scored = []
-    for member in members:
-        score = tree.scores[tree.newest(member.id)]
-        if score is not None:
-            scored.append((score, member.agent_steps, -member.id, member))
+    scored = [
+        (score, member.agent_steps, -member.id, member)
+        for member in members
+        if (score := tree.scores[tree.newest(member.id)]) is not None
+    ]
     return max(scored, key=lambda entry: entry[:3])[3] if scored else None

@@ -68,15 +68,15 @@ def test_unknown_games(refused, arguments, words):
         ("CartPole-v9", ["CartPole-v9", "CartPole-v1"]),
         ("catch", ["'catch'", "Catch"]),
         ("", ["CartPole-v1"]),
-        ("no_such_module:World-v0", ["no_such_module", "install"]),
-        ("small_worlds:Lenght-v0", ["Lenght-v0", "Length-v0"]),
-        ("small_worlds:Nested-v0", ["Dict", "supported is", "FlattenObservation"]),
-        ("small_worlds:NeedsMore-v0", ["NeedsMore-v0", "pip install more"]),
-        ("small_worlds:Imports-v0", ["a_package_nobody_has"]),
-        ("small_worlds:Broken-v0", ["Broken-v0", "RuntimeError: no display at :0"]),
+        ("no_such_module:Env-v0", ["no_such_module", "install"]),
+        ("small_envs:Lenght-v0", ["Lenght-v0", "Length-v0"]),
+        ("small_envs:Nested-v0", ["Dict", "supported is", "FlattenObservation"]),
+        ("small_envs:NeedsMore-v0", ["NeedsMore-v0", "pip install more"]),
+        ("small_envs:Imports-v0", ["a_package_nobody_has"]),
+        ("small_envs:Broken-v0", ["Broken-v0", "RuntimeError: no display at :0"]),
     ],
 )
-def test_unknown_and_unusable_worlds(refused, env, words):
+def test_unknown_and_unusable_environments(refused, env, words):
     line = refused(gym, "--env", env)
     assert all(word in line for word in words), line
 
@@ -157,6 +157,28 @@ def test_what_the_parser_refuses(command, here, arguments):
     result = command(gym, *arguments)
     assert result.code == 2
     assert arguments[-1] in result.err
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--gamma", "3"], "gamma 3.0 must be in [0, 1]"),
+        (["--width", "0"], "width 0 must be at least 1"),
+        (["--graph-steps", "0"], "graph_steps 0 must be at least 1"),
+        (["--package", "torch"], "torch"),
+        (["--replay-steps", "0"], "replay_steps 0 must be at least 1"),
+        (["--pixel-control-gamma", "-1"], "pixel_control_gamma -1.0 must be in [0, 1]"),
+        (["--least-reward", "0"], "least_reward 0.0 must be above 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("module", [atari, gym])
+def test_settings_of_agents_that_make_no_sense(command, here, module, arguments, words):
+    result = command(module, *arguments)
+    assert result.code == 2
+    assert result.out == ""
+    assert words in re.sub(r"[\s│]+", " ", result.err)
     assert list(here.iterdir()) == []
 
 
@@ -245,7 +267,7 @@ def damage_member_1(command):
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(checkpoint.CheckpointError):
-        checkpoint.verify(Path("run/checkpoints"), member.checkpoint, 1, member.version)
+        checkpoint.open_verified(Path("run/checkpoints"), member.checkpoint, 1, member.version)
 
 
 def test_a_damaged_checkpoint_is_named(refused, command, here, one_process):
@@ -309,7 +331,7 @@ def test_ctrl_c_and_a_reader_that_is_gone_are_no_tracebacks():
     assert "Traceback" not in piped.stderr
 
 
-def test_a_world_that_cannot_be_drawn(refused, command, here, one_process, monkeypatch):
+def test_an_environment_that_cannot_be_drawn(refused, command, here, one_process, monkeypatch):
     tiny = ("--env", "CartPole-v1", *TINY[2:])
     assert command(gym, *tiny, "--run-dir", "run").code == 0
     monkeypatch.setitem(sys.modules, "pygame", None)

@@ -81,7 +81,7 @@ def test_two_tries_at_the_same_version_do_not_meet(tmp_path):
     names = {publish(tmp_path) for _ in range(5)}
     assert len(names) == 5
     for name in names:
-        checkpoint.verify(tmp_path, name, 3, 7)
+        checkpoint.open_verified(tmp_path, name, 3, 7)
 
 
 def test_published_files_cannot_be_written_to_by_mistake(tmp_path):
@@ -141,7 +141,7 @@ def test_flipped_bits_are_refused(tmp_path, file_name):
         path.write_bytes(flipped)
         assert f"{name}/{file_name}" in refused(tmp_path, name)
     path.write_bytes(content)
-    checkpoint.verify(tmp_path, name, 3, 7)
+    checkpoint.open_verified(tmp_path, name, 3, 7)
 
 
 @pytest.mark.parametrize("file_name", [*FILES, "manifest.json"])
@@ -165,7 +165,7 @@ def test_extra_files_directories_and_links_are_refused(tmp_path):
     os.mkfifo(directory / "pipe")  # opening it would wait for ever
     assert "pipe is no plain file" in refused(tmp_path, name)
     (directory / "pipe").unlink()
-    checkpoint.verify(tmp_path, name, 3, 7)
+    checkpoint.open_verified(tmp_path, name, 3, 7)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
@@ -301,7 +301,7 @@ def test_links_out_of_the_run_are_refused_and_never_followed(tmp_path, level):
     with pytest.raises(checkpoint.CheckpointError):
         checkpoint.child_of(root, name, 3, 7, 1, 1, {})
     checkpoint.collect(root, set(), 0)
-    checkpoint.verify(outside, name, 3, 7)
+    checkpoint.open_verified(outside, name, 3, 7)
 
 
 # Children.
@@ -320,7 +320,7 @@ def test_a_child_shares_files_but_not_the_manifest(tmp_path):
     assert read_manifest(tmp_path, donor)["hyperparameters"] == {"lr": 1.0}
     checkpoint.collect(tmp_path, {child}, 0)
     assert not (tmp_path / donor).exists()
-    checkpoint.verify(tmp_path, child, 5, 2)
+    checkpoint.open_verified(tmp_path, child, 5, 2)
 
 
 @pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM, errno.EMLINK])
@@ -454,7 +454,7 @@ checkpoint.publish(Path(sys.argv[1]), 3, 7, write, {{}})
     assert remains[0].exists()
     assert checkpoint.collect(tmp_path, {kept}, 0) == []
     assert not remains[0].exists()
-    checkpoint.verify(tmp_path, kept, 3, 7)
+    checkpoint.open_verified(tmp_path, kept, 3, 7)
 
 
 # Collection.
@@ -479,7 +479,7 @@ def test_only_what_is_old_and_unnamed_goes(tmp_path):
         if name in removed:
             assert not (tmp_path / name).exists()
         else:
-            checkpoint.verify(tmp_path, name, member, version)
+            checkpoint.open_verified(tmp_path, name, member, version)
 
 
 def test_a_large_file_being_written_keeps_its_directory(tmp_path):
@@ -504,7 +504,7 @@ def test_what_is_committed_while_collecting_is_kept(tmp_path):
         return named
 
     assert checkpoint.collect(tmp_path, referenced, 0) == []
-    checkpoint.verify(tmp_path, name, 3, 7)
+    checkpoint.open_verified(tmp_path, name, 3, 7)
 
 
 def test_what_is_not_ours_is_left_alone(tmp_path):
@@ -540,7 +540,7 @@ def test_an_interrupted_collection_is_finished_by_the_next(tmp_path, monkeypatch
     # What is there under its own name is whole, also now.
     for version, name in enumerate(names):
         if (tmp_path / name).exists():
-            checkpoint.verify(tmp_path, name, 0, version)
+            checkpoint.open_verified(tmp_path, name, 0, version)
     checkpoint.collect(tmp_path, {names[2]}, 0)
     assert [path.name for path in (tmp_path / "0").iterdir()] == [names[2].split("/")[1]]
 
