@@ -1,0 +1,499 @@
+"""Every constant that reproduces a paper, and every default of ours, in one table.
+
+A source is a paper with its section, or says that the number is ours. "recalled" marks numbers of a
+paper that were written down from memory.
+"""
+
+import dataclasses
+import inspect
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from ale_py import vector_env
+
+from agents import a3c, losses, networks, optimiser, sequence_buffer, unreal
+from envs import atari, doom, first_person, lab, make, toy
+from experiments import config, presets
+from experiments import toy as figure_2
+from experiments.analysis import aggregates
+from experiments.members import learner
+from pbt import exploit, explore, run
+
+A3C = "Mnih et al. 2016 (1602.01783)"
+NATURE = "Mnih et al. 2015 (Human-level control), methods"
+UNREAL = "Jaderberg et al. 2016 (1611.05397)"
+PBT = "Jaderberg et al. 2017 (1711.09846)"
+MACHADO = "Machado et al. 2018 (1709.06009)"
+A2C = "OpenAI Baselines, A2C"
+ZOO = "dqn_zoo, atari_data.py"
+OURS = "ours"
+
+
+def convolutions(kind):
+    """(channels, kernel, stride) of each layer, and the width of the dense layer."""
+    torso = networks.ConvTorso(kind, (4, 84, 84))
+    layers = [(one.out_channels, one.kernel_size[0], one.stride[0]) for one in torso.convolutions]
+    return (*layers, torso.dense.out_features)
+
+
+def agent(obs_shape, **settings):
+    return a3c.A3C(obs_shape, 6, False, a3c.A3CConfig(**settings), 1e-4, 0)
+
+
+def changed(preset):
+    """Fields of a preset that are not its class's defaults."""
+    return {
+        field.name: getattr(preset, field.name)
+        for field in dataclasses.fields(preset)
+        if getattr(preset, field.name) != getattr(type(preset)(), field.name)
+    }
+
+
+def two_sided(evidence):
+    welch = scipy.stats.ttest_ind([1.0, 2.0, 4.0], [2.0, 3.0, 3.5], equal_var=False)
+    return evidence["p"] == pytest.approx(welch.pvalue)
+
+
+IMAGE = agent((4, 84, 84)).network
+HEADS = unreal.Heads(256, 2_592, 6)
+DECONVOLUTION = HEADS.pixel_control.streams
+CHANGE = losses.pixel_change(torch.zeros(2, 1, 3, 84, 84, dtype=torch.uint8))
+ALE = inspect.signature(vector_env.AtariVectorEnv).parameters
+RUN = presets.ATARI["default"].run_config()
+T_TEST = exploit.t_test(
+    exploit.Candidate(0, (1.0, 2.0, 4.0), 2.3),
+    [exploit.Candidate(1, (2.0, 3.0, 3.5), 2.8)],
+    np.random.default_rng(0),
+)
+SPACE = {
+    "learning_rate": config.Range((1e-3, 1e-2), (1e-5, 1e-1)),
+    "entropy_cost": config.Range((1e-3, 2e-2), (1e-5, 1.0)),
+    "unroll_length": config.Range((5, 20), (1, 50)),
+}
+LONG_RUN = {"total_steps": 100_000_000, "report_interval": 100_000, "ready_interval": 1_000_000}
+LAB_COST = {"agent": "unreal", "pixel_control_cost": config.Range((1e-2, 1e-1), (1e-4, 1.0))}
+
+AGENTS = [
+    ("A3C: discount", a3c.A3CConfig().gamma, 0.99, f"{A3C}, section 5 and supplement 8"),
+    ("A3C: core", a3c.A3CConfig().core, "lstm", f"{A3C}, section 4: A3C LSTM"),
+    ("A3C: torso", a3c.A3CConfig().torso, "auto", OURS),
+    ("A3C: width by default", a3c.A3CConfig().width, None, OURS),
+    ("A3C: package", a3c.A3CConfig().package, "batched", OURS),
+    ("A3C: value cost by default", a3c.A3CConfig().value_cost, None, OURS),
+    ("A3C: largest kept graph", a3c.A3CConfig().graph_steps, 2_000, OURS),
+    ("paper: time", optimiser.PAPER.time_reduction, "sum", f"{A3C}, algorithm S3"),
+    ("paper: value cost", optimiser.PAPER.value_cost, 0.5, f"{A3C}, as implemented"),
+    ("paper: RMSProp decay", optimiser.PAPER.decay, 0.99, f"{A3C}, supplement 8"),
+    ("paper: RMSProp epsilon", optimiser.PAPER.epsilon, 0.1, f"{UNREAL}, replicas"),
+    ("paper: gradient norm", optimiser.PAPER.max_gradient_norm, 40.0, f"{UNREAL}, replicas"),
+    ("paper: centred images", optimiser.PAPER.centre_images, False, f"{A3C}, supplement 8"),
+    ("paper: initialisation", optimiser.PAPER.initialisation, "fan-in", "torch's default"),
+    ("batched: time", optimiser.BATCHED.time_reduction, "mean", A2C),
+    ("batched: value cost", optimiser.BATCHED.value_cost, 0.25, f"{OURS}; half of {A2C}"),
+    ("batched: RMSProp decay", optimiser.BATCHED.decay, 0.99, A2C),
+    ("batched: RMSProp epsilon", optimiser.BATCHED.epsilon, 1e-5, A2C),
+    ("batched: gradient norm", optimiser.BATCHED.max_gradient_norm, 0.5, A2C),
+    ("batched: centred images", optimiser.BATCHED.centre_images, True, OURS),
+    ("batched: initialisation", optimiser.BATCHED.initialisation, "orthogonal", A2C),
+    ("packages", optimiser.PACKAGES["paper"] is optimiser.PAPER, True, OURS),
+    ("head gains", dict(networks.GAINS), {"policy.linear": 0.01, "value": 1.0}, A2C),
+    (
+        "epsilon inside the root",
+        [group["epsilon"] for group in agent((5,), package="paper").optimiser.param_groups],
+        [0.1],
+        f"{A3C}, equation S2; tests/agents/test_optimiser.py tests the root",
+    ),
+    (
+        "A3C: convolutions",
+        convolutions("a3c"),
+        ((16, 8, 4), (32, 4, 2), 256),
+        f"{A3C}, supplement 8",
+    ),
+    (
+        "Nature: convolutions",
+        convolutions("nature"),
+        ((32, 8, 4), (64, 4, 2), (64, 3, 1), 512),
+        NATURE,
+    ),
+    ("A3C: LSTM", IMAGE.core.hidden_size, 256, f"{A3C}, supplement 8"),
+    ("A3C: torso of images", IMAGE.torso.width, 256, f"{A3C}, supplement 8"),
+    ("LSTM inputs", IMAGE.core.input_size, 256 + 6 + 1, f"{UNREAL}, section 4"),
+    ("width for vectors", agent((5,)).network.core_width, 64, OURS),
+    ("rate of the mean image", networks.ConvTorso.MEAN_RATE, 1e-3, OURS),
+    ("least log-std", networks.GaussianHead.LOG_STD_LOW, -4.0, OURS),
+    ("largest log-std", networks.GaussianHead.LOG_STD_HIGH, 1.0, OURS),
+    ("UNREAL: replay", unreal.UNREALConfig().replay_steps, 2_000, f"{UNREAL}, section 4"),
+    (
+        "UNREAL: pixel control discount",
+        unreal.UNREALConfig().pixel_control_gamma,
+        0.9,
+        f"{UNREAL}, supplement 4",
+    ),
+    ("UNREAL: least reward", unreal.UNREALConfig().least_reward, 0.01, OURS),
+    (
+        "UNREAL: shared sequences",
+        unreal.UNREALConfig().shared_sequences,
+        True,
+        f"{OURS}; {UNREAL} draws two sets",
+    ),
+    ("UNREAL: cells", tuple(CHANGE.shape[-2:]), (20, 20), f"{UNREAL}, supplement"),
+    ("UNREAL: pixels per cell", 80 // CHANGE.shape[-1], 4, f"{UNREAL}, supplement"),
+    (
+        "UNREAL: maps",
+        (HEADS.pixel_control.dense.out_features, DECONVOLUTION.in_channels),
+        (32 * 9 * 9, 32),
+        f"{UNREAL}, supplement",
+    ),
+    (
+        "UNREAL: deconvolution",
+        (DECONVOLUTION.kernel_size, DECONVOLUTION.stride, DECONVOLUTION.out_channels),
+        ((4, 4), (2, 2), 1 + 6),
+        f"{UNREAL}, supplement",
+    ),
+    (
+        "UNREAL: frames of reward prediction",
+        HEADS.reward_prediction[0].in_features // 2_592,
+        3,
+        f"{UNREAL}, section 3.2",
+    ),
+    (
+        "UNREAL: units of reward prediction",
+        HEADS.reward_prediction[0].out_features,
+        128,
+        f"{UNREAL}, supplement; recalled",
+    ),
+    (
+        "UNREAL: classes of reward",
+        HEADS.reward_prediction[2].out_features,
+        3,
+        f"{UNREAL}, section 3.2",
+    ),
+    ("UNREAL: skewed sampling", sequence_buffer.REWARDING_SHARE, 0.5, f"{UNREAL}, section 3.2"),
+    (
+        "UNREAL: head gains",
+        dict(unreal.Heads.GAINS),
+        {"pixel_control.streams": 0.01, "reward_prediction.2": 0.01},
+        OURS,
+    ),
+]
+
+ENVS = [
+    ("Atari: frame skip", atari.FRAMES_PER_STEP, 4, NATURE),
+    ("Atari: maximum over 2 frames", ALE["maxpool"].default, True, NATURE),
+    (
+        "Atari: observations",
+        make.describe("Pong").single_observation_space.shape,
+        (4, 84, 84),
+        NATURE,
+    ),
+    ("Atari: frames in a stack", ALE["stack_num"].default, 4, NATURE),
+    ("a3c2016: sticky actions", atari.A3C2016.repeat_action_probability, 0.0, f"{A3C}, section 5"),
+    ("a3c2016: no-ops", atari.A3C2016.max_noops, 30, NATURE),
+    ("a3c2016: all actions", atari.A3C2016.full_action_space, False, NATURE),
+    ("a3c2016: FIRE reset", atari.A3C2016.fire_reset, False, OURS),
+    ("a3c2016: longest episode", atari.A3C2016.max_frames, 108_000, "30 minutes of 60 Hz"),
+    (
+        "machado2018: sticky actions",
+        atari.MACHADO2018.repeat_action_probability,
+        0.25,
+        f"{MACHADO}, section 5",
+    ),
+    ("machado2018: no-ops", atari.MACHADO2018.max_noops, 0, f"{MACHADO}, section 5"),
+    ("machado2018: all actions", atari.MACHADO2018.full_action_space, True, f"{MACHADO}, table 5"),
+    (
+        "machado2018: number of actions",
+        int(make.describe("Pong", preset="machado2018").single_action_space.n),
+        18,
+        f"{MACHADO}, section 5",
+    ),
+    ("machado2018: FIRE reset", atari.MACHADO2018.fire_reset, False, f"{MACHADO}, section 5"),
+    (
+        "machado2018: longest episode",
+        atari.MACHADO2018.max_frames,
+        18_000,
+        f"{MACHADO}, section 5: 5 minutes of 60 Hz",
+    ),
+    ("presets", list(atari.PRESETS), ["a3c2016", "machado2018"], OURS),
+    ("first person: frames per step", first_person.FRAMES_PER_STEP, 4, f"{UNREAL}; recalled"),
+    ("first person: observations", first_person.OBSERVATION_SHAPE, (3, 84, 84), f"{UNREAL}, 4"),
+    ("Lab: frames per second", lab.FRAMES_PER_SECOND, 60, "DeepMind Lab's default"),
+    (
+        "Lab: actions",
+        list(lab.ACTIONS.values()),
+        [
+            (-20, 0, 0, 0, 0, 0, 0),
+            (20, 0, 0, 0, 0, 0, 0),
+            (0, 0, -1, 0, 0, 0, 0),
+            (0, 0, 1, 0, 0, 0, 0),
+            (0, 0, 0, 1, 0, 0, 0),
+            (0, 0, 0, -1, 0, 0, 0),
+        ],
+        f"the replica miyosuda/unreal; {UNREAL} does not list its actions",
+    ),
+    (
+        "Doom: (actions, tics, reward scale)",
+        {
+            level.name: (len(level.actions), level.max_tics, level.reward_scale)
+            for level in doom.LEVELS.values()
+        },
+        {
+            "MyWayHome": (6, 2_100, 1.0),
+            "HealthGathering": (6, 2_100, 0.01),
+            "HealthGatheringSupreme": (6, 2_100, 0.01),
+            "DeadlyCorridor": (7, 2_100, 0.01),
+            "TakeCover": (3, 2_100, 0.01),
+            "DefendCenter": (4, 2_100, 1.0),
+            "DefendLine": (4, 2_100, 1.0),
+            "PredictPosition": (4, 300, 1.0),
+            "Basic": (4, 300, 0.01),
+        },
+        f"tics of ViZDoom's scenarios; actions and scales are {OURS}",
+    ),
+    (
+        "Catch: board",
+        inspect.signature(toy.Catch).parameters["rows"].default
+        * inspect.signature(toy.Catch).parameters["columns"].default,
+        10 * 5,
+        "Osband et al. 2020 (1908.03568), Catch",
+    ),
+    ("Catch: columns", inspect.signature(toy.Catch).parameters["columns"].default, 5, "as above"),
+]
+
+ENGINE = [
+    ("PBT: factors", explore.FACTORS, (0.8, 1.2), f"{PBT}, section 4.1"),
+    ("PBT: factors of a run", RUN.perturb_factors, (0.8, 1.2), f"{PBT}, section 4.1"),
+    ("PBT: resampling", RUN.resample_probability, 0.25, f"{OURS}; {PBT} says 'some probability'"),
+    ("PBT: truncation", RUN.truncation_fraction, 0.2, f"{PBT}, section 4.1"),
+    ("PBT: returns compared", RUN.window, 10, f"{PBT}, section 4.1"),
+    ("PBT: returns by default", run.RunConfig.window, 10, f"{PBT}, section 4.1"),
+    ("PBT: least episodes by default", run.RunConfig.min_episodes, 10, OURS),
+    ("PBT: least episodes of 16 envs", RUN.min_episodes, 32, OURS),
+    ("PBT: t-test level", RUN.significance, 0.05, f"{OURS}; {PBT} names none"),
+    ("PBT: t-test is two-sided", two_sided(T_TEST.evidence), True, f"{OURS}; {PBT} is silent"),
+    ("PBT: exploit", RUN.exploit, "t-test", f"{PBT}, section 4.1"),
+    ("PBT: explore", RUN.explore, "perturb", f"{PBT}, section 4.1"),
+    ("PBT: copied", RUN.copy, "both", f"{PBT}, section 4.1"),
+    ("PBT: explores after a copy", RUN.explore_at, "exploit", f"{PBT}, algorithm 1"),
+    ("PBT: noise", RUN.standard_deviation, 0.1, f"{PBT}, figure 2"),
+    ("PBT: crashes allowed", RUN.max_attempts, 3, OURS),
+    ("PBT: lease", RUN.lease_seconds, 60.0, OURS),
+]
+
+TOY = [
+    ("toy: start", figure_2.START, (0.9, 0.9), f"{PBT}, figure 2"),
+    ("toy: largest Q", figure_2.objective((0.0, 0.0)), 1.2, f"{PBT}, figure 2"),
+    ("toy: dotted line", figure_2.CEILING, 1.2, f"{PBT}, figure 2"),
+    (
+        "toy: Q of grid search",
+        round(figure_2.objective((0.0, 0.9)), 12),
+        0.39,
+        f"{PBT}, figure 2; recalled as 0.4",
+    ),
+    ("toy: step size", figure_2.LEARNING_RATE, 0.01, f"{PBT}, figure 2"),
+    (
+        "toy: gradient",
+        figure_2.descend((1.0, 0.5), (1.0, 0.5)),
+        (1.0 - 0.01 * 2, 0.5 - 0.01 * 2 * 0.5 * 0.5),
+        f"{PBT}, figure 2: h * theta^2",
+    ),
+    ("toy: members", figure_2.FIRST_H, ((1.0, 0.0), (0.0, 1.0)), f"{PBT}, figure 2"),
+    ("toy: ready interval", figure_2.READY_INTERVAL, 4, f"{PBT}, figure 2"),
+    ("toy: steps", figure_2.ToyConfig().steps, 200, f"{PBT}, figure 2"),
+    ("toy: noise", figure_2.ToyConfig().standard_deviation, 0.1, f"{PBT}, figure 2"),
+    ("toy: exploit", figure_2.ToyConfig().exploit, "truncation", OURS),
+    ("toy: copied", figure_2.ToyConfig().copy, "weights", f"{OURS}; replicas disagree"),
+    ("toy: t-test level", figure_2.ToyConfig().significance, 0.05, OURS),
+    ("toy: seed", figure_2.ToyConfig().seed, 0, OURS),
+    (
+        "toy: panels (exploit, explore)",
+        {panel.name: (panel.exploits, panel.explores) for panel in figure_2.PANELS},
+        {
+            "pbt": (True, True),
+            "explore-only": (False, True),
+            "exploit-only": (True, False),
+            "grid-search": (False, False),
+        },
+        f"{PBT}, figure 2",
+    ),
+    *(
+        (
+            f"toy: {panel.name}: (exploit, explore, at)",
+            (told.exploit, told.explore, told.explore_at),
+            expected,
+            OURS,
+        )
+        for panel, expected in zip(
+            figure_2.PANELS,
+            (
+                ("truncation", "gaussian", "ready"),
+                ("none", "gaussian", "ready"),
+                ("truncation", "none", "exploit"),
+                ("none", "none", "exploit"),
+            ),
+            strict=True,
+        )
+        for told in [figure_2.run_config(figure_2.ToyConfig(), panel)]
+    ),
+]
+
+DEFAULTS = {
+    "preset": ("default", OURS),
+    "agent": ("a3c", f"{PBT}, section 4.1, on StarCraft; {OURS} elsewhere"),
+    "settings": (a3c.A3CConfig(), "rows above"),
+    "auxiliary": (unreal.UNREALConfig(), "rows above"),
+    "population": (8, OURS),
+    "workers": (None, OURS),
+    "total_steps": (2_000_000, OURS),
+    "report_interval": (20_000, OURS),
+    "ready_interval": (100_000, OURS),
+    "num_envs": (16, OURS),
+    "exploit": ("t-test", f"{PBT}, section 4.1"),
+    "explore": ("perturb", f"{PBT}, section 4.1"),
+    "copy": ("both", f"{PBT}, section 4.1"),
+    "significance": (0.05, OURS),
+    "learning_rate": (SPACE["learning_rate"], f"{OURS}; {PBT} published no priors"),
+    "entropy_cost": (SPACE["entropy_cost"], f"{OURS}; {PBT} published no priors"),
+    "unroll_length": (SPACE["unroll_length"], f"{OURS}; {PBT} published no priors"),
+    "pixel_control_cost": (
+        config.Range((1e-4, 1e-2), (1e-6, 1.0)),
+        f"{UNREAL}, supplement, Atari; the bounds are {OURS}",
+    ),
+    "reward_prediction_cost": (config.Range((1.0, 1.0), (1e-2, 100.0)), f"{UNREAL}, supplement"),
+    "value_replay_cost": (config.Range((1.0, 1.0), (1e-2, 100.0)), f"{UNREAL}, supplement"),
+    "adapt": (None, f"{PBT}, table 1: learning rate, entropy cost and unroll length"),
+    "fixed": ((), OURS),
+    "seed": (0, OURS),
+    "device": ("cpu", OURS),
+    "run_dir": (None, OURS),
+    "fork": (None, OURS),
+}
+PRESETS = [
+    *(
+        (f"default: {name}", getattr(config.PopulationConfig(), name), value, source)
+        for name, (value, source) in DEFAULTS.items()
+    ),
+    (
+        "adapted",
+        presets.LAB["default"].search_space().adapt,
+        ("learning_rate", "entropy_cost", "unroll_length"),
+        f"{PBT}, section 4.1.1",
+    ),
+    ("Atari: default", changed(presets.ATARI["default"]), {}, OURS),
+    ("Atari: game", presets.ATARI["default"].game, "Pong", OURS),
+    ("Atari: protocol", presets.ATARI["default"].protocol, "a3c2016", A3C),
+    (
+        "Atari: paper",
+        changed(presets.ATARI["paper"]),
+        {**LONG_RUN, "preset": "paper", "population": 80, "total_steps": 80_000_000},
+        f"{PBT}, section 4.1.2: 80 members, recalled; ready after 1 to 10 million steps, supplement"
+        f" A.1; steps of {A3C}, section 5; the report interval is {OURS}",
+    ),
+    ("Gym: default", changed(presets.GYM["default"]), {}, OURS),
+    ("Gym: environment", presets.GYM["default"].env, "CartPole-v1", OURS),
+    ("Gym: reward scale", presets.GYM["default"].reward_scale, None, OURS),
+    ("Gym: scales", presets.REWARD_SCALES, {"CartPole-v0": 0.05, "CartPole-v1": 0.05}, OURS),
+    (
+        "Gym: quick",
+        changed(presets.GYM["quick"]),
+        {
+            "preset": "quick",
+            "total_steps": 160_000,
+            "report_interval": 4_000,
+            "ready_interval": 16_000,
+        },
+        OURS,
+    ),
+    (
+        "Gym: paper",
+        changed(presets.GYM["paper"]),
+        {**LONG_RUN, "preset": "paper", "population": 40},
+        f"{PBT}, section 4.1.1, as on DeepMind Lab; steps and report interval are {OURS}",
+    ),
+    (
+        "Lab: default",
+        changed(presets.LAB["default"]),
+        LAB_COST,
+        f"{PBT}, section 4.1.1: UNREAL; pixel control on Labyrinth of {UNREAL}, supplement",
+    ),
+    ("Lab: level", presets.LAB["default"].level, "MyWayHome", OURS),
+    (
+        "Lab: paper",
+        changed(presets.LAB["paper"]),
+        {**LAB_COST, **LONG_RUN, "preset": "paper", "population": 40},
+        f"{PBT}, section 4.1.1: 40 members, recalled; ready after 1 to 10 million steps, supplement"
+        f" A.1; steps and report interval are {OURS}",
+    ),
+    (
+        "names",
+        [list(one) for one in (presets.ATARI, presets.GYM, presets.LAB)],
+        [["default", "paper"], ["default", "quick", "paper"], ["default", "paper"]],
+        OURS,
+    ),
+    (
+        "clipped rewards on Atari",
+        presets.ATARI["default"].learner_config().clip_rewards,
+        True,
+        NATURE,
+    ),
+    ("clipped rewards in Gym", presets.GYM["default"].learner_config().clip_rewards, False, OURS),
+    ("learned reward scale", presets.GYM["default"].learner_config().reward_scale, 0.05, OURS),
+    (
+        "learner's defaults",
+        dataclasses.asdict(learner.LearnerConfig("Pong", 1)),
+        {
+            "env_id": "Pong",
+            "num_envs": 1,
+            "preset": "a3c2016",
+            "agent": "a3c",
+            "settings": dataclasses.asdict(a3c.A3CConfig()),
+            "auxiliary": dataclasses.asdict(unreal.UNREALConfig()),
+            "clip_rewards": False,
+            "reward_scale": 1.0,
+            "device": "cpu",
+            "max_rebuilds": 3,
+        },
+        OURS,
+    ),
+]
+
+SCORES = [
+    (f"random and human score: {game}", aggregates.HUMAN_SCORES.get(game), scores, ZOO)
+    for game, scores in {
+        "Amidar": (5.8, 1719.5),
+        "Breakout": (1.7, 30.5),
+        "Enduro": (0.0, 860.5),
+        "Gravitar": (173.0, 3351.4),
+        "MsPacman": (307.3, 6951.6),
+        "Pong": (-20.7, 14.6),
+    }.items()
+]
+
+ROWS = [*AGENTS, *ENVS, *ENGINE, *TOY, *PRESETS, *SCORES]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "source"),
+    [row[1:] for row in ROWS],
+    ids=[row[0] for row in ROWS],
+)
+def test_constant(value, expected, source):
+    assert value == expected, source
+    assert type(value) is type(expected), source
+
+
+@pytest.mark.parametrize(
+    ("listed", "existing"),
+    [
+        (DEFAULTS, [field.name for field in dataclasses.fields(config.PopulationConfig)]),
+        (
+            [row[0] for row in SCORES],
+            [f"random and human score: {game}" for game in aggregates.HUMAN_SCORES],
+        ),
+        ([row[0] for row in ROWS], {row[0] for row in ROWS}),
+    ],
+    ids=["defaults", "scores", "names"],
+)
+def test_the_table_is_complete_and_names_each_row_once(listed, existing):
+    assert sorted(listed) == sorted(existing)
