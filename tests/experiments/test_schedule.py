@@ -1,4 +1,4 @@
-"""Schedules: files that users write, and what they say at each step."""
+"""Schedules: the files that users write, and the values at each step."""
 
 import re
 
