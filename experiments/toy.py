@@ -1,35 +1,34 @@
-"""Figure 2 of the PBT paper: two parameters, a surrogate objective, two members, the real engine.
+"""Reproduce figure 2 of the PBT paper: two members, two parameters, a surrogate objective.
 
     python -m experiments.toy             # seconds; writes RUN_DIR/report/toy.png and toy.csv
 
-Maximise Q(theta) = 1.2 - (theta_0^2 + theta_1^2) without being shown it: a member only climbs
-the gradient of Q_hat(theta | h) = 1.2 - (h_0 theta_0^2 + h_1 theta_1^2) with a step size of 0.01,
-from theta = (0.9, 0.9). One member has h = (1, 0), the other h = (0, 1): each is blind to one
-parameter. They take 200 steps and are ready every 4. Four panels:
+The goal is to maximise Q(theta) = 1.2 - (theta_0^2 + theta_1^2), which no member sees. A member
+climbs the gradient of Q_hat(theta | h) = 1.2 - (h_0 theta_0^2 + h_1 theta_1^2) with a step size of
+0.01 from theta = (0.9, 0.9). One member has h = (1, 0), the other h = (0, 1), so each is blind to
+one parameter. They take 200 steps and are ready every 4. The figure has four panels:
 
     PBT           exploit and explore
     explore only  h changes, nobody copies
     exploit only  they copy, h stays
-    grid search   neither: stuck at 1.2 - 0.9^2 = 0.39, since the parameter not seen stays at 0.9
+    grid search   neither: Q stays below 1.2 - 0.9^2 = 0.39, as one parameter stays at 0.9
 
 Source: "Population Based Training of Neural Networks", Jaderberg et al. 2017
 (https://arxiv.org/abs/1711.09846), figure 2. Functions, start, step size, steps, ready interval
-and noise are the paper's. What is copied, what a tie means and when exploring happens decide the
-outcome; where descriptions of the figure are silent or disagree, our rules are:
+and noise are the paper's. The outcome depends on what is copied, how a tie is broken and when
+members explore. Descriptions of the figure are silent on these points or disagree. Our rules:
 
-- Only the weights theta are copied, in all panels. With h copied too, "exploit only" would end
-  where grid search does: after one copy both members are blind to the same parameter.
-- Exploit is truncation: the worse of the two copies the better, by the Q of its last step, and
-  equals are put in random order. The members begin symmetric, so without explore their Q are
-  equal at equal steps for ever, and a rule that asks for a strictly better donor never copies
-  between them. It still copies from a member that is some steps ahead, which is no merit: "exploit
-  only" with --exploit binary-tournament ends at 0.70.
+- All panels copy only the weights theta. If h were copied too, "exploit only" would end where grid
+  search does, because after one copy both members are blind to the same parameter.
+- Exploit is truncation: the worse member copies the better one, by the Q of its last step. Equal
+  members are ordered at random. The members start symmetric, so without explore their Q are equal
+  at equal steps for ever. A rule that asks for a strictly better donor copies only when one member
+  is some steps ahead, which is no merit. `--exploit binary-tournament` is such a rule.
 - Explore adds Gaussian noise of standard deviation 0.1 to each h whenever a member is ready,
   whether it copied or not. Multiplying by 0.8 or 1.2 would never lead an h away from 0.
-- h stays in [0, 1], where the two members begin. Unbounded, a larger h would be a larger step size,
-  another way of getting there faster, and a negative one would run away from the optimum.
+- h stays in [0, 1], where the two members begin. A larger h would act as a larger step size, and a
+  negative one would drive theta away from the optimum.
 
-Each panel is an ordinary run directory; killed, the same command goes on where it was.
+Each panel is an ordinary run directory. After a kill, the same command goes on where it was.
 """
 
 import csv
@@ -46,21 +45,21 @@ import tyro
 from matplotlib import figure, lines
 
 from experiments import cli
-from pbt import records, run, space, store, task, worker
+from pbt import lineage, records, run, space, store, task, worker
 
 START = (0.9, 0.9)
 CEILING = 1.2
 LEARNING_RATE = 0.01
 READY_INTERVAL = 4
-"""Gradient steps between two looks at the other member."""
+"""Gradient steps between two comparisons with the other member."""
 FIRST_H = ((1.0, 0.0), (0.0, 1.0))
 """(h_0, h_1) of the two members."""
 DURABLE = False
-"""Without fsync 700 commits take seconds. A kill loses nothing; only a power cut may."""
+"""Whether commits survive a power cut. Syncing each to disk would take most of the time."""
 COLOURS = ("#1f6fb4", "#d1495b")
-"""Of the two members in the figure."""
+"""Colours of the two members in the figure."""
 COPIED: Mapping[str, Any] = {"linewidth": 0.8, "linestyle": (0, (2, 2)), "alpha": 0.6}
-"""How the figure shows that a member copied."""
+"""Style of the line from a member's weights to those that it copied."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,19 +67,19 @@ class ToyConfig:
     """Settings of the toy. The defaults reproduce the figure."""
 
     run_dir: Path = Path("results/runs/toy")
-    """Where the four runs, the figure and the table go. The same directory again resumes."""
+    """Directory of the four runs, the figure and the table. The same directory again resumes."""
     seed: int = 0
-    """Of the noise, and of the order of equals."""
+    """Seed of the noise and of the order of equal members."""
     steps: int = 200
-    """Gradient steps of each member."""
+    """Number of gradient steps of each member."""
     exploit: Literal["truncation", "t-test", "binary-tournament"] = "truncation"
-    """Whom to copy, where a panel copies. The t-test compares the Q of the last four steps."""
+    """How a member chooses whom to copy. The t-test compares the Q of the last four steps."""
     copy: Literal["weights", "both", "hyperparameters"] = "weights"
-    """What is copied."""
+    """What is copied from the better member."""
     significance: float = 0.05
     """Two-sided level of the t-test."""
     standard_deviation: float = 0.1
-    """Of the noise that explore adds to each h."""
+    """Standard deviation of the noise that explore adds to each h."""
 
 
 class Panel(NamedTuple):
@@ -101,12 +100,12 @@ PANELS = (
 
 
 def objective(theta: Sequence[float]) -> float:
-    """Q, which scores a member and which its gradient never sees."""
+    """Return Q, which scores a member and which its gradient never sees."""
     return CEILING - sum(value**2 for value in theta)
 
 
 def descend(theta: Sequence[float], h: Sequence[float]) -> tuple[float, float]:
-    """Return theta after one step up the gradient of Q_hat, which is -2 h_i theta_i."""
+    """Return theta after one step up the gradient of Q_hat, whose components are -2 h_i theta_i."""
     theta_0, theta_1 = (
         value - LEARNING_RATE * 2 * weight * value for value, weight in zip(theta, h, strict=True)
     )
@@ -114,14 +113,14 @@ def descend(theta: Sequence[float], h: Sequence[float]) -> tuple[float, float]:
 
 
 class ToyTask:
-    """A `pbt.task.Task` of two parameters. Each step is scored: an episode of length 1."""
+    """A `pbt.task.Task` with two parameters. Each gradient step is an episode that returns Q."""
 
     def __init__(self) -> None:
         self._theta = START
         self._h = (0.0, 0.0)
 
     def train(self, agent_steps: int, limit: int) -> Iterator[task.Progress]:
-        """Take gradient steps, one per update."""
+        """Take one gradient step per update."""
         for step in range(1, agent_steps + 1):
             self._theta = descend(self._theta, self._h)
             episode = task.Episode(step, objective(self._theta), length=1, counted=True)
@@ -129,7 +128,7 @@ class ToyTask:
             yield task.Progress(1, (episode,), metrics)
 
     def set_hyperparameters(self, values: Mapping[str, float]) -> None:
-        """Take over h."""
+        """Set h."""
         self._h = (values["h_0"], values["h_1"])
 
     def hyperparameters(self) -> Mapping[str, float]:
@@ -141,24 +140,24 @@ class ToyTask:
         (directory / "theta.json").write_text(json.dumps(self._theta))
 
     def load(self, directory: Path) -> None:
-        """Take over theta."""
+        """Read theta."""
         theta = json.loads((directory / "theta.json").read_text())
         if not isinstance(theta, list) or len(theta) != len(START):
             raise ValueError(f"theta.json holds {theta!r}, not {len(START)} numbers")
         self._theta = (float(theta[0]), float(theta[1]))
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there is nothing to free."""
 
 
 def make_task(config: Mapping[str, Any], member: int, seed: int) -> ToyTask:
-    """Make the learner of any member: they differ only in their hyperparameters."""
+    """Build a member's learner. Members differ only in their hyperparameters."""
     return ToyTask()
 
 
 def run_config(settings: ToyConfig, panel: Panel) -> run.RunConfig:
-    """Return what the engine is told of a panel."""
-    compared = READY_INTERVAL if settings.exploit == "t-test" else 1  # steps, each an episode
+    """Return the engine's settings of a panel."""
+    window = READY_INTERVAL if settings.exploit == "t-test" else 1  # episodes, one per step
     return run.RunConfig(
         task="experiments.toy:make_task",
         space=space.Space(
@@ -175,17 +174,17 @@ def run_config(settings: ToyConfig, panel: Panel) -> run.RunConfig:
         significance=settings.significance,
         standard_deviation=settings.standard_deviation,
         seed=settings.seed,
-        window=compared,
-        min_episodes=compared,
+        window=window,
+        min_episodes=window,
     )
 
 
 def open_panel(settings: ToyConfig, panel: Panel) -> store.Store | None:
-    """Open the panel's run; None if there is none yet.
+    """Open the panel's run, or return None if there is none yet.
 
     Raises:
-        ValueError: the directory holds a run with other settings.
-        store.StoreError: it holds something else, or a damaged run.
+        ValueError: The directory holds a run with other settings.
+        store.StoreError: It holds something else, or a damaged run.
     """
     directory = settings.run_dir / panel.name
     if not (directory / store.FILE_NAME).exists():
@@ -200,10 +199,10 @@ def open_panel(settings: ToyConfig, panel: Panel) -> store.Store | None:
 
 
 def check(settings: ToyConfig) -> None:
-    """Refuse settings that make no sense, or are not those of the directory. Writes nothing.
+    """Refuse settings that make no sense or differ from those of the directory. Write nothing.
 
     Raises:
-        ValueError: naming what is wrong and the way out.
+        ValueError: One line with what is wrong and the way out.
     """
     if (settings.run_dir / store.FILE_NAME).exists():
         raise ValueError(f"{settings.run_dir} is a run, not the toy's four: give another --run-dir")
@@ -214,7 +213,7 @@ def check(settings: ToyConfig) -> None:
 
 
 def train_panel(settings: ToyConfig, panel: Panel) -> bool:
-    """Train a panel to its end in this process; returns whether anything was left to do."""
+    """Train a panel to its end in this process, and return whether anything was left to do."""
     directory = settings.run_dir / panel.name
     opened = open_panel(settings, panel)
     if opened is None:
@@ -252,47 +251,38 @@ class Row(NamedTuple):
 def read_panel(run_dir: Path, panel: Panel) -> list[Row]:
     """Read all versions of a panel's members from its store, by member and version.
 
-    The store holds Q of each step, but not theta. It is computed along the lineage, by the copies
-    and steps that the store tells of, and must lead to the very Q that was recorded.
+    The store holds the Q of each step, but not theta. It is recomputed along the lineage, and each
+    step must reach exactly the Q that was recorded.
+
+    Raises:
+        ValueError: It does not.
     """
     with store.Store.open(run_dir / panel.name, durable=DURABLE) as opened:
-        copies_weights = opened.config.copy in ("both", "weights")
         reports = {(report.member, report.version): report for _, report in opened.reports()}
-        versions = opened.versions()
-    theta: dict[tuple[int, int], tuple[float, float]] = {}
-    waiting = sorted(versions, key=lambda version: (version.version, version.member), reverse=True)
-    while waiting:  # a copy waits until its donor's version is known
-        version = waiting.pop()
-        key, source = (version.member, version.version), (version.member, version.version - 1)
-        inherits = version.kind in ("reseed", "restore")
-        if inherits or (version.kind == "exploit" and copies_weights):
-            source = version.parent or source
-        if version.kind == "initial":
-            theta[key] = START
-        elif source not in theta:
-            waiting.insert(0, version)
-        elif version.kind == "slice":
-            theta[key] = _replay(theta[source], reports[key])
-        else:
-            theta[key] = theta[source]
+        tree = lineage.Tree(opened.versions(), opened.config.copy)
+    theta: dict[lineage.Key, tuple[float, float]] = {}
+    for key, version in tree.versions.items():  # in order of commit, so parents come first
+        parent = tree.parents[key]
+        theta[key] = START if parent is None else theta[parent]
+        if version.kind == "slice":
+            theta[key] = _replay(theta[key], reports[key])
     return [
         Row(
             panel.name,
-            version.member,
-            version.version,
+            *key,
             version.kind,
             version.agent_steps,
             version.hyperparameters["h_0"],
             version.hyperparameters["h_1"],
-            *theta[version.member, version.version],
-            objective(theta[version.member, version.version]),
+            *theta[key],
+            objective(theta[key]),
         )
-        for version in sorted(versions, key=lambda version: (version.member, version.version))
+        for key, version in sorted(tree.versions.items())
     ]
 
 
 def _replay(theta: tuple[float, float], report: records.Report) -> tuple[float, float]:
-    """Return theta after a slice, and make sure that the slice that was trained began there."""
+    """Return theta after a slice, and check that the recorded slice began at `theta`."""
     h = (report.hyperparameters["h_0"], report.hyperparameters["h_1"])
     for episode in report.episodes:
         theta = descend(theta, h)
@@ -305,12 +295,12 @@ def _replay(theta: tuple[float, float], report: records.Report) -> tuple[float, 
 
 
 def final_q(rows: Iterable[Row], panel: Panel) -> float:
-    """Q of the better member at the end of a panel."""
+    """Return the Q of the better member at the end of a panel."""
     return max({row.member: row.q for row in rows if row.panel == panel.name}.values())
 
 
 def write_table(path: Path, rows: Iterable[Row]) -> None:
-    """Write one line per version."""
+    """Write a CSV file with one line per version."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Row._fields)
@@ -318,7 +308,7 @@ def write_table(path: Path, rows: Iterable[Row]) -> None:
 
 
 def draw(rows: Sequence[Row]) -> figure.Figure:
-    """Draw theta (above) and Q (below) of the four panels, all from the table."""
+    """Draw theta (above) and Q (below) of the four panels."""
     drawing = figure.Figure(figsize=(11.5, 5.9), layout="constrained")
     grid = drawing.subplots(2, len(PANELS), sharex="row", sharey="row", height_ratios=(1.15, 1))
     axis = np.linspace(-0.06, 1.0, 200)
@@ -340,7 +330,7 @@ def draw(rows: Sequence[Row]) -> figure.Figure:
         below.axhline(CEILING, color="0.35", linewidth=1.1, linestyle=":", zorder=0)
         for id_, colour in enumerate(COLOURS):
             trace = [row for row in rows if row.panel == panel.name and row.member == id_]
-            # Thick below thin: in two panels their Q are (almost) the same.
+            # A thin line over a thick one: in two panels the members' Q are almost the same.
             _draw_trace(above, below, trace, colour, width=(2.8, 1.2)[id_])
         above.set_title(panel.title, fontsize=12, fontweight="bold", pad=8)
         above.set(xlim=(-0.06, 1.0), ylim=(-0.06, 1.0), aspect="equal", xlabel=r"$\theta_0$")
@@ -380,7 +370,7 @@ def draw(rows: Sequence[Row]) -> figure.Figure:
 
 
 def _draw_trace(above: Any, below: Any, trace: Sequence[Row], colour: str, width: float) -> None:
-    """Draw one member: lines while it learnt, a dot per slice, dashed where it copied."""
+    """Draw one member: a line while it learnt, a dot per slice, a dashed line where it copied."""
     theta_0, theta_1, q, agent_steps = (
         [getattr(row, name) for row in trace] for name in ("theta_0", "theta_1", "q", "agent_steps")
     )
@@ -397,7 +387,7 @@ def _draw_trace(above: Any, below: Any, trace: Sequence[Row], colour: str, width
 
 @cli.quiet
 def main() -> None:
-    """Run what is left of the four panels, then write the table and the figure."""
+    """Train what is left of the four panels, then write the table and the figure."""
     settings = tyro.cli(ToyConfig, prog="python -m experiments.toy", description=__doc__)
     try:
         check(settings)

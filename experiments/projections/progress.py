@@ -1,13 +1,13 @@
-"""What a launcher shows while a population trains: a live table of all members.
+"""Live table of all members, which a launcher shows while a population trains.
 
     with progress.Progress(frames_per_step=4) as shown:
         while training:
             shown.tick(store)               # as often as you like
 
-On a terminal a table that is drawn anew every few seconds; if it does not fit, the best members and
-how many more there are. Elsewhere (a file, a pipe, a batch system) one plain line a minute. It only
-reads the store, and nothing that happens to the output disturbs the caller: when it is gone
-(`| head`, a closed terminal), Progress falls silent.
+On a terminal, the table is redrawn every few seconds. If it does not fit, it shows the best members
+and says how many more there are. Elsewhere (a file, a pipe, a batch system), one plain line is
+printed per minute. Progress only reads the store, and never disturbs the caller. If the output is
+gone (`| head`, a closed terminal), it falls silent.
 """
 
 import collections
@@ -16,7 +16,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import IO, Self
 
 import rich.box
@@ -33,28 +32,28 @@ from pbt.records import Event, Member
 REFRESH_S = 2.0
 PLAIN_S = 60.0
 _RATE_S = 300.0
-"""Steps per second are those of the last five minutes."""
+"""Seconds over which steps per second are averaged."""
 _OTHER_LINES = 8
-"""Lines of the terminal that are not rows: summary, two of headings, rules, rest, cursor."""
+"""Lines of the terminal besides the rows: summary, headings, rules, rest, cursor."""
 
 
 class _Console(rich.console.Console):
-    """A console for which a closed pipe is no reason to end the process."""
+    """A console that does not end the process when its pipe is closed."""
 
     def on_broken_pipe(self) -> None:
-        """Fall silent, also in the interpreter's last flush, which would fail."""
+        """Fall silent. The interpreter's last flush would fail too."""
         _silence(self)
 
 
 class Progress:
-    """A live table, or a line a minute; use as a context manager.
+    """A live table, or a line per minute. Use it as a context manager.
 
     Args:
-        frames_per_step: emulator frames of one agent step; None for worlds without frames.
-        stream: where to write; by default standard output.
-        console: in place of one for `stream`.
-        refresh_s: shortest time between two drawings of the table, seconds.
-        plain_s: time between two lines where there is no terminal, seconds.
+        frames_per_step: Emulator frames of one agent step. None for environments without frames.
+        stream: Where to write; default: standard output.
+        console: Console to use in place of a new one for `stream`.
+        refresh_s: Shortest time in seconds between two drawings of the table.
+        plain_s: Time in seconds between two lines where there is no terminal.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class Progress:
         self._live: rich.live.Live | None = None
         self._shown_s = -math.inf  # monotonic
         self._silent = False
-        self._store: stores.Store | None = None  # the last one seen: shown once more at the end
+        self._store: stores.Store | None = None  # shown once more at the end
         self._rate = _Rate()
         self._event_id = 0
         self._copies: dict[int, Event] = {}
@@ -80,12 +79,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._store is not None:
             self.tick(self._store, force=True)
         live, self._live = self._live, None
@@ -93,11 +87,11 @@ class Progress:
             self._write(live.stop)
 
     def tick(self, store: stores.Store, force: bool = False) -> None:
-        """Show where the run is, if it is time to. Never raises.
+        """Show the state of the run if it is time to. Never raise.
 
         Args:
-            store: of the run.
-            force: show it now.
+            store: The run's store.
+            force: Show it now.
         """
         now_s = time.monotonic()
         if self._silent or (now_s - self._shown_s < self._interval_s and not force):
@@ -119,7 +113,7 @@ class Progress:
             self._write(lambda: self._console.print(line, soft_wrap=True, markup=False))
 
     def summary(self, config: run.RunConfig, members: Sequence[Member]) -> list[str]:
-        """The run in a few phrases."""
+        """Describe the run in a few phrases."""
         done = sum(member.agent_steps for member in members)
         total = config.population * config.total_steps
         trained = f"{wording.steps(done)} of {wording.steps(total)} agent steps"
@@ -132,13 +126,13 @@ class Progress:
         going_on = [m for m in members if records.may_go_on(m, config)]
         left = sum(config.total_steps - m.agent_steps for m in going_on)
         if rate and left:
-            parts.append(f"{format_duration(left / rate)} left")
-        # A window of a few episodes, just after a copy, is led by luck.
+            parts.append(f"{wording.duration(left / rate)} left")
+        # Just after a copy a window has few episodes, so its mean is mostly luck.
         full = [m for m in members if len(m.window) == config.window]
         best = max(full, key=lambda m: m.window_mean, default=None)
         if best is not None:
             parts.append(f"best mean {best.window_mean:.4g} (member {best.id})")
-        parts.append(f"{self._copy_count} {'copy' if self._copy_count == 1 else 'copies'}")
+        parts.append(wording.counted(self._copy_count, "copy", "copies"))
         for state in ("finished", "diverged", "failed", "lost"):
             if count := sum(member.state == state for member in members):
                 parts.append(f"{count} {state}")
@@ -147,12 +141,12 @@ class Progress:
     def table(
         self, config: run.RunConfig, members: Sequence[Member], clock_s: float
     ) -> rich.console.RenderableType:
-        """All members, or as many of the best as fit the console.
+        """Return a table of all members, or of as many of the best as fit the console.
 
         Args:
-            config: of the run.
-            members: all of them.
-            clock_s: the store's time, Unix seconds.
+            config: The run's settings.
+            members: All members.
+            clock_s: The store's time in Unix seconds.
         """
         names = list(config.space.adapt)
         room = max(1, self._console.size.height - _OTHER_LINES)
@@ -173,7 +167,7 @@ class Progress:
                 str(member.id),
                 wording.steps(member.agent_steps),
                 f"{member.window_mean:.4g}" if member.window else "-",
-                *(_number(used[name]) for name in names),
+                *(wording.value(used[name]) for name in names),
                 self._copied(member, clock_s),
                 _state(member, clock_s),
             )
@@ -198,7 +192,7 @@ class Progress:
         if event is None:
             return "-"
         donor = event.details.get("donor", "?")
-        return f"{donor}, {format_duration(max(0.0, clock_s - event.created_s))} ago"
+        return f"{donor}, {wording.duration(max(0.0, clock_s - event.created_s))} ago"
 
     def _draw(self, table: rich.console.RenderableType) -> None:
         if self._live is None:
@@ -207,20 +201,20 @@ class Progress:
         self._live.update(table, refresh=True)
 
     def _write(self, action: Callable[[], None]) -> None:
-        """Write to the console; when there is nothing to write to any more, never again."""
+        """Write to the console. If the output is gone, fall silent for good."""
         try:
             action()
             self._silent = self._console.quiet
-        except (OSError, ValueError):  # gone; or closed, which Python calls a ValueError
+        except (OSError, ValueError):  # Python raises ValueError for a closed file
             self._silent = True
             _silence(self._console)
             live, self._live = self._live, None
             if live is not None:
-                live.stop()  # gives sys.stdout and sys.stderr back
+                live.stop()  # restores sys.stdout and sys.stderr
 
 
 def _silence(console: rich.console.Console) -> None:
-    """Write nowhere from now on, not even what is still in a buffer."""
+    """Redirect the console to nowhere, with what is still in its buffer."""
     console.quiet = True
     with contextlib.suppress(OSError, ValueError):  # a stream without a file
         null = os.open(os.devnull, os.O_WRONLY)
@@ -231,7 +225,7 @@ def _silence(console: rich.console.Console) -> None:
 class _Rate:
     """Steps per second over the last minutes.
 
-    Steps come in whole slices, so only moments at which the total changed are compared.
+    Steps arrive in whole slices, so only moments at which the total changed are compared.
     """
 
     def __init__(self) -> None:
@@ -241,26 +235,18 @@ class _Rate:
         if self._changes and self._changes[-1][1] == steps:
             return
         if self._changes and steps < self._changes[-1][1]:
-            self._changes.clear()  # a restore: count anew
+            self._changes.clear()  # a restore took steps back
         self._changes.append((now_s, steps))
         while len(self._changes) > 2 and self._changes[1][0] < now_s - _RATE_S:
             self._changes.popleft()
 
     def per_second(self, now_s: float) -> float | None:
-        """None until something was trained."""
+        """Return the rate, or None until something was trained."""
         if len(self._changes) < 2:
             return None
         (first_s, first), (last_s, last) = self._changes[0], self._changes[-1]
-        # A long silence is no training.
+        # No change for long lowers the rate.
         return (last - first) / max(last_s - first_s, now_s - PLAIN_S - first_s, 1e-3)
-
-
-def format_duration(seconds: float) -> str:
-    """For people: 40 s, 12 min, 3.4 h, 2.1 d."""
-    for unit_s, name in ((86400.0, "d"), (3600.0, "h")):
-        if seconds >= 1.5 * unit_s:
-            return f"{seconds / unit_s:.1f} {name}"
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def _state(member: Member, clock_s: float) -> str:
@@ -270,15 +256,7 @@ def _state(member: Member, clock_s: float) -> str:
     return str(member.state)
 
 
-def _number(value: float | int) -> str:
-    if isinstance(value, int):
-        return str(value)
-    if value == 0 or 1e-3 <= abs(value) < 1e4:
-        return f"{value:.3g}"
-    return f"{value:.2e}".replace("e-0", "e-").replace("e+0", "e+")
-
-
 def _two_lines(name: str) -> str:
-    """A heading no wider than its longest word, if it is two."""
+    """Break a heading before its last word."""
     words = name.replace("_", " ").split(" ")
     return "\n".join((" ".join(words[:-1]), words[-1]))

@@ -11,6 +11,7 @@ import rich.console
 import rich.text
 
 import projection_run as runs
+from experiments.analysis import wording
 from experiments.projections import progress
 
 HERE = Path(__file__).parent
@@ -176,5 +177,5 @@ def test_a_real_terminal_that_is_closed(population):
 
 
 def test_durations_for_people():
-    texts = [progress.format_duration(s) for s in (40, 89, 90, 5399, 5400, 36 * 3600)]
-    assert texts == ["40 s", "89 s", "2 min", "90 min", "1.5 h", "1.5 d"]
+    texts = [wording.duration(s) for s in (40, 89, 90, 5399, 7200, 36 * 3600)]
+    assert texts == ["40 s", "89 s", "2 min", "90 min", "2 h 00 min", "36 h 00 min"]
