@@ -1,8 +1,8 @@
-"""What a member that is ready does next: whom it may copy, whether it does, and how it explores.
+"""Decide what a ready member does: whether it copies another one, which, and how it explores.
 
-Here the run's settings meet the pure strategies of `pbt.exploit` and `pbt.explore`. Every draw
-comes from a generator of its own, seeded by (run seed, member, version, purpose): a decision does
-not depend on how many were made before it, nor by which worker.
+This module applies the strategies of `pbt.exploit` and `pbt.explore` with the run's settings. Each
+decision has a generator of its own, seeded by (run seed, member, version, purpose). So it does not
+depend on earlier decisions, nor on the worker that makes it.
 """
 
 import enum
@@ -15,7 +15,7 @@ from pbt.records import Member, Version
 
 
 class Purpose(enum.IntEnum):
-    """What a random draw is for."""
+    """Purpose of a random draw."""
 
     INITIAL = 0
     EXPLOIT = 1
@@ -25,19 +25,19 @@ class Purpose(enum.IntEnum):
 
 
 def generator(seed: int, member: int, version: int, purpose: Purpose) -> np.random.Generator:
-    """The generator of all draws for one purpose at one version of a member."""
+    """Return the generator of all draws for one purpose at one version of a member."""
     return np.random.default_rng([seed, member, version, int(purpose)])
 
 
 def task_seed(seed: int, member: int, version: int) -> int:
-    """The seed (32 bits) of a task that is built when its member is at `version`."""
+    """Return the seed (32 bits) of a task that is built when its member is at `version`."""
     return int(np.random.SeedSequence([seed, member, version, Purpose.TASK]).generate_state(1)[0])
 
 
 def is_ready(config: run.RunConfig, member: Member) -> bool:
-    """Whether a member should now be compared, or explore (the paper's ready(p, t, P)).
+    """Return whether a member should be compared or explore now (the paper's ready(p, t, P)).
 
-    Not at the end of its training: it could no longer learn with what it copied.
+    A finished member is never ready, because it could not train with what it copied.
     """
     return (
         (config.exploit != "none" or config.explore_at == "ready")
@@ -48,7 +48,7 @@ def is_ready(config: run.RunConfig, member: Member) -> bool:
 
 
 def choose_donor(config: run.RunConfig, me: Member, members: Sequence[Member]) -> exploit.Decision:
-    """Whom `me` copies, if anybody, with the evidence."""
+    """Decide which of the other members `me` copies, if any."""
     candidates = [
         exploit.Candidate.of(other, may_donate=records.has_valid_window(other, config))
         for other in members
@@ -68,14 +68,14 @@ def choose_donor(config: run.RunConfig, me: Member, members: Sequence[Member]) -
 
 
 def reseed_order(config: run.RunConfig, me: Member, members: Sequence[Member]) -> list[Member]:
-    """All who may replace a dead member, in random order: the first that can be read is copied."""
+    """Return the members that may replace a dead one, in the random order in which to try them."""
     donors = [other for other in members if other.id != me.id and records.is_donor(other)]
     rng = generator(config.seed, me.id, me.version, Purpose.RESEED)
     return [donors[index] for index in rng.permutation(len(donors))]
 
 
 def reseeds_in_vain(versions: Sequence[Version]) -> int:
-    """How often in a row a member was replaced and died before it finished a slice."""
+    """Return how often in a row a member was replaced and died before it finished a slice."""
     kinds = [version.kind for version in versions]
     trained = max((index for index, kind in enumerate(kinds) if kind == "slice"), default=-1)
     return kinds[trained + 1 :].count("reseed")
@@ -84,7 +84,7 @@ def reseeds_in_vain(versions: Sequence[Version]) -> int:
 def explore_from(
     config: run.RunConfig, me: Member, hyperparameters: Mapping[str, float]
 ) -> explore.Exploration:
-    """New hyperparameters for `me`, starting from the given ones."""
+    """Explore from the given hyperparameters; return new ones for `me`."""
     rng = generator(config.seed, me.id, me.version, Purpose.EXPLORE)
     match config.explore:
         case "perturb":

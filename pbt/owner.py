@@ -1,4 +1,4 @@
-"""Who holds a lease: one process, named so that others can see that it has gone."""
+"""Owners of leases. An owner is a process, named so that others can see when it is gone."""
 
 import os
 import socket
@@ -9,17 +9,16 @@ import psutil
 
 
 def current() -> str:
-    """The calling process: host, boot, process id and start time, separated by slashes.
+    """Return the name of the calling process: host/boot/process id/start time.
 
-    The start time tells a process from a later one that was given the same id; the boot id does the
-    same across reboots.
+    Boot and start time tell the process from a later one with the same id.
     """
     pid = os.getpid()
     return "/".join((socket.gethostname(), _boot_id(), str(pid), _started(pid)))
 
 
 def is_gone(owner: str) -> bool:
-    """Whether the owner's process certainly ended: of one on another host, that is never known."""
+    """Return whether an owner's process has certainly ended. On another host this is never known."""
     parts = owner.split("/")
     if len(parts) != 4 or parts[0] != socket.gethostname():
         return False
@@ -36,12 +35,12 @@ def is_gone(owner: str) -> bool:
 
 
 def gone(owners: Iterable[str | None]) -> set[str]:
-    """Those of the owners whose processes certainly ended."""
+    """Return those of the owners whose processes have certainly ended."""
     return {name for name in set(owners) if name is not None and is_gone(name)}
 
 
 def _boot_id() -> str:
-    """The kernel's id of this boot; the boot time in seconds where there is none."""
+    """Return the kernel's id of this boot, or the boot time in seconds where there is none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -49,8 +48,9 @@ def _boot_id() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process started: clock ticks since boot, which no change of the wall clock moves."""
+    """Return when a process started, by a clock that nobody can set where there is one."""
     if Path("/proc/self/stat").exists():
-        # The second field, the name in parentheses, may hold spaces: count from its end.
+        # Clock ticks since boot. Count fields from the end of the second one, the name in
+        # parentheses, which may contain spaces.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return f"{psutil.Process(pid).create_time():.2f}"

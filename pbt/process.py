@@ -1,4 +1,4 @@
-"""A worker as a process: signals, a sign of life for its launcher, and not outliving it."""
+"""What a worker does as a process: heed signals, show its launcher progress, and end with it."""
 
 import contextlib
 import ctypes
@@ -17,24 +17,27 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Stop:
-    """Remembers the first signal that asked to stop; a second one ends the process at once."""
+    """The first signal that asked to stop. A second one ends the process at once.
+
+    Args:
+        before_exit: Called when the second signal comes, to kill children.
+    """
 
     def __init__(self, before_exit: Callable[[], None] = lambda: None) -> None:
-        """`before_exit` is called when the second signal comes: for killing children."""
         self.signal_number = 0
         self._before_exit = before_exit
 
     def __call__(self) -> int:
-        """The number of that signal, 0 before."""
+        """Return the number of that signal; 0 before it came."""
         return self.signal_number
 
     @contextlib.contextmanager
     def installed(self) -> Iterator["Stop"]:
-        """Handle the stop signals inside, if this is the main thread: elsewhere Python refuses."""
+        """Handle the stop signals inside. Python allows this only in the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        # What was ignored on purpose stays ignored: SIGHUP by nohup, SIGINT by a shell's "&".
+        # A signal that is ignored on purpose stays ignored (SIGHUP by nohup, SIGINT by "&").
         heard = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         before = {number: signal.signal(number, self._receive) for number in heard}
         try:
@@ -51,9 +54,14 @@ class Stop:
 
 
 class Beat:
-    """Tells the launcher through a pipe that the worker makes progress; ends the worker with it.
+    """Shows the launcher through a pipe that the worker makes progress.
 
-    Written at signs of progress only, so that a worker that hangs falls silent.
+    It is called only when there is progress, so a worker that hangs falls silent. If the launcher
+    is gone, it asks the worker to stop.
+
+    Args:
+        stop: The worker's stop signal.
+        descriptor: Write end of the pipe; None without a launcher.
     """
 
     def __init__(self, stop: Stop, descriptor: int | None) -> None:
@@ -64,7 +72,7 @@ class Beat:
             os.set_blocking(descriptor, False)
 
     def __call__(self) -> None:
-        """Report progress, at most a few times a second."""
+        """Show progress, at most a few times a second."""
         now_s = time.monotonic()
         if self._descriptor is None or now_s - self._written_s < BEAT_INTERVAL_S:
             return
@@ -72,16 +80,15 @@ class Beat:
         try:
             os.write(self._descriptor, b".")
         except BlockingIOError:
-            pass  # the launcher is busy; what it has not read yet says the same
-        except OSError:
-            # The launcher is gone: commit what there is, and go as well.
+            pass  # the launcher is busy, and what it has not read yet says the same
+        except OSError:  # the launcher is gone
             self._stop.signal_number = self._stop.signal_number or signal.SIGTERM
 
 
 def die_with_parent() -> None:
-    """Ask for SIGTERM when the parent ends, where the system can do that (Linux).
+    """Ask Linux for SIGTERM when the parent ends.
 
-    Elsewhere, and if the parent ended before this call, the next `Beat` notices.
+    On other systems, and if the parent ended before this call, the next `Beat` notices.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,6 +1,6 @@
-"""All calls into a `Task`, and what a slice of training makes of its member.
+"""All calls into a `Task`, and the new state of a member after a slice of training.
 
-What a task raises becomes `TaskCrashed`, and what it promises is checked.
+An exception that a task raises becomes `TaskCrashed`, and what a task promises is checked.
 """
 
 import contextlib
@@ -21,24 +21,25 @@ from pbt.task import Diverged, Episode, MakeTask, Progress, Task
 
 
 class TaskCrashed(Exception):
-    """A task raised something else than `Diverged`, or broke its contract; often a traceback."""
+    """A task raised another exception than `Diverged`, or broke its contract."""
 
 
 @dataclass
 class Slice:
-    """What some training did."""
+    """What a slice of training did."""
 
     agent_steps: int = 0
     seconds: float = 0.0
     episodes: list[Episode] = field(default_factory=list)
-    """Their agent steps counted from the beginning of the slice."""
+    """Finished episodes. Their agent steps count from the beginning of the slice."""
     metrics: dict[str, list[float]] = field(default_factory=dict)
+    """The finite values of each metric, one per update."""
     restarted_at: int | None = None
-    """How many of the episodes had finished when the task last began all anew, if it did."""
+    """Number of episodes that had finished when the task last restarted all of them, if it did."""
 
 
 def named_factory(name: str) -> MakeTask:
-    """The task factory "module:function", imported when the first task is built."""
+    """Return the task factory "module:function", which is imported when it is first called."""
 
     def make_task(config: Mapping[str, Any], member: int, seed: int) -> Task:
         module, _, path = name.partition(":")
@@ -58,26 +59,26 @@ def build(make_task: MakeTask, config: Mapping[str, Any], member: int, seed: int
 
 
 def load(task: Task, directory: Path) -> None:
-    """Let a task take over the state in a verified directory."""
+    """Load a task's state from a verified directory."""
     with _task_code():
         task.load(directory)
 
 
 def save(task: Task, directory: Path) -> None:
-    """Let a task write its state into an empty directory."""
+    """Save a task's state in an empty directory."""
     with _task_code():
         task.save(directory)
 
 
 def set_hyperparameters(task: Task, values: Mapping[str, float], space: Space) -> None:
-    """Put values in force, and make sure by reading them back from where they act."""
+    """Set a task's hyperparameters, and check them by reading them back from where they act."""
     with _task_code():
         task.set_hyperparameters(values)
         in_force = task.hyperparameters()
         for name, value in values.items():
             dimension = space.dimensions[name]
             found, wanted = in_force.get(name, math.nan), dimension.used(value)
-            # A learner may keep its rates in single precision.
+            # A learner may keep them in single precision.
             if math.isnan(found) or not math.isclose(
                 dimension.used(found), wanted, rel_tol=1e-6, abs_tol=1e-12
             ):
@@ -96,15 +97,15 @@ def train(
     """Train one slice, or less if a stop is asked for.
 
     Args:
-        task: as it is to be trained.
-        agent_steps: at least so many are due.
-        limit: at most so many.
-        after_update: called between updates; what it raises ends the training.
-        stop: asked between updates; a number other than 0 ends the slice.
+        task: The task, with its state and hyperparameters set.
+        agent_steps: Least agent steps to train.
+        limit: Most agent steps to train.
+        after_update: Called after each update. What it raises ends the training.
+        stop: Called after each update. A number other than 0 ends the slice.
 
     Raises:
-        Diverged: the task said so, or an episode's return is not finite.
-        TaskCrashed: it raised something else, or trained too few or too many steps.
+        Diverged: The task raised it, or an episode's return is not finite.
+        TaskCrashed: The task raised something else, or trained too few or too many steps.
     """
     result = Slice()
     started_s = time.perf_counter()
@@ -118,7 +119,7 @@ def train(
                 if not math.isfinite(episode.episode_return):
                     raise Diverged(f"an episode's return is {episode.episode_return}")
             for name, value in progress.metrics.items():
-                if math.isfinite(value):  # it decides nothing, and the store takes no NaN
+                if math.isfinite(value):  # metrics decide nothing, and the store refuses NaN
                     result.metrics.setdefault(name, []).append(float(value))
             after_update()
             if stop():
@@ -133,7 +134,7 @@ def train(
 
 
 def after_slice(config: RunConfig, member: Member, done: Slice) -> tuple[Member, Report]:
-    """The member at its next version, without a checkpoint yet, and the report of the slice."""
+    """Return the member at its next version, without a new checkpoint, and the slice's report."""
     agent_steps = member.agent_steps + done.agent_steps
     episodes = tuple(
         episode._replace(agent_steps=member.agent_steps + episode.agent_steps)
@@ -170,7 +171,7 @@ def after_slice(config: RunConfig, member: Member, done: Slice) -> tuple[Member,
 
 @contextlib.contextmanager
 def _task_code() -> Iterator[None]:
-    """Tell what a task raises from what the engine raises. A full disk is not the task's fault."""
+    """Turn what a task raises into `TaskCrashed`, except `Diverged` and a full disk."""
     try:
         yield
     except Diverged:
@@ -182,7 +183,7 @@ def _task_code() -> Iterator[None]:
 
 
 def _updates(task: Task, agent_steps: int, limit: int) -> Generator[Progress]:
-    """What `task.train` yields; its generator is closed with this one."""
+    """Yield what `task.train` yields. Closing this generator closes that one."""
     with _task_code():
         stream = task.train(agent_steps, limit)
     try:

@@ -1,6 +1,6 @@
-"""`Task`: everything through which the engine sees a learner.
+"""`Task`: the interface between the engine and a learner.
 
-The engine calls a task in this order, all in one worker process:
+The engine calls a task in this order, in one worker process:
 
     task = make_task(config, member, seed)
     task.load(checkpoint)                   # unless the member has never been trained
@@ -18,62 +18,70 @@ from typing import Any, NamedTuple, Protocol
 
 
 class Episode(NamedTuple):
-    """One finished evaluation of the learner: an episode, or any other scored unit of work."""
+    """One finished episode of the learner, or any other unit of work that has a score."""
 
     agent_steps: int
-    """When it finished. In `Progress`: steps since `train` began; in a `Report`: of the member."""
+    """Agent steps at its end: since `train` began in a `Progress`, of the member in a `Report`."""
     episode_return: float
-    """What members are compared on: the raw, undiscounted return, or any score to maximise."""
+    """The undiscounted, unclipped return, or any other score to maximise. Members are compared on
+    it."""
     length: int
     """Agent steps from its beginning to its end."""
     counted: bool
-    """Whether all of it was played by this learner since its last load: only then may it decide."""
+    """Whether the learner played all of it after its last load. Only then may it decide."""
 
 
 class Progress(NamedTuple):
     """What one update did."""
 
     agent_steps: int
-    """Agent steps taken in this update, over all parallel environments."""
+    """Agent steps of this update, over all parallel environments."""
     episodes: tuple[Episode, ...]
     """Episodes that finished in this update."""
     metrics: Mapping[str, float]
-    """Losses, norms, ...: averaged over a slice and shown; they decide nothing."""
+    """Losses, norms and the like. They are averaged over a slice and shown, and decide nothing."""
     restarted: bool = False
-    """All episodes were begun anew since the last update (a world failed): the window starts again,
-    since the first to finish of several parallel episodes are the shortest."""
+    """Whether all episodes were restarted since the last update, because an environment failed. The
+    window then starts again, because the first parallel episodes to finish are the shortest."""
 
 
 class Diverged(Exception):
-    """Raised by `Task.train`: a loss, gradient, parameter or return is not finite; not applied."""
+    """A loss, gradient, parameter or return is not finite. `Task.train` raises it before it acts."""
 
 
 class Task(Protocol):
-    """A learner with all it needs to train. See the module's docstring for the order of calls."""
+    """A learner with all that it needs to train. The module's docstring has the order of calls."""
 
     def train(self, agent_steps: int, limit: int) -> Iterator[Progress]:
-        """Train at least `agent_steps`, one `Progress` per update; may be closed between updates.
+        """Train, and yield one `Progress` per update. May be closed between updates.
 
-        Ends at the first update boundary at or after `agent_steps`; never takes more than `limit`
-        (>= agent_steps) steps: an update that would is cut short, so that a run's total is exact.
+        Args:
+            agent_steps: Least steps to train. Training ends with the first update that reaches
+                them.
+            limit: Most steps to train, at least `agent_steps`. An update that would exceed them is
+                cut short, so that a run's total is exact.
+
+        Raises:
+            Diverged: A number is not finite.
         """
 
     def set_hyperparameters(self, values: Mapping[str, float]) -> None:
-        """Apply from the next update on. Values are real numbers; round where they are used."""
+        """Apply real values from the next update on. Round integers where they are used."""
 
     def hyperparameters(self) -> Mapping[str, float]:
-        """The values in force, read back from where they act (the optimiser, the loss)."""
+        """Return the values in force, read back from where they act (the optimiser, the loss)."""
 
     def save(self, directory: Path) -> None:
-        """Write the learner's state into an existing, empty directory. No pickles."""
+        """Write the learner's state into an existing, empty directory, without pickles."""
 
     def load(self, directory: Path) -> None:
-        """Take over the state in `directory`, this member's or a donor's, wholly or not at all.
+        """Load the state in a directory, this member's or a donor's, completely or not at all.
 
-        Worlds run on, but their running episodes were begun by someone else: they finish uncounted.
+        Environments go on, but running episodes were begun by another learner, so they do not
+        count.
 
         Raises:
-            ValueError: the checkpoint does not fit; names the differing tensors and shapes.
+            ValueError: The checkpoint does not fit. The message names the tensors and shapes.
         """
 
     def close(self) -> None:
@@ -81,7 +89,7 @@ class Task(Protocol):
 
 
 class MakeTask(Protocol):
-    """A task factory, named in a run as "module:function" and called in the worker process."""
+    """A task factory, which a run names as "module:function" and each worker process calls."""
 
     def __call__(self, config: Mapping[str, Any], member: int, seed: int) -> Task:
-        """Build the learner of `member` from the run's `task_config`."""
+        """Build the learner of a member from the run's `task_config`."""
