@@ -125,7 +125,7 @@ def schedule(history: History) -> Figure:
         _title(figure, history, f"schedule behind member {best.member}, best training score")
         handles += [
             drawing.line(drawing.MUTED, "copy of weights", 0.7, 0.6),
-            drawing.dashed("range of the prior"),
+            drawing.dashed("prior range"),
         ]
     else:
         _title(figure, history, f"given schedule, and score of member {best.member}")
@@ -194,7 +194,7 @@ def hyperparameters(history: History) -> Figure:
     handles = [
         *drawing.member_ends(any(map(records.is_dead, history.members))),
         drawing.line(drawing.BEST, "best lineage", 0.9),
-        drawing.dashed("range of the prior"),
+        drawing.dashed("prior range"),
     ]
     drawing.legend(figure, handles)
     return figure

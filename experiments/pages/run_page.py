@@ -165,7 +165,7 @@ def _numbers(history: History) -> Html:
 def _dead(history: History) -> list[Content]:
     """Return a warning about members that diverged, failed or were lost."""
     dead = summary.totals(history).dead
-    return [] if dead is None else [element("p", f"Not training. {dead}.", class_="warning")]
+    return [] if dead is None else [element("p", f"Not training: {dead}.", class_="warning")]
 
 
 def _how(history: History, run_dir: Path) -> list[Content]:

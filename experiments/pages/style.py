@@ -58,6 +58,7 @@ pre {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: 1rem 1.5rem;
   margin: 2rem 0 0; padding: 0;
 }
+.numbers + .warning { margin-top: 1.4rem; }
 .numbers dt { color: var(--muted); font-size: .85rem; }
 .numbers dd { margin: 0; font-size: 1.3rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .numbers small { display: block; color: var(--muted); font-size: .82rem; }
@@ -101,7 +102,7 @@ thead th {
 }
 tbody th { font-weight: 400; }
 tbody tr:nth-child(even) { background: var(--wash); }
-tbody tr.copy { font-weight: 600; }
+tbody tr.copy > * { font-weight: 600; }
 tbody tr.best th, tbody tr.best td { color: var(--accent); font-weight: 600; }
 .number { text-align: right; }
 th button {
@@ -137,6 +138,7 @@ footer {
   h1 { font-size: 1.75rem; }
   .score strong { font-size: 3rem; }
   .facts { columns: 1; }
+  caption { max-width: calc(100vw - 2rem); }
   figure svg { min-width: 32rem; }
 }
 @media print {

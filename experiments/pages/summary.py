@@ -38,15 +38,9 @@ def totals(history: History) -> Totals:
     if reports:
         ended_s = max(report.created_s for report in reports)
         elapsed_s = ended_s - min(version.created_s for version in history.versions)
-    dead: dict[str, list[str]] = {}
-    unspent = 0
-    for member in filter(records.is_dead, members):
-        dead.setdefault(member.state, []).append(str(member.id))
-        unspent += config.total_steps - member.agent_steps
-    told = [
-        f"{state}: member{'s' if len(ids) > 1 else ''} {', '.join(ids)}"
-        for state, ids in sorted(dead.items())
-    ]
+    dead = [member for member in members if records.is_dead(member)]
+    unspent = sum(config.total_steps - member.agent_steps for member in dead)
+    told = ", ".join(f"member {member.id} ({member.state})" for member in dead)
     counts = collections.Counter(member.state for member in members)
     return Totals(
         states=", ".join(f"{count} {state}" for state, count in sorted(counts.items())),
@@ -54,7 +48,7 @@ def totals(history: History) -> Totals:
         budget=config.population * config.total_steps,
         elapsed=None if elapsed_s is None else wording.duration(elapsed_s),
         worked=wording.duration(sum(report.seconds for report in reports)),
-        dead=f"{'; '.join(told)}; {unspent:,} agent steps unspent" if dead else None,
+        dead=f"{told}; {unspent:,} agent steps unspent" if dead else None,
     )
 
 
@@ -76,7 +70,7 @@ def summary(history: History, run_dir: Path) -> str:
         f"{done.states}",
     ]
     if done.dead is not None:
-        lines.append(f"- {done.dead}")
+        lines.append(f"- not training: {done.dead}")
     if done.elapsed is None:
         return "\n".join([*lines, "- no report yet: no member has finished a slice", ""])
     counts = collections.Counter(event.kind for event in history.events)

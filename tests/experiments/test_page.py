@@ -218,7 +218,7 @@ def test_members_that_nobody_trains_are_shown_everywhere(tmp_path, state):
     _, words = check((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
     for said in (text, words):
         assert f"1 {state}" in said
-        assert f"{state}: member 1; {left:,} agent steps unspent" in said
+        assert f"ot training: member 1 ({state}); {left:,} agent steps unspent" in said
     assert f"1 {state}" in drawing.svg(family.family_tree(read(population)), "tree")
     assert words.count("diverged, failed or lost") == 2  # the legends of two figures
     assert ("given up for good: RuntimeError: boom" in words) == (state == "lost")
