@@ -18,7 +18,7 @@ def current() -> str:
 
 
 def is_gone(owner: str) -> bool:
-    """Return whether an owner's process has certainly ended. On another host this is never known."""
+    """Return whether an owner's process has certainly ended. Another host's never has."""
     parts = owner.split("/")
     if len(parts) != 4 or parts[0] != socket.gethostname():
         return False

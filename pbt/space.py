@@ -36,9 +36,9 @@ class Dimension(abc.ABC):
     def clip(self, value: float) -> float:
         """Return the nearest value inside the bounds."""
 
-    @abc.abstractmethod
     def contains(self, value: float) -> bool:
         """Return whether a value is finite and inside the bounds."""
+        return not math.isnan(value) and self.clip(value) == value
 
     def used(self, value: float) -> float | int:
         """Return what the learner uses for a latent value."""
@@ -99,10 +99,6 @@ class _Range(Dimension):
             raise ValueError("value=nan has no nearest value inside the bounds")
         floor, ceiling = self.reach
         return float(min(max(value, floor), ceiling))
-
-    def contains(self, value: float) -> bool:
-        floor, ceiling = self.reach
-        return floor <= value <= ceiling
 
     def used(self, value: float) -> float | int:
         return float(value)
@@ -207,10 +203,6 @@ class Choice(Dimension):
         inside = min(max(value, self.values[0]), self.values[-1])
         return min(self.values, key=lambda choice: abs(choice - inside))
 
-    def contains(self, value: float) -> bool:
-        """Return whether a value is one of the choices."""
-        return value in self.values
-
 
 @dataclasses.dataclass(frozen=True)
 class Constant(Dimension):
@@ -232,10 +224,6 @@ class Constant(Dimension):
     def clip(self, value: float) -> float:
         """Return the constant."""
         return self.value
-
-    def contains(self, value: float) -> bool:
-        """Return whether a value is the constant."""
-        return value == self.value
 
 
 @dataclasses.dataclass(frozen=True)

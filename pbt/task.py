@@ -46,7 +46,7 @@ class Progress(NamedTuple):
 
 
 class Diverged(Exception):
-    """A loss, gradient, parameter or return is not finite. `Task.train` raises it before it acts."""
+    """A loss, gradient, parameter or return is not finite. `Task.train` raises it."""
 
 
 class Task(Protocol):

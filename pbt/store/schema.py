@@ -7,6 +7,7 @@ bound parameters.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -109,15 +110,6 @@ named_lease_table = sa.Table(
     sa.Column("expires_s", sa.Float, nullable=False),
 )
 
-_DECODE: Mapping[str, Callable[[Any], Any]] = {
-    "hyperparameters": dict,
-    "metrics": dict,
-    "details": dict,
-    "window": tuple,
-    "episodes": lambda episodes: tuple(Episode(*values) for values in episodes),
-}
-"""How the value of each JSON column becomes a record's field."""
-
 
 def dumps(value: Any, what: str) -> str:
     """Return JSON text; raise `ValueError` for NaN, infinity and anything else but JSON."""
@@ -129,74 +121,41 @@ def dumps(value: Any, what: str) -> str:
 
 def member_values(member: Member) -> dict[str, Any]:
     """Return the columns of a member that a commit writes."""
-    return {
-        "version": member.version,
-        "agent_steps": int(member.agent_steps),
-        "hyperparameters": _numbers(member.hyperparameters, "hyperparameter"),
-        "window": dumps([float(value) for value in member.window], "a window"),
-        "counted_episodes": int(member.counted_episodes),
-        "last_ready_steps": int(member.last_ready_steps),
-        "checkpoint": member.checkpoint,
-        **_parent(member.parent),
-        "state": member.state,
-        "score": None if member.score is None else float(member.score),
-    }
+    values = _columns(member_table, member)
+    kept = ("id", "attempts", "error", "owner", "fence", "lease_expires_s")
+    return {name: value for name, value in values.items() if name not in kept}
 
 
 def insert_version(
     connection: sa.Connection, member: Member, kind: VersionKind, score: float | None, now: float
 ) -> None:
     """Write a version of the given kind, with the state that the member has at it."""
-    connection.execute(
-        version_table.insert().values(
-            member=member.id,
-            version=member.version,
-            kind=kind,
-            agent_steps=int(member.agent_steps),
-            checkpoint=member.checkpoint,
-            hyperparameters=_numbers(member.hyperparameters, "hyperparameter"),
-            **_parent(member.parent if kind in records.COPIES else None),
-            score=score,
-            created_s=now,
-        )
+    version = Version(
+        member=member.id,
+        version=member.version,
+        kind=kind,
+        agent_steps=member.agent_steps,
+        checkpoint=member.checkpoint,
+        hyperparameters=member.hyperparameters,
+        parent=member.parent if kind in records.COPIES else None,
+        score=score,
+        created_s=now,
     )
+    connection.execute(version_table.insert().values(_columns(version_table, version)))
 
 
 def insert_report(connection: sa.Connection, report: Report, now: float) -> None:
     """Write a report."""
-    records.check_finite(report.seconds, "a report's seconds")
-    episodes = [
-        (int(steps), float(episode_return), int(length), bool(counted))
-        for steps, episode_return, length, counted in report.episodes
-    ]
-    connection.execute(
-        report_table.insert().values(
-            member=report.member,
-            version=report.version,
-            agent_steps=int(report.agent_steps),
-            slice_steps=int(report.slice_steps),
-            seconds=float(report.seconds),
-            hyperparameters=_numbers(report.hyperparameters, "hyperparameter"),
-            episodes=dumps(episodes, "episodes"),
-            metrics=_numbers(report.metrics, "metric"),
-            created_s=now,
-        )
-    )
+    values = _columns(report_table, replace(report, created_s=now))
+    connection.execute(report_table.insert().values(values))
 
 
 def insert_events(connection: sa.Connection, events: Sequence[Event], now: float) -> None:
     """Write events in the given order."""
     for event in events:
-        connection.execute(
-            event_table.insert().values(
-                kind=event.kind,
-                member=event.member,
-                version=event.version,
-                agent_steps=int(event.agent_steps),
-                details=dumps(dict(event.details), f"the details of event {event.kind}"),
-                created_s=now,
-            )
-        )
+        values = _columns(event_table, replace(event, created_s=now))
+        del values["id"]  # the database counts
+        connection.execute(event_table.insert().values(values))
 
 
 def referenced(connection: sa.Connection, now: float) -> set[str]:
@@ -227,7 +186,7 @@ def to_member(row: sa.Row[Any], max_attempts: int) -> Member:
 
     Before the state "lost" had a name, it was written as "failed" with too many attempts.
     """
-    values = _values(row)
+    values = _fields(row)
     if row.state == "failed" and row.attempts > max_attempts:
         values["state"] = "lost"
     return Member(**values)
@@ -235,43 +194,73 @@ def to_member(row: sa.Row[Any], max_attempts: int) -> Member:
 
 def to_version(row: sa.Row[Any]) -> Version:
     """Return a row of `version` as a record."""
-    values = _values(row)
+    values = _fields(row)
     del values["id"]
     return Version(**values)
 
 
 def to_report(row: sa.Row[Any]) -> Report:
     """Return a row of `report` as a record."""
-    values = _values(row)
+    values = _fields(row)
     del values["id"]
     return Report(**values)
 
 
 def to_event(row: sa.Row[Any]) -> Event:
     """Return a row of `event` as a record."""
-    return Event(**_values(row))
+    return Event(**_fields(row))
 
 
-def _numbers(values: Mapping[str, float], what: str) -> str:
-    """Return named finite numbers as JSON text."""
+def _numbers(values: Mapping[str, float]) -> dict[str, float]:
     for name, value in values.items():
         if not isinstance(name, str):
-            raise ValueError(f"{what} {name!r} must be named by a string")
-        records.check_finite(value, f"{what} {name!r}")
-    return dumps({name: float(value) for name, value in values.items()}, what)
+            raise ValueError(f"{name!r} must be a string, because it names a number")
+        records.check_finite(value, name)
+    return {name: float(value) for name, value in values.items()}
 
 
-def _parent(parent: tuple[int, int] | None) -> dict[str, int | None]:
-    member, version = parent or (None, None)
-    return {"parent_member": member, "parent_version": version}
+_PLAIN: Mapping[str, Callable[[Any], Any]] = {
+    "hyperparameters": _numbers,
+    "metrics": _numbers,
+    "details": dict,
+    "window": lambda returns: [float(value) for value in returns],
+    "episodes": lambda episodes: [
+        (int(steps), float(episode_return), int(length), bool(counted))
+        for steps, episode_return, length, counted in episodes
+    ],
+}
+"""What JSON can hold of a record's field, for each column of JSON text."""
+_TUPLES: Mapping[str, Callable[[Any], Any]] = {
+    "window": tuple,
+    "episodes": lambda episodes: tuple(Episode(*values) for values in episodes),
+}
+"""The record's field from what JSON holds, where that is not a mapping."""
 
 
-def _values(row: sa.Row[Any]) -> dict[str, Any]:
-    """Return a row's columns as the fields of a record, which have the same names."""
-    values = {
-        name: _DECODE[name](json.loads(value)) if name in _DECODE else value
-        for name, value in row._mapping.items()
-    }
+def _columns(table: sa.Table, record: Member | Version | Report | Event) -> dict[str, Any]:
+    """Return a record as a row; raise `ValueError` for numbers that are not finite."""
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    if "parent" in values:
+        values["parent_member"], values["parent_version"] = values.pop("parent") or (None, None)
+    for name, value in values.items():
+        what = f"{name} of a {table.name}"
+        if name in _PLAIN:
+            values[name] = dumps(_PLAIN[name](value), what)
+        elif value is not None:
+            # Numbers may come from NumPy, which SQLite does not know.
+            values[name] = table.c[name].type.python_type(value)
+            if isinstance(values[name], float):
+                records.check_finite(value, what)
+    return values
+
+
+def _fields(row: sa.Row[Any]) -> dict[str, Any]:
+    """Return a row as the fields of a record, which are named like the columns."""
+    values = dict(row._mapping)
+    for name in values.keys() & _PLAIN.keys():
+        values[name] = json.loads(values[name])
+    for name in values.keys() & _TUPLES.keys():
+        values[name] = _TUPLES[name](values[name])
     if "parent_member" in values:
         member, version = values.pop("parent_member"), values.pop("parent_version")
         values["parent"] = None if member is None else (member, version)
