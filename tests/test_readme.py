@@ -1,14 +1,25 @@
-"""The README's own learner, run as a user would: saved to a file, and started."""
+"""The documentation's own code, run as a user would, and the names in it, looked up."""
 
+import functools
+import importlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pbt import store
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = "agents|envs|pbt|experiments|tests"
+LEARNERS = {"my_learner": "quadratic", "my_network": "sine"}
+
+
+def page(path):
+    return str(path.relative_to(ROOT))
 
 
 def start(arguments, cwd):
@@ -18,35 +29,113 @@ def start(arguments, cwd):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=170,
     )
 
 
-def test_your_own_learner_works_as_printed(tmp_path):
-    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    (tmp_path / "my_learner.py").write_text(block)
-    done = start(["my_learner.py"], tmp_path)
+@pytest.mark.parametrize(("module", "run_name"), LEARNERS.items())
+def test_a_learner_of_your_own_works_as_printed(module, run_name, tmp_path):
+    text = (ROOT / "docs/writing-a-learner.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == len(LEARNERS)
+    (block,) = [block for block in blocks if f'"{module}:make_task"' in block]
+    assert f"Save this as `{module}.py`" in text
+    (tmp_path / f"{module}.py").write_text(block)
+    done = start([f"{module}.py"], tmp_path)
     assert done.returncode == 0, done.stderr
-    run_dir = tmp_path / "results/runs/quadratic"
+    run_dir = tmp_path / "results/runs" / run_name
     with store.Store.open(run_dir) as run_store:
         members, events = run_store.members(), run_store.events()
-    assert [member.agent_steps for member in members] == [2_000] * 8
+    assert {member.state for member in members} == {"finished"}
     assert any(event.kind == "exploit" for event in events)
-    assert max(member.score for member in members) > -1  # from -250
-    report = start(["-m", "experiments.report", str(run_dir)], tmp_path)
-    assert report.returncode == 0, report.stderr
-    assert (run_dir / "report" / "schedule.csv").exists()
-    again = start(["my_learner.py"], tmp_path)
+    # From -250 the quadratic, and from -0.5 the sine, which is its mean square.
+    assert max(member.score for member in members) > {"quadratic": -1, "sine": -0.05}[run_name]
+    if module == "my_learner":
+        assert len(block.splitlines()) < 55  # README: about 40 lines
+        report = start(["-m", "experiments.report", str(run_dir)], tmp_path)
+        assert report.returncode == 0, report.stderr
+        assert (run_dir / "report" / "schedule.csv").exists()
+    again = start([f"{module}.py"], tmp_path)
     assert again.returncode == 0
     assert "finished" in again.stdout
 
 
-def test_every_file_and_command_the_readme_names_exists():
-    text = README.read_text()
-    root = README.parent
-    for path in re.findall(r"\b(?:agents|envs|pbt|experiments)/\w+\.py\b", text):
-        assert (root / path).is_file(), path
+_TRACE = """
+import os, subprocess, sys, traceback
+
+import torch
+
+from experiments import gym
+from pbt import worker
+
+root, run_dir = sys.argv[1:]
+
+def end_here(*_, **__):
+    for frame in traceback.extract_stack()[:-1]:
+        file = os.path.relpath(frame.filename, root)
+        if file.split(os.sep)[0] in ("agents", "envs", "pbt", "experiments"):
+            print("at", file, frame.name)
+    sys.stdout.flush()
+    os._exit(0)
+
+class Popen(subprocess.Popen):
+    def __init__(self, command, *arguments, **keywords):
+        if "pbt.worker" in command:
+            end_here()
+        super().__init__(command, *arguments, **keywords)
+
+if os.path.exists(run_dir):
+    torch.Tensor.backward = end_here
+    worker.main([run_dir])
+else:
+    subprocess.Popen = Popen
+    sys.argv = ["gym", "--preset", "quick", "--workers", "1", "--run-dir", run_dir]
+    gym.main()
+"""
+
+
+def test_the_path_from_command_to_gradient_is_as_written(tmp_path):
+    text = (ROOT / "docs/architecture.md").read_text()
+    blocks = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:  # the launcher up to the worker's start, then a worker
+        written = [
+            (file, function)
+            for file, functions in (line.split(": ") for line in block.splitlines())
+            for function in functions.split(", ")
+        ]
+        done = start(["-c", _TRACE, str(ROOT), str(tmp_path / "run")], tmp_path)
+        assert done.returncode == 0, done.stderr
+        stack = re.findall(r"^at (\S+) (\w+)$", done.stdout, re.MULTILINE)
+        # The decorator of all commands, which says how they end, is left out.
+        assert [frame for frame in stack if frame[0] != "experiments/cli.py"] == written
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page)
+def test_every_file_and_command_that_a_page_names_exists(path):
+    text = path.read_text()
+    for name in re.findall(rf"\b(?:{FOLDERS}|docs|results)/[\w/-]+\.\w+\b", text):
+        assert (ROOT / name).is_file() or name.startswith("results/runs/"), name
+    for folder in re.findall(rf"\b((?:{FOLDERS})(?:/\w+)*)/(?![\w*])", text):
+        assert (ROOT / folder).is_dir(), folder
     for module in re.findall(r"python -m experiments\.(\w+)", text):
-        assert (root / "experiments" / f"{module}.py").is_file(), module
-    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
-        assert (root / picture).is_file(), picture
+        assert (ROOT / "experiments" / f"{module}.py").is_file(), module
+    for module in re.findall(r"`((?:agents|envs|pbt|experiments)(?:\.\w+)+)`", text):
+        assert found(module), module
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+def found(name):
+    """Whether a dotted name is a module of ours, or something in one."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        path = ROOT.joinpath(*parts[:length])
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if file.is_file():
+            module = importlib.import_module(".".join(parts[:length]))
+            return not parts[length:] or functools.reduce(
+                lambda owner, part: getattr(owner, part, None), parts[length:], module
+            )
+    return False
