@@ -1,1 +1,1 @@
-"""Worlds behind one door: `envs.make.make_vec`."""
+"""Environments behind one function: `envs.make.make_vec`."""

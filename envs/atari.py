@@ -1,30 +1,30 @@
 """Atari games through ALE's own C++ vector environment, with named presets.
 
 Observations are `[num_envs, 4, 84, 84]` uint8: the last four agent steps, oldest first, each the
-pixel-wise maximum of the last two of four emulator frames, in luminance, area-resized. One agent
-step is four emulator frames. They are bit-equal to Gymnasium's `AtariPreprocessing` followed by
-`FrameStackObservation(4, padding_type="zero")`.
+pixel-wise maximum of the last two of four emulator frames, in luminance, resized by area. One
+agent step is four emulator frames. All this is bit-equal to Gymnasium's `AtariPreprocessing`
+followed by `FrameStackObservation(4, padding_type="zero")`.
 
-What ale-py 0.12.1 does, each point measured, and what we make of it:
+ale-py 0.12.1 has these traits, each observed, and this module handles them:
 
-- `episodic_life=True` really resets the game, so that a "score" is a single life's: never passed.
-- `life_loss_info=True` reports a lost life as `terminated`, although the game goes on; a life lost
-  on the step that meets the frame cap then hides the truncation. We leave it off, so that
-  `terminated` and `truncated` mean the game's end and nothing else, and read `life_lost` off the
-  lives counter (the same steps in 16 games of random play).
-- Rewards are clipped unless told otherwise: switched off, scores are raw.
-- An action outside the set raises in ALE's worker thread, and `recv` waits for ever: refused here.
-- Returned arrays are fresh memory at every call: they may be kept without a copy.
+- `episodic_life=True` resets the game at a lost life, so that a score is that of one life. We never
+  pass it.
+- `life_loss_info=True` reports a lost life as `terminated`, although the game continues, and hides
+  a truncation in the same step. We leave it off, so that `terminated` and `truncated` mean the
+  game's end, and derive `life_lost` from the counter of lives.
+- Rewards are clipped by default. We switch that off.
+- An action outside the set raises in ALE's worker thread, and `recv` then waits for ever. We refuse
+  such actions first.
+- Returned arrays are new memory at every call, so we do not copy them.
 - `noop_max=n` draws from 0 to n - 1 no-ops, so "up to 30" is 31.
-- The frame cap counts from the end of the no-ops.
-- Seeds are C++ ints: larger ones are folded. Seeding an environment loads its ROM again, as long as
-  building it, about 65 ms of CPU time each (2 x 2 s for 32): seed once, at the start.
-- After its first episode an environment goes on with its own generator: the no-ops (and sticky
-  actions) of later episodes follow from the slot's seed and from what was played in it.
+- The limit of frames counts from the end of the no-ops.
+- Seeds are C++ ints, so larger ones are folded. Seeding an environment loads its ROM again, which
+  takes as long as building it: seed once, at the start.
+- After its first episode an environment continues with its own generator: no-ops and sticky actions
+  of later episodes follow from the slot's seed and the play so far.
 """
 
 import dataclasses
-import difflib
 import functools
 from typing import Any
 
@@ -35,10 +35,10 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from envs import slots
+from envs import ids, slots
 
 FRAMES_PER_STEP = 4
-"""Emulator frames per agent step. Human-level control ..., Mnih et al. 2015, methods."""
+"""Emulator frames per agent step (Human-level control ..., Mnih et al. 2015, methods)."""
 
 _TWO_PLAYER_ONLY = frozenset({"combat", "joust", "maze_craze", "warlords"})
 """ROMs without a single-player mode. ALE ends the whole process on loading one."""
@@ -46,22 +46,26 @@ _TWO_PLAYER_ONLY = frozenset({"combat", "joust", "maze_craze", "warlords"})
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A published protocol: how episodes start and end, and what the agent may do."""
+    """A published protocol: how episodes start and end, and which actions there are.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
 
     name: str
+    """Name for users and records."""
     repeat_action_probability: float
-    """Sticky actions: the chance, at each frame, that the previous action is played instead."""
+    """Sticky actions: probability, at each frame, that the previous action is played instead."""
     max_noops: int
-    """An episode starts with 0 to this many no-op frames, drawn uniformly. 0: none."""
+    """Largest number of no-op frames at the start of an episode, drawn uniformly from 0 on."""
     full_action_space: bool
-    """All 18 joystick actions, or only those that do something in the game."""
+    """Whether there are all 18 joystick actions, or only those that the game uses."""
     fire_reset: bool
-    """Press FIRE once after a reset, in games that wait for it."""
+    """Whether FIRE is pressed once after a reset, in games that wait for it."""
     max_frames: int
     """Emulator frames after which an episode is truncated."""
 
     def __post_init__(self) -> None:
-        """Refuse what the emulator would misread without a word."""
         if not 0.0 <= self.repeat_action_probability < 1.0:
             raise ValueError(
                 f"repeat_action_probability is {self.repeat_action_probability}: give at least 0 "
@@ -86,8 +90,8 @@ A3C2016 = Preset(
 )
 """Asynchronous Methods for Deep Reinforcement Learning, Mnih et al. 2016 (arXiv 1602.01783).
 
-Deterministic emulator, up to 30 no-ops, minimal actions, 30 minutes of play at 60 Hz. No FIRE
-reset: the paper describes none, the agent finds the button itself.
+Deterministic emulator, up to 30 no-ops, minimal actions, 30 minutes of play at 60 Hz. The paper
+describes no FIRE reset: the agent has to find the button.
 """
 
 MACHADO2018 = Preset(
@@ -100,9 +104,9 @@ MACHADO2018 = Preset(
 )
 """Revisiting the Arcade Learning Environment, Machado et al. 2018 (arXiv 1709.06009).
 
-Sticky actions in place of no-op starts, all 18 actions, 5 minutes of play at 60 Hz, a life lost
-ends nothing. No FIRE reset: the agent is told nothing about a game. (ale-py's `ALE/...-v5` ids and
-Dopamine keep its sticky actions, but cap at 108,000 frames.)
+Sticky actions in place of no-op starts, all 18 actions, 5 minutes of play at 60 Hz, no FIRE reset.
+A lost life does not end the episode. (ale-py's `ALE/...-v5` ids and Dopamine have the same sticky
+actions, but a limit of 108,000 frames.)
 """
 
 PRESETS = {preset.name: preset for preset in (A3C2016, MACHADO2018)}
@@ -110,17 +114,17 @@ PRESETS = {preset.name: preset for preset in (A3C2016, MACHADO2018)}
 
 @functools.cache
 def games() -> dict[str, str]:
-    """Every single-player game: its plain name, such as `MsPacman`, to its ROM, `ms_pacman`."""
+    """Return the ROM of each single-player game, as `ms_pacman`, by plain name, as `MsPacman`."""
     single_player = (rom for rom in roms.get_all_rom_ids() if rom not in _TWO_PLAYER_ONLY)
     return {rom.title().replace("_", ""): rom for rom in sorted(single_player)}
 
 
 def find_game(env_id: str) -> str | None:
-    """The plain name of a game given as `MsPacman` or `ALE/MsPacman-v5`; None if it is no game's.
+    """Return the plain name of a game given as `MsPacman` or `ALE/MsPacman-v5`; else None.
 
     Raises:
-        ValueError: it can only mean a game (`ALE/...`, an old-style id, other capitals), but is not
-            one we can play as asked.
+        ValueError: The id can only mean a game (`ALE/...`, an old id, other capitals), but is none
+            that can be played; the message suggests one.
     """
     if env_id in games():
         return env_id
@@ -130,10 +134,9 @@ def find_game(env_id: str) -> str | None:
             return name
         stem = name.partition("-")[0]
         _refuse_two_players(env_id, stem)
-        close = difflib.get_close_matches(stem, games(), n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(close)}?" if close else "."
         raise ValueError(
-            f"unknown Atari game {env_id!r}{hint} Give a plain name (Pong) or ALE/Pong-v5"
+            f"unknown Atari game {env_id!r}{ids.did_you_mean(stem, {one: one for one in games()})} "
+            "Give a plain name (Pong) or ALE/Pong-v5"
         )
     _refuse_two_players(env_id, env_id)
     registered = gymnasium.registry.get(env_id)
@@ -161,7 +164,7 @@ def _fold(name: str) -> str:
 
 
 def find_preset(preset: "str | Preset") -> Preset:
-    """A preset by name; one of the caller's own is passed through."""
+    """Return a preset by name, or the given one; raise ValueError if there is none."""
     if isinstance(preset, Preset):
         return preset
     if preset not in PRESETS:
@@ -170,7 +173,14 @@ def find_preset(preset: "str | Preset") -> Preset:
 
 
 class AtariVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
-    """`num_envs` copies of one game. See `envs.make.make_vec` for the contract of `step`."""
+    """`num_envs` copies of one game. See `envs.make.make_vec` for the contract of `step`.
+
+    Args:
+        game: Plain name of the game.
+        num_envs: Number of copies.
+        preset: Protocol of all copies.
+        num_threads: Number of emulator threads.
+    """
 
     def __init__(self, game: str, num_envs: int, preset: Preset, num_threads: int) -> None:
         self._ale: vector_env.AtariVectorEnv | None = vector_env.AtariVectorEnv(
@@ -199,46 +209,31 @@ class AtariVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._lives: NDArray[np.int32] | None = None  # [B], None before the first reset
 
     def reset(
-        self,
-        *,
-        seed: slots.Seed = None,
-        options: dict[str, Any] | None = None,
+        self, *, seed: slots.Seed = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Start a new episode in every slot; see `envs.make.make_vec`."""
         if options:
             raise ValueError(f"Atari takes no reset options, got {sorted(options)}")
+        slots.check_open(self.closed)
+        assert self._ale is not None
         seeds = slots.slot_seeds(seed, self.num_envs)
         folded = None if seeds is None else np.array([s % 2**31 for s in seeds], dtype=np.int64)
-        obs, info = self._open().reset(seed=folded)
+        obs, info = self._ale.reset(seed=folded)
         self._lives = info["lives"]
         return obs, info
 
-    def step(
-        self, actions: NDArray[np.integer[Any]]
-    ) -> tuple[
-        NDArray[np.uint8],
-        NDArray[np.float64],
-        NDArray[np.bool_],
-        NDArray[np.bool_],
-        dict[str, Any],
-    ]:
+    def step(self, actions: NDArray[np.integer[Any]]) -> slots.Stepped:
         """Play one agent step in every slot; see `envs.make.make_vec`."""
-        ale = self._open()
-        if self._lives is None:
-            raise RuntimeError("step before reset: call reset first")
+        slots.check_open(self.closed, self._lives is not None)
+        assert self._ale is not None
         actions = slots.discrete(actions, self.num_envs, self._num_actions)
-        obs, reward, terminated, truncated, ale_info = ale.step(actions.astype(np.int64))
+        obs, reward, terminated, truncated, ale_info = self._ale.step(actions.astype(np.int64))
         info: dict[str, Any] = {"final_obs": None, **ale_info}
         done = terminated | truncated  # [B]
-        # Where the episode is over `lives` is already the next one's, and its fall means nothing.
+        # Where an episode ended, `lives` is already the next one's, and its fall means nothing.
         info["life_lost"] = (info["lives"] < self._lives) & ~done
         self._lives = info["lives"]
         return obs, reward.astype(np.float64), terminated, truncated, info
-
-    def _open(self) -> vector_env.AtariVectorEnv:
-        if self._ale is None:
-            raise RuntimeError("the environment is closed")
-        return self._ale
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free the emulators and their threads (ale-py's own `close` does nothing)."""

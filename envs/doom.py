@@ -1,31 +1,30 @@
 """First-person levels of ViZDoom: navigation and collection, seen through the player's eyes.
 
 ViZDoom (https://vizdoom.farama.org; Kempka et al. 2016, arXiv 1605.02097) is the extra `vizdoom`:
-its wheel carries the engine, the scenarios and the free Freedoom graphics. Ids are
-`Doom/MyWayHome`, and for those that have one ViZDoom's own Gymnasium id, `VizdoomMyWayHome-v1`.
+its wheel has the engine, the scenarios and the free Freedoom graphics. Ids are `Doom/MyWayHome`, or
+ViZDoom's own Gymnasium ids such as `VizdoomMyWayHome-v1`.
 
 Observations are `[num_envs, 3, 84, 84]` uint8, RGB: the last frame of each agent step, rendered at
 160 x 120 and averaged by area. One agent step is four tics (of 35 a second) with the same buttons
-held; its reward is the sum over them, raw.
+held. Its reward is the sum over them, raw.
 
 We drive `vizdoom.DoomGame` and not ViZDoom's Gymnasium environments. Those return Dict
-observations at 320 x 240, give zeros as an episode's last observation, also where it was cut off,
+observations at 320 x 240, return zeros as an episode's last observation, even after a truncation,
 and cannot start the engine as `envs.doom_engine` does.
 
-How an episode ends:
+An episode ends in one of two ways:
 
-- truncation: after the level's `max_tics`. We count them, since ViZDoom shows nothing more once its
-  own time limit is met. The final observation is the frame after the last tic.
-- termination: the player died or reached the goal. ViZDoom shows nothing then: the final
-  observation is the frame the last action was chosen at. Learners do not bootstrap from it.
+- Truncation, after the level's `max_tics`. We count tics ourselves, since ViZDoom shows nothing
+  after its own time limit. The final observation is the frame after the last tic.
+- Termination, when the player dies or reaches the goal. ViZDoom then shows nothing, so the final
+  observation is the frame before the last action. Learners do not bootstrap from it.
 
-Each episode is seeded from its slot's generator; the engine then plays it the same way in a new
+Each episode is seeded from its slot's generator. The engine plays a seed the same way in a new
 process and in one that has played before.
 """
 
 import concurrent.futures
 import dataclasses
-import difflib
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
@@ -35,43 +34,48 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs import doom_engine, first_person
+from envs import doom_engine, first_person, ids
 
 if TYPE_CHECKING:
     import vizdoom
 
 PREFIX = "Doom/"
-"""Of every id."""
+"""Beginning of every id."""
 MAX_THREADS = 4
-"""Engines of one `DoomVectorEnv` that work at the same time."""
+"""Number of engines of one `DoomVectorEnv` that work at the same time."""
 
-_MOVES = (
-    (),
-    ("MOVE_FORWARD",),
-    ("TURN_LEFT",),
-    ("TURN_RIGHT",),
-    ("MOVE_FORWARD", "TURN_LEFT"),
-    ("MOVE_FORWARD", "TURN_RIGHT"),
-)
-_TURNS_AND_FIRE = ((), ("TURN_LEFT",), ("TURN_RIGHT",), ("ATTACK",))
+_FORWARD, _LEFT, _RIGHT = "MOVE_FORWARD", "TURN_LEFT", "TURN_RIGHT"
+_STRAFES = (("MOVE_LEFT",), ("MOVE_RIGHT",))
+_MOVES = ((), (_FORWARD,), (_LEFT,), (_RIGHT,), (_FORWARD, _LEFT), (_FORWARD, _RIGHT))
+_TURNS_AND_FIRE = ((), (_LEFT,), (_RIGHT,), ("ATTACK",))
 
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """One of ViZDoom's scenarios, with what an agent may do there."""
+    """One of ViZDoom's scenarios, with the actions of an agent there."""
 
     name: str
+    """Name without `PREFIX`."""
     config: str
-    """File name of ViZDoom's settings: map, rewards, what is drawn."""
+    """Name of ViZDoom's settings file, without .cfg: map, rewards, what is drawn."""
     actions: tuple[tuple[str, ...], ...]
-    """The buttons that each action holds down; none: wait."""
-    max_tics: int
-    """Tics after which an episode is truncated."""
-    reward_scale: float
-    """What learning multiplies raw rewards by; it may clip them to [-1, 1] after that."""
+    """Buttons that each action holds down; none to wait."""
     description: str
-    """What to do for which rewards, and the mean return of random play over 112 episodes (its
-    standard error is at most 9 % of that, or 0.1)."""
+    """What to do for which rewards, and the mean return of random play."""
+    max_tics: int = 2_100
+    """Tics after which an episode is truncated."""
+    reward_scale: float = 1.0
+    """Factor of raw rewards to learn from; learners may clip the product to [-1, 1]."""
+
+    @property
+    def env_id(self) -> str:
+        """The id in its shortest form."""
+        return PREFIX + self.name
+
+    @property
+    def num_actions(self) -> int:
+        """Number of discrete actions."""
+        return len(self.actions)
 
 
 LEVELS = {
@@ -79,98 +83,74 @@ LEVELS = {
     for level in (
         Level(
             "MyWayHome",
-            "my_way_home.cfg",
+            "my_way_home",
             _MOVES,
-            2_100,
-            1.0,
             "find the vest in a maze of rooms: 1, less 0.0001 per tic; random -0.08",
         ),
         Level(
             "HealthGathering",
-            "health_gathering.cfg",
+            "health_gathering",
             _MOVES,
-            2_100,
-            0.01,
             "collect medikits on an acid floor: 1 per tic, -100 for dying; random 388",
+            reward_scale=0.01,
         ),
         Level(
             "HealthGatheringSupreme",
-            "health_gathering_supreme.cfg",
+            "health_gathering_supreme",
             _MOVES,
-            2_100,
-            0.01,
             "the same in a maze, with poison between the medikits; random 320",
+            reward_scale=0.01,
         ),
         Level(
             "DeadlyCorridor",
-            "deadly_corridor.cfg",
-            (
-                (),
-                ("MOVE_FORWARD",),
-                ("MOVE_LEFT",),
-                ("MOVE_RIGHT",),
-                ("TURN_LEFT",),
-                ("TURN_RIGHT",),
-                ("ATTACK",),
-            ),
-            2_100,
-            0.01,
+            "deadly_corridor",
+            ((), (_FORWARD,), *_STRAFES, (_LEFT,), (_RIGHT,), ("ATTACK",)),
             "get down a guarded corridor: the distance, -100 for dying; random -60",
+            reward_scale=0.01,
         ),
         Level(
             "TakeCover",
-            "take_cover.cfg",
-            ((), ("MOVE_LEFT",), ("MOVE_RIGHT",)),
-            2_100,
-            0.01,
+            "take_cover",
+            ((), *_STRAFES),
             "dodge more and more fireballs: 1 per tic; random 288",
+            reward_scale=0.01,
         ),
         Level(
             "DefendCenter",
-            "defend_the_center.cfg",
+            "defend_the_center",
             _TURNS_AND_FIRE,
-            2_100,
-            1.0,
-            "shoot who comes near, 26 bullets: 1 each, -1 for dying; random 0.3",
+            "shoot monsters that come near, 26 bullets: 1 each, -1 for dying; random 0.3",
         ),
         Level(
             "DefendLine",
-            "defend_the_line.cfg",
+            "defend_the_line",
             _TURNS_AND_FIRE,
-            2_100,
-            1.0,
-            "shoot who comes down a hall: 1 each, -1 for dying; random 7.7",
+            "shoot monsters at the end of a hall: 1 each, -1 for dying; random 7.7",
         ),
         Level(
             "PredictPosition",
-            "predict_position.cfg",
+            "predict_position",
             _TURNS_AND_FIRE,
-            300,
-            1.0,
-            "hit who walks by with a slow rocket: 1, less 0.001 per tic; random -0.02",
+            "hit a monster that walks by with a slow rocket: 1, less 0.001 per tic; random -0.02",
+            max_tics=300,
         ),
         Level(
             "Basic",
-            "basic.cfg",
-            ((), ("MOVE_LEFT",), ("MOVE_RIGHT",), ("ATTACK",)),
-            300,
-            0.01,
+            "basic",
+            ((), *_STRAFES, ("ATTACK",)),
             "step in front of a monster and shoot: 106, -5 per shot, -1 per tic; random -196",
+            max_tics=300,
+            reward_scale=0.01,
         ),
     )
 }
 
 
-def ids() -> list[str]:
-    """The id of every level."""
-    return [PREFIX + name for name in LEVELS]
-
-
 def find_level(env_id: str) -> Level | None:
-    """The level of `Doom/MyWayHome` or `VizdoomMyWayHome-v1`; None if it can mean none.
+    """Return the level of `Doom/MyWayHome` or `VizdoomMyWayHome-v1`; None for other kinds of id.
 
     Raises:
-        ValueError: it can only mean a level, but is none we know; with close matches.
+        ValueError: The id is of this kind, but there is no such level.
     """
     if env_id.startswith(PREFIX):
         name = env_id.removeprefix(PREFIX)
@@ -180,52 +160,46 @@ def find_level(env_id: str) -> Level | None:
         return None
     if env_id in (PREFIX + name, f"Vizdoom{name}-v1") and name in LEVELS:
         return LEVELS[name]
-    folded = {known.lower(): known for known in LEVELS}
-    close = difflib.get_close_matches(name.partition("-")[0].lower(), folded, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(PREFIX + folded[one] for one in close)}?" if close else "."
-    raise ValueError(f"unknown ViZDoom level {env_id!r}{hint} There are {', '.join(LEVELS)}")
-
-
-def check_installed() -> None:
-    """Raise ValueError with the way to get ViZDoom, in one line, if it is not there."""
-    if importlib.util.find_spec("vizdoom") is None:
-        raise ValueError(
-            "ViZDoom is not installed: pip install -c constraints.txt -e '.[vizdoom]' gets it"
-        )
-
-
-def episode_tics(level: Level, max_tics: int | None = None) -> int:
-    """Tics after which an episode of the level is truncated: its own, or those given.
-
-    Raises:
-        ValueError: fewer than one agent step, or not whole steps.
-    """
-    if max_tics is None:
-        return level.max_tics
-    if max_tics < 1 or max_tics % first_person.FRAMES_PER_STEP:
-        raise ValueError(
-            f"max_tics is {max_tics}: an agent step is {first_person.FRAMES_PER_STEP} tics, give a "
-            "multiple of that"
-        )
-    return max_tics
+    known = {level.name: level.env_id for level in LEVELS.values()}
+    raise ValueError(
+        f"unknown ViZDoom level {env_id!r}{ids.did_you_mean(name.partition('-')[0], known)} "
+        f"There are {', '.join(LEVELS)}"
+    )
 
 
 class DoomVectorEnv(first_person.FirstPersonVectorEnv):
     """`num_envs` copies of one level. See `envs.make.make_vec` for the contract of `step`.
 
-    Every copy is an engine process of its own, of about 8 MB. An engine that dies raises in `step`,
-    and in every later one; `close` still ends the others.
+    Every copy is an engine process of its own, of about 8 MB. If an engine dies, `step` raises, and
+    so does every later `step`; `close` still ends the others.
 
     Args:
-        level: Which.
-        num_envs: How many copies.
-        max_tics: Truncate episodes after so many, in place of the level's own number.
+        level: Level to play.
+        num_envs: Number of copies.
+        max_tics: Tics after which an episode is truncated; default: the level's.
     """
 
+    @staticmethod
+    def check(level: Level, max_tics: int | None = None) -> None:
+        """Refuse settings, and an installation, that a level cannot be built with.
+
+        Raises:
+            ValueError: `max_tics` is not a number of agent steps, or ViZDoom is not installed.
+        """
+        tics = first_person.FRAMES_PER_STEP
+        if max_tics is not None and (max_tics < 1 or max_tics % tics):
+            raise ValueError(
+                f"max_tics is {max_tics}: an agent step is {tics} tics, give a multiple of that"
+            )
+        if importlib.util.find_spec("vizdoom") is None:
+            raise ValueError(
+                "ViZDoom is not installed: pip install -c constraints.txt -e '.[vizdoom]' gets it"
+            )
+
     def __init__(self, level: Level, num_envs: int, max_tics: int | None = None) -> None:
-        check_installed()
-        super().__init__(num_envs, len(level.actions))
-        self._max_tics = episode_tics(level, max_tics)
+        self.check(level, max_tics)
+        super().__init__(num_envs, level.num_actions)
+        self._max_tics = max_tics or level.max_tics
         buttons = sorted({button for action in level.actions for button in action})
         self._held = [[button in action for button in buttons] for action in level.actions]
         self._tics = [0] * num_envs  # of the running episode
@@ -245,7 +219,7 @@ class DoomVectorEnv(first_person.FirstPersonVectorEnv):
         with doom_engine.launcher(vizdoom.exe_path) as executable:
             for _ in range(self.num_envs):
                 game = vizdoom.DoomGame()
-                game.load_config(str(Path(vizdoom.scenarios_path, level.config)))
+                game.load_config(str(Path(vizdoom.scenarios_path, f"{level.config}.cfg")))
                 game.set_vizdoom_path(executable)
                 game.set_doom_config_path(os.devnull)
                 game.set_window_visible(False)
@@ -256,15 +230,15 @@ class DoomVectorEnv(first_person.FirstPersonVectorEnv):
                 game.set_available_game_variables([])
                 game.set_episode_timeout(0)  # tics are counted here
                 self._games.append(game)
-                # One after another: OpenBLAS ends its threads before each fork, and two forks at
-                # the same time wait for each other for ever (seen with SciPy 1.17).
+                # Not in parallel: OpenBLAS ends its threads before each fork, and two forks at the
+                # same time wait for each other for ever (with SciPy 1.17).
                 game.init()
                 doom_engine.unlink_shared_memory(game.get_instance_id())
 
     def _in_every_slot(
         self, play: Callable[[int], first_person.Result]
     ) -> list[first_person.Result]:
-        """Call for every slot, several at a time; raises only when none is at work any more."""
+        """Call `play` for every slot, several at a time; raise only after all calls have ended."""
         threads = min(MAX_THREADS, self.num_envs)
 
         def play_some(first: int) -> list[first_person.Result]:
@@ -299,7 +273,7 @@ class DoomVectorEnv(first_person.FirstPersonVectorEnv):
 
 
 def _area_weights(inner: int, outer: int) -> NDArray[np.float32]:
-    """`[outer, inner]`: what each of `inner` pixels weighs in the mean over each outer one."""
+    """Return `[outer, inner]`, the weight of each inner pixel in the mean of each outer pixel."""
     edges = np.arange(outer + 1) * inner / outer
     pixels = np.arange(inner)
     covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
@@ -307,14 +281,14 @@ def _area_weights(inner: int, outer: int) -> NDArray[np.float32]:
     return weights
 
 
-# 120 rows to 84 are 12 times 10 to 7, 160 columns to 84 are 4 times 40 to 21.
+# 120 rows become 84 as 12 blocks of 10 become 7; 160 columns, as 4 blocks of 40 become 21.
 _ROWS = _area_weights(10, 7)
 _COLUMNS = np.ascontiguousarray(_area_weights(40, 21).T)
 
 
 def shrink(screen: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The mean over each pixel's area: `[3, 120, 160]` to `[3, 84, 84]`."""
+    """Return a screen `[3, 120, 160]` averaged by area to `[3, 84, 84]`."""
     rows = np.matmul(_ROWS, screen.astype(np.float32).reshape(36, 10, 160))  # [36, 7, 160]
     means: NDArray[np.float32] = rows.reshape(-1, 40) @ _COLUMNS  # [3 * 84 * 4, 21]
-    means += 0.5  # to the nearest
+    means += 0.5  # round to the nearest
     return means.astype(np.uint8).reshape(first_person.OBSERVATION_SHAPE)

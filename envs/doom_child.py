@@ -1,6 +1,6 @@
-"""What turns into a ViZDoom engine: a process that dies with its owner and keeps to itself.
+"""Become a ViZDoom engine: a process that dies with its owner and leaves nothing behind.
 
-Run as a file by `envs.doom_engine`, with Python's isolated mode; imports the standard library only.
+`envs.doom_engine` runs this file in Python's isolated mode. It imports the standard library only.
 
     python -I -S doom_child.py DIRECTORY OWNER ENGINE [ARGUMENT ...]
 """
@@ -11,19 +11,19 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: the signal to get when the parent is gone. Survives exec."""
+"""Option of Linux's prctl: the signal to send when the parent is gone. It survives exec."""
 NOTE = "instance-"
-"""An empty file in the directory is named so, followed by the engine's instance id."""
+"""Beginning of the name of an empty file in the directory; the engine's instance id follows."""
 
 
 def main() -> None:
-    """Prepare this process, then become the engine; returns never."""
+    """Prepare this process, then replace it by the engine."""
     directory, owner, engine = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != owner:  # it died before we could ask
+    if os.getppid() != owner:  # the owner died before prctl
         os._exit(1)
-    os.setsid()  # Ctrl-C in the terminal is the owner's to handle
+    os.setsid()  # Ctrl-C in the terminal reaches the owner only
     os.chdir(directory)
     instance_id = sys.argv[sys.argv.index("+viz_instance_id") + 1]
     os.close(os.open(NOTE + instance_id, os.O_CREAT | os.O_WRONLY, 0o600))

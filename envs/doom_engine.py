@@ -1,22 +1,22 @@
-"""Starts ViZDoom's engine processes so that nothing of them is ever left behind.
+"""Start ViZDoom's engine processes so that none of them, nor their files, is ever left behind.
 
-Every `vizdoom.DoomGame` is a process of its own, `vizdoom`, driven through shared memory. What
-ViZDoom 1.3.2 does with them, each point tried, and what we make of it:
+Every `vizdoom.DoomGame` is a process of its own, `vizdoom`, driven through shared memory. ViZDoom
+1.3.2 has these traits, each observed, and this module handles them:
 
 - The engine outlives an owner that is killed: it waits for ever, and three files of it stay in
-  `/dev/shm`. Here the process that becomes the engine first asks the kernel to be killed when its
-  owner is gone (Linux only: elsewhere such engines must be ended by hand), and the files are
-  unlinked as soon as both sides have opened them.
-- The engine makes `_vizdoom` and `_vizdoom.ini` in the current directory. Here its current
-  directory is a temporary one, which is removed as soon as it runs.
-- The engine is in its owner's process group: Ctrl-C kills it while the owner still finishes a
+  `/dev/shm`. Here the process first asks the kernel to kill it when its owner is gone (on Linux
+  only; elsewhere such engines must be ended by hand), and the files are unlinked as soon as both
+  sides have opened them.
+- The engine writes `_vizdoom` and `_vizdoom.ini` into the current directory. Here that is a
+  temporary directory, which is removed once the engine runs.
+- The engine is in its owner's process group, so Ctrl-C kills it while the owner still finishes a
   slice of training. Here it has a session of its own.
 - An engine that is killed raises `ViZDoomUnexpectedExitException` in its owner's next call.
 
-ViZDoom takes the path of one executable and no more, so a two-line shell script in the temporary
-directory starts `envs/doom_child.py`, which becomes the engine. An owner that is killed while it
-builds its worlds leaves that directory and its engines' files: whoever builds worlds next clears
-both away. The owner holds a lock on the directory, so that one in use is known by that.
+ViZDoom takes the path of one executable without arguments. So a two-line shell script in the
+temporary directory starts `envs/doom_child.py`, which becomes the engine. An owner that is killed
+while it builds its environments leaves that directory and its engines' files. The next owner
+clears both away. A lock on the directory tells whether it is still in use.
 """
 
 import contextlib
@@ -34,21 +34,24 @@ from envs import doom_child
 
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_MEMORY_NAMES = ("ViZDoomSM", "ViZDoomMQDoom", "ViZDoomMQCtr")
-"""Followed by the instance's id."""
+"""Beginnings of file names; the instance's id follows."""
 PREFIX = "pbt-vizdoom-"
-"""Of temporary directories."""
+"""Beginning of the names of temporary directories."""
 STALE_S = 60.0
-"""A directory younger than this may not be locked yet, and is left alone."""
+"""Age in seconds below which a directory is left alone, since it may not be locked yet."""
 
 
 @contextlib.contextmanager
 def launcher(engine: str) -> Iterator[str]:
-    """An executable that starts `engine` as the module's docstring says; gone after the block.
+    """Provide an executable that starts an engine as the module's docstring says.
 
-    Engines must have been started when the block ends.
+    The executable is removed after the block, by when all engines must have started.
+
+    Args:
+        engine: Path of ViZDoom's own executable.
 
     Raises:
-        ValueError: the temporary directory cannot hold executables.
+        ValueError: The temporary directory cannot hold executables.
     """
     _clear_stale()
     directory = tempfile.mkdtemp(prefix=PREFIX)
@@ -73,9 +76,9 @@ def launcher(engine: str) -> Iterator[str]:
 
 
 def _clear_stale() -> None:
-    """Remove what owners left that were killed while they built their worlds."""
+    """Remove the directories and files of owners that were killed while they started engines."""
     for directory in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # another user's, or somebody else removes it now
+        with contextlib.suppress(OSError):  # another user's, or another process removes it now
             if time.time() - directory.stat().st_mtime < STALE_S:
                 continue
             lock = os.open(directory, os.O_RDONLY)
@@ -89,6 +92,6 @@ def _clear_stale() -> None:
 
 
 def unlink_shared_memory(instance_id: str) -> None:
-    """Take the names off memory that owner and engine have both opened: it goes with them."""
+    """Unlink the shared memory of an engine, after both sides have opened it."""
     for name in SHARED_MEMORY_NAMES:
         SHARED_MEMORY.joinpath(name + instance_id).unlink(missing_ok=True)

@@ -1,10 +1,10 @@
-"""Gymnasium environments, scalar by scalar, behind one convention for spaces and episode ends.
+"""Gymnasium environments with one convention for spaces and episode ends.
 
-The scalar environment is always vectorised in step (`vectorization_mode="sync"`, SAME_STEP): some
-built-in vector worlds are NEXT_STEP, where the step after an episode's end is no transition at all
-and would enter the learner as one.
+The scalar form is always vectorised here (`vectorization_mode="sync"`, SAME_STEP). Some built-in
+vector environments are NEXT_STEP, where the step after an episode's end is no transition, but would
+enter the learner as one.
 
-What a world may look like inside, and what the learner sees:
+Spaces of an environment, and the spaces that the learner sees:
 
 | inside | outside |
 |---|---|
@@ -14,11 +14,10 @@ What a world may look like inside, and what the learner sees:
 | action `Discrete(n, start=s)` | `Discrete(n)`: 0 is played as `s` |
 | action `Box` of one dimension, float | the same bounds; actions outside are clipped to them |
 
-The smaller one of an image's first and last axis is its channels, the last if both are equal.
-Everything else is refused by name.
+The smaller one of an image's first and last axis is its channels, the last if both are equal. All
+other spaces are refused.
 """
 
-import difflib
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -29,25 +28,22 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from envs import atari, doom, slots, toy
-
-SUPPORTED_OBSERVATIONS = (
-    "a Box of one dimension (a vector), a uint8 Box of two or three (an image), or Discrete "
-    "(seen one-hot)"
-)
-SUPPORTED_ACTIONS = "Discrete, or a float Box of one dimension"
+from envs import atari, doom, ids, slots, toy
 
 
 def unsupported(
     env_id: str, observation: spaces.Space[Any], action: spaces.Space[Any]
 ) -> str | None:
-    """Why the learner cannot use these spaces, with the way out; None if it can."""
+    """Return why the learner cannot use these spaces, and what it can use; None if it can."""
     if not isinstance(action, spaces.Discrete) and not (
         isinstance(action, spaces.Box)
         and len(action.shape) == 1
         and np.issubdtype(action.dtype, np.floating)
     ):
-        return f"{env_id} has action space {action}: supported is {SUPPORTED_ACTIONS}"
+        return (
+            f"{env_id} has action space {action}: supported is Discrete, or a float Box of one "
+            "dimension"
+        )
     if isinstance(observation, spaces.Discrete) or (
         isinstance(observation, spaces.Box)
         and (
@@ -57,16 +53,17 @@ def unsupported(
     ):
         return None
     return (
-        f"{env_id} has observation space {observation}: supported is {SUPPORTED_OBSERVATIONS}. "
-        "Register it wrapped in gymnasium.wrappers.FlattenObservation to get a vector"
+        f"{env_id} has observation space {observation}: supported is a Box of one dimension (a "
+        "vector), a uint8 Box of two or three (an image), or Discrete (seen one-hot). Register it "
+        "wrapped in gymnasium.wrappers.FlattenObservation to get a vector"
     )
 
 
 class Normalised(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """One scalar environment with the module's outer spaces.
+    """One scalar environment with the outer spaces of the module's docstring.
 
-    Every observation is a copy: an environment that returns its own buffer would otherwise
-    overwrite the episode's last observation while it resets, before anyone has read it.
+    Every observation is a copy. Otherwise the reset of an environment that returns its own buffer
+    would overwrite the last observation of the episode before it is read.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -108,6 +105,7 @@ class Normalised(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def _channels_first(shape: tuple[int, ...]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Return a function that moves the channels of an image of this shape to the front."""
     if len(shape) == 2:
         return lambda image: image[None]  # [1, H, W]
     if shape[2] <= shape[0]:
@@ -116,7 +114,13 @@ def _channels_first(shape: tuple[int, ...]) -> Callable[[NDArray[Any]], NDArray[
 
 
 class GymVectorEnv(gymnasium.vector.VectorWrapper):
-    """Copies of one Gymnasium environment. See `envs.make.make_vec` for the contract of `step`."""
+    """Copies of one Gymnasium environment. See `envs.make.make_vec` for the contract of `step`.
+
+    Args:
+        env_id: Registered id.
+        num_envs: Number of copies.
+        keywords: Arguments of the environment's constructor.
+    """
 
     def __init__(self, env_id: str, num_envs: int, keywords: dict[str, Any]) -> None:
         super().__init__(
@@ -132,10 +136,7 @@ class GymVectorEnv(gymnasium.vector.VectorWrapper):
         self._started = False
 
     def reset(
-        self,
-        *,
-        seed: slots.Seed = None,
-        options: dict[str, Any] | None = None,
+        self, *, seed: slots.Seed = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Start a new episode in every slot; see `envs.make.make_vec`."""
         # SyncVectorEnv takes a list of seeds, which VectorEnv's own signature does not say.
@@ -144,14 +145,9 @@ class GymVectorEnv(gymnasium.vector.VectorWrapper):
         self._started = True
         return obs, info
 
-    def step(
-        self, actions: Any
-    ) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    def step(self, actions: Any) -> slots.Stepped:
         """Play one step in every slot; see `envs.make.make_vec`."""
-        if self.env.closed:
-            raise RuntimeError("the environment is closed")
-        if not self._started:
-            raise RuntimeError("step before reset: call reset first")
+        slots.check_open(self.env.closed, self._started)
         actions = self._checked(np.asarray(actions))
         obs, reward, terminated, truncated, info = self.env.step(actions)
         last = info.get("final_obs")  # an object array with None where no episode ended
@@ -173,10 +169,15 @@ class GymVectorEnv(gymnasium.vector.VectorWrapper):
 
 
 def inspect(env_id: str, keywords: dict[str, Any]) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
-    """Build one environment, read its outer spaces, close it.
+    """Return the outer observation and action space of an environment, which is built and closed.
+
+    Args:
+        env_id: Registered id, or module:EnvId.
+        keywords: Arguments of the environment's constructor.
 
     Raises:
-        ValueError: unknown id, missing package, wrong keyword or unsupported space, in one line.
+        ValueError: The id is unknown, a package is missing, a keyword is wrong, or a space is not
+            supported.
     """
     _import_module_of(env_id)
     name = env_id.rpartition(":")[2]
@@ -226,16 +227,16 @@ def _import_module_of(env_id: str) -> None:
 
 
 def _unknown(env_id: str, name: str) -> str:
-    known = [*gymnasium.registry, *atari.games(), *doom.ids(), *toy.ENVS]
+    """Return the message about an unknown id; other versions of it are suggested first."""
+    levels = [level.env_id for level in doom.LEVELS.values()]
+    known = {one: one for one in (*gymnasium.registry, *atari.games(), *levels, *toy.ENVS)}
     stem = name.partition("-v")[0]
-    close = sorted(other for other in known if other.partition("-v")[0] == stem)
-    if not close:
-        folded = {other.lower(): other for other in known}
-        matches = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.6)
-        close = [folded[match] for match in matches]
-    hint = f"; did you mean {' or '.join(close)}?" if close else "."
+    versions = sorted(other for other in known if other.partition("-v")[0] == stem)
+    hint = ids.did_you_mean(name, known, cutoff=0.6)
+    if versions:
+        hint = f"; did you mean {' or '.join(versions)}?"
     return (
         f"unknown environment {env_id!r}{hint} Give an Atari game (Pong), a first-person level "
-        f"(Doom/MyWayHome), a Gymnasium id (CartPole-v1), module:EnvId, or a toy world "
+        f"(Doom/MyWayHome), a Gymnasium id (CartPole-v1), module:EnvId, or a toy environment "
         f"({', '.join(toy.ENVS)})"
     )

@@ -1,14 +1,14 @@
-"""`make_vec`: one door to every world; and `describe`, which looks in without leaving it open.
+"""Build any environment with `make_vec`; read its properties with `describe`.
 
-    worlds = make.make_vec("Pong", num_envs=16)
-    obs, _ = worlds.reset(seed=0)
+    envs = make.make_vec("Pong", num_envs=16)
+    obs, _ = envs.reset(seed=0)
     while training:
-        obs, reward, terminated, truncated, info = worlds.step(actions)
+        obs, reward, terminated, truncated, info = envs.step(actions)
 
 Ids: an Atari game by plain name (`Pong`, `MsPacman`) or as `ALE/Pong-v5`; a first-person level of
 ViZDoom (`Doom/MyWayHome`, or `VizdoomMyWayHome-v1`) or of DeepMind Lab (`Lab/nav_maze_static_01`);
-a toy world (`Catch`, `MemoryChain`, `RepeatPrevious`, `Counter`); a Gymnasium id (`CartPole-v1`);
-`module:EnvId`, where importing `module` registers `EnvId`.
+a toy environment (`Catch`, `MemoryChain`, `RepeatPrevious`, `Counter`); a Gymnasium id
+(`CartPole-v1`); `module:EnvId`, where importing `module` registers `EnvId`.
 """
 
 import dataclasses
@@ -24,43 +24,59 @@ from gymnasium import spaces
 
 from envs import atari, doom, first_person, gym, lab, toy
 
+_FIRST_PERSON: dict[type, Any] = {doom.Level: doom.DoomVectorEnv, lab.Level: lab.LabVectorEnv}
+
 
 @dataclasses.dataclass(frozen=True)
 class EnvSpec:
-    """What a learner must know of a world before it builds any."""
+    """Properties of an environment that a learner needs before it builds one."""
 
     name: str
     """The id in its shortest form: `Pong` for `ALE/Pong-v5`."""
     single_observation_space: spaces.Box
-    """A vector (one dimension, any number type) or a uint8 image `[C, H, W]`."""
+    """Space of one observation: a vector of any number type, or a uint8 image `[C, H, W]`."""
     single_action_space: spaces.Discrete | spaces.Box
-    """`Discrete(n)` from 0, or a float `Box` of one dimension."""
+    """Space of one action: `Discrete(n)` from 0, or a float `Box` of one dimension."""
     frames_per_step: int
-    """Emulator frames per agent step; 1 where there is no emulator."""
+    """Emulator frames per agent step; 1 without an emulator."""
     is_atari: bool
-    """Rewards are raw game scores, to be clipped for learning; `life_lost` may be true."""
+    """Whether this is an Atari game: rewards need clipping, and `life_lost` may be true."""
     frame_channels: int
-    """Channels of one frame: 1 for Atari, whose 4 are the last 4 frames; all for any other image;
-    1 for a vector, which has none."""
+    """Channels of one frame: 1 for Atari, which stacks 4 frames, and for vectors; all channels for
+    other images."""
     reward_scale: float = 1.0
-    """What learning should multiply raw rewards by; 1 where nothing is known."""
+    """Factor of raw rewards to learn from; 1 where none is known."""
 
 
 def describe(env_id: str, *, preset: str | atari.Preset = "a3c2016", **keywords: Any) -> EnvSpec:
-    """Check an id, its settings and its spaces; leaves no environment open.
+    """Check an id and its settings, and return its properties; leaves no environment open.
 
-    Takes what `make_vec` takes, but for counts.
+    Args:
+        env_id: See the module's docstring.
+        preset: As in `make_vec`.
+        **keywords: As in `make_vec`.
 
     Raises:
-        ValueError: one line that says what was given, what is possible, and close matches.
+        ValueError: The id or a setting is wrong; one line with what is possible.
     """
     chosen = atari.find_preset(preset)
     if env_id in toy.ENVS:
-        worlds = _make_toy(env_id, 1, keywords)
-        return _spec(env_id, worlds.single_observation_space, worlds.single_action_space)
-    level = _find_level(env_id)
+        envs = _make_toy(env_id, 1, keywords)
+        return _spec(env_id, envs.single_observation_space, envs.single_action_space)
+    level = find_level(env_id)
     if level is not None:
-        return _first_person_spec(level, keywords)
+        vector_env = _FIRST_PERSON[type(level)]
+        _check_keywords(level.env_id, vector_env, keywords)
+        vector_env.check(level, **keywords)
+        return EnvSpec(
+            name=level.env_id,
+            single_observation_space=spaces.Box(0, 255, first_person.OBSERVATION_SHAPE, np.uint8),
+            single_action_space=spaces.Discrete(level.num_actions),
+            frames_per_step=first_person.FRAMES_PER_STEP,
+            is_atari=False,
+            frame_channels=first_person.OBSERVATION_SHAPE[0],
+            reward_scale=level.reward_scale,
+        )
     game = atari.find_game(env_id)
     if game is None:
         return _spec(env_id, *gym.inspect(env_id, keywords))
@@ -84,32 +100,34 @@ def make_vec(
     num_threads: int = 1,
     **keywords: Any,
 ) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
-    """Build `num_envs` copies of a world.
+    """Build `num_envs` copies of an environment.
 
-    Every world keeps this contract:
+    Every environment keeps this contract:
 
-    - `reset(seed=...)`: an int (slot `i` gets `seed + i`), a sequence of one int per slot, or
-      None. Episodes after a slot's first go on with that slot's own generator.
+    - `reset(seed=...)` takes an int (slot `i` gets `seed + i`), a sequence of one int per slot, or
+      None. Episodes after a slot's first continue with that slot's own generator.
     - Autoreset is SAME_STEP: where `terminated | truncated`, the returned observation is already
       the next episode's first.
     - `step` returns observations `[B, ...]`, raw rewards float64 `[B]`, `terminated` and
       `truncated` bool `[B]`, and `info`. Both flags mean the end of the whole game, never of a
       life.
-    - `info["final_obs"]`: None if no episode ended, else an array like the observations, whose row
-      `i` is the last observation of the episode that ended in slot `i`. Other rows mean nothing.
-    - `info["life_lost"]`: bool `[B]`, a life was lost and the game goes on; false outside Atari.
-    - All arrays are the caller's to keep: none is written again.
+    - `info["final_obs"]` is None if no episode ended. Else it is an array like the observations,
+      whose row `i` is the last observation of the episode that ended in slot `i`. Other rows are
+      meaningless.
+    - `info["life_lost"]`, bool `[B]`, is true where a life was lost and the game continues. It is
+      false outside Atari.
+    - The caller may keep all arrays: none is written again.
     - Actions outside the action space raise ValueError (a `Box`'s are clipped to its bounds).
 
     Args:
         env_id: See the module's docstring.
-        num_envs: How many copies, stepped together.
+        num_envs: Number of copies, stepped together.
         preset: Atari's protocol, by name (`atari.PRESETS`) or one of your own. Ignored elsewhere.
-        num_threads: Emulator threads, Atari only. 1 where workers fill the cores.
-        **keywords: For the world's constructor, as `length=10` for MemoryChain. Atari takes none.
+        num_threads: Number of emulator threads, Atari only. 1 where workers fill the cores.
+        **keywords: Arguments of the constructor, as `length=10` for MemoryChain. Atari has none.
 
     Raises:
-        ValueError: one line that says what was given, what is possible, and close matches.
+        ValueError: The id or a setting is wrong; one line with what is possible.
     """
     if num_envs < 1:
         raise ValueError(f"num_envs is {num_envs}: give at least 1")
@@ -118,25 +136,24 @@ def make_vec(
     spec = describe(env_id, preset=preset, **keywords)
     if spec.is_atari:
         return atari.AtariVectorEnv(spec.name, num_envs, atari.find_preset(preset), num_threads)
-    level = _find_level(env_id)
-    if isinstance(level, doom.Level):
-        return doom.DoomVectorEnv(level, num_envs, **keywords)
-    if isinstance(level, lab.Level):
-        return lab.LabVectorEnv(level, num_envs, **keywords)
+    level = find_level(env_id)
+    if level is not None:
+        envs: first_person.FirstPersonVectorEnv
+        envs = _FIRST_PERSON[type(level)](level, num_envs, **keywords)
+        return envs
     if env_id in toy.ENVS:
         return _make_toy(env_id, num_envs, keywords)
     return gym.GymVectorEnv(spec.name, num_envs, keywords)
 
 
 def protocol(env_id: str, *, preset: str | atari.Preset = "a3c2016") -> str:
-    """What a score must be read with: the world and, for Atari, how it is played, in one line."""
+    """Return, in one line, the environment and, for Atari, its protocol, to read a score with."""
     spec = describe(env_id, preset=preset)
-    level = _find_level(env_id)
+    level = find_level(env_id)
     if level is not None:
-        assert isinstance(spec.single_action_space, spaces.Discrete)
         limit = f", at most {level.max_tics:,} frames" if isinstance(level, doom.Level) else ""
         return (
-            f"{spec.name}: 84 x 84 RGB, {spec.single_action_space.n} actions, "
+            f"{spec.name}: 84 x 84 RGB, {level.num_actions} actions, "
             f"{spec.frames_per_step} frames per agent step{limit}"
         )
     if not spec.is_atari:
@@ -149,6 +166,15 @@ def protocol(env_id: str, *, preset: str | atari.Preset = "a3c2016") -> str:
         f"{'FIRE after reset' if chosen.fire_reset else 'no FIRE after reset'}, "
         f"{spec.frames_per_step} frames per agent step, at most {chosen.max_frames:,} frames"
     )
+
+
+def find_level(env_id: str) -> doom.Level | lab.Level | None:
+    """Return the first-person level of an id; None for other kinds of id.
+
+    Raises:
+        ValueError: The id is of this kind, but there is no such level.
+    """
+    return doom.find_level(env_id) or lab.find_level(env_id)
 
 
 def _spec(name: str, observation: spaces.Space[Any], action: spaces.Space[Any]) -> EnvSpec:
@@ -164,40 +190,14 @@ def _spec(name: str, observation: spaces.Space[Any], action: spaces.Space[Any]) 
     )
 
 
-def _find_level(env_id: str) -> doom.Level | lab.Level | None:
-    return doom.find_level(env_id) or lab.find_level(env_id)
-
-
-def _first_person_spec(level: doom.Level | lab.Level, keywords: dict[str, Any]) -> EnvSpec:
-    if isinstance(level, doom.Level):
-        name, num_actions = doom.PREFIX + level.name, len(level.actions)
-        _check_keywords(name, doom.DoomVectorEnv, keywords)
-        doom.episode_tics(level, **keywords)
-        doom.check_installed()
-    else:
-        name, num_actions = lab.PREFIX + level.name, len(lab.ACTIONS)
-        _check_keywords(name, lab.LabVectorEnv, keywords)
-        lab.check_renderer(**keywords)
-        lab.check_installed()
-    return EnvSpec(
-        name=name,
-        single_observation_space=spaces.Box(0, 255, first_person.OBSERVATION_SHAPE, np.uint8),
-        single_action_space=spaces.Discrete(num_actions),
-        frames_per_step=first_person.FRAMES_PER_STEP,
-        is_atari=False,
-        frame_channels=first_person.OBSERVATION_SHAPE[0],
-        reward_scale=level.reward_scale,
-    )
-
-
 def _make_toy(name: str, num_envs: int, keywords: dict[str, Any]) -> toy.ToyVectorEnv:
-    world = toy.ENVS[name]
-    _check_keywords(name, world, keywords)
-    return world(num_envs, **keywords)
+    vector_env = toy.ENVS[name]
+    _check_keywords(name, vector_env, keywords)
+    return vector_env(num_envs, **keywords)
 
 
-def _check_keywords(name: str, worlds: type[Any], keywords: dict[str, Any]) -> None:
-    known = set(inspect.signature(worlds).parameters) - {"num_envs", "level"}
+def _check_keywords(name: str, vector_env: type[Any], keywords: dict[str, Any]) -> None:
+    known = set(inspect.signature(vector_env).parameters) - {"num_envs", "level"}
     unknown = sorted(set(keywords) - known)
     if unknown:
         raise ValueError(f"{name} does not take {unknown}: give {sorted(known) or 'nothing'}")
@@ -205,7 +205,7 @@ def _check_keywords(name: str, worlds: type[Any], keywords: dict[str, Any]) -> N
 
 @functools.cache
 def _actions(game: str) -> int:
-    """How many actions do something in a game; loads its ROM once, about 0.1 s."""
+    """Return the number of actions that a game uses; loads its ROM once."""
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
     ale.loadROM(str(roms.get_rom_path(atari.games()[game])))

@@ -1,4 +1,7 @@
-"""What worlds with one generator per slot share, and what every world checks on its way in."""
+"""What vector environments share: types, checks of seeds and actions, one generator per slot.
+
+A slot is one of the environments that are stepped together.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,13 +13,17 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 Seed = int | Sequence[int] | NDArray[np.integer[Any]] | None
+Stepped = tuple[
+    NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
+]
+"""Observation, reward, terminated, truncated and info, as `envs.make.make_vec` says."""
 
 
 def slot_seeds(seed: Seed, num_envs: int) -> list[int] | None:
-    """One seed per slot: an int counts up from slot 0, as in Gymnasium; a sequence is taken as is.
+    """Return one seed per slot: an int counts up from slot 0, a sequence is taken as it is.
 
     Raises:
-        ValueError: a negative seed, or not one per slot.
+        ValueError: A seed is negative, or there is not one per slot.
     """
     if seed is None:
         return None
@@ -31,11 +38,19 @@ def slot_seeds(seed: Seed, num_envs: int) -> list[int] | None:
     return seeds
 
 
+def check_open(closed: bool, started: bool = True) -> None:
+    """Raise RuntimeError if an environment was closed, or was not reset yet."""
+    if closed:
+        raise RuntimeError("the environment is closed")
+    if not started:
+        raise RuntimeError("step before reset: call reset first")
+
+
 def discrete(actions: Any, num_envs: int, num_actions: int) -> NDArray[np.integer[Any]]:
-    """The actions of one step, as an array `[B]`.
+    """Return the actions of one step as an array `[B]`.
 
     Raises:
-        ValueError: they are not one integer per slot, each of them an action.
+        ValueError: They are not one integer per slot, or one is not in 0..num_actions - 1.
     """
     given: NDArray[Any] = np.asarray(actions)
     if (
@@ -52,9 +67,9 @@ def discrete(actions: Any, num_envs: int, num_actions: int) -> NDArray[np.intege
 
 
 class SlotVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
-    """`num_envs` worlds with discrete actions, each with a generator of its own.
+    """`num_envs` environments with discrete actions, each with a generator of its own.
 
-    A world defines `reset`, which calls `_seed`, and `step`, which calls `_checked`.
+    A subclass defines `reset`, which calls `_seed`, and `step`, which calls `_checked`.
     """
 
     def __init__(self, num_envs: int, observation: spaces.Box, num_actions: int) -> None:
@@ -68,9 +83,8 @@ class SlotVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._generators: list[np.random.Generator] = []  # one per slot; empty before a reset
 
     def _seed(self, seed: Seed) -> bool:
-        """Make the slots' generators, or let them run on without a seed; whether they are new."""
-        if self.closed:
-            raise RuntimeError("the environment is closed")
+        """Make new generators, unless there are some and no seed; return whether they are new."""
+        check_open(self.closed)
         seeds = slot_seeds(seed, self.num_envs)
         if seeds is None and self._generators:
             return False
@@ -79,9 +93,10 @@ class SlotVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         return True
 
     def _checked(self, actions: Any) -> NDArray[np.integer[Any]]:
-        """The actions of a step that may be taken now."""
-        if self.closed:
-            raise RuntimeError("the environment is closed")
-        if not self._generators:
-            raise RuntimeError("step before reset: call reset first")
+        """Return the actions of a step, which must be possible now."""
+        check_open(self.closed, bool(self._generators))
         return discrete(actions, self.num_envs, self._num_actions)
+
+    def _no_info(self) -> dict[str, Any]:
+        """Return the info of a step in which no episode ended and no life was lost."""
+        return {"final_obs": None, "life_lost": np.zeros(self.num_envs, dtype=np.bool_)}

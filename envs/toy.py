@@ -1,30 +1,30 @@
-"""Four fast worlds, vectorised in numpy: Catch, a memory chain, repetition, and a counter.
+"""Four fast environments in NumPy: Catch, a memory chain, repetition, and a counter.
 
 All are SAME_STEP: where an episode ends, the returned observation is the next one's first, and
 `info["final_obs"]` holds the last. `t` counts the steps of an episode from 0.
 
-**Catch** (after bsuite's, Osband et al. 2020, arXiv 1908.03568): a ball falls down a board of 10
-rows and 5 columns from a random column of row 0; a paddle moves along row 9. Observation: the
+**Catch** (after bsuite, Osband et al. 2020, arXiv 1908.03568): a ball falls down a board of 10
+rows and 5 columns, from a random column of row 0. A paddle moves along row 9. Observation: the
 board, float32 `[50]`, 1 at the ball and at the paddle. Actions: 0 left, 1 stay, 2 right. After 9
-steps the ball is in row 9: reward +1 if the paddle is there, else -1, and the episode terminates.
-The best return is 1, a random player's mean -0.6.
+steps the ball is in row 9. The reward is +1 if the paddle is there, else -1, and the episode
+terminates. The best return is 1; random play has a mean of -0.6.
 
-**MemoryChain** (after bsuite's memory length): a cue `c`, 0 or 1 with equal chance, is shown at
-`t = 0` only; the answer is asked for at `t = length`. Observation, float32 `[3]`: at `t = 0`
-`(1, 0, 0)` or `(0, 1, 0)` for the two cues, at `t = length` `(0, 0, 1)`, else zeros. The reward is
-0 but for the answer: +1 if that action equals `c`, else -1, and the episode terminates after
-`length + 1` steps. What is seen at the answer does not depend on the cue, so the expected return of
-every memoryless player is exactly 0; one with a memory reaches 1. (Who is shown its own last action
-has a memory.)
+**MemoryChain** (after bsuite's memory length): a cue `c`, 0 or 1 with equal probability, is shown
+at `t = 0` only. The answer is due at `t = length`. Observation, float32 `[3]`: `(1, 0, 0)` or
+`(0, 1, 0)` for the cue at `t = 0`, `(0, 0, 1)` at `t = length`, else zeros. The action at
+`t = length` is rewarded with +1 if it equals `c`, else with -1, and the episode terminates. All
+other rewards are 0. The observation at the answer does not depend on the cue, so without memory
+every policy has an expected return of 0; with memory the best return is 1. (An agent that sees its
+own last action has a memory.)
 
-**RepeatPrevious** (after POPGym's, Morad et al. 2023, arXiv 2303.01859): at every step one of
-`symbols` symbols is shown, each with equal chance, and the action should be the symbol shown
-`delay` steps before. Observation: the present symbol, one-hot, float32 `[symbols]`. Actions: the
-symbols. Reward: 0 in the first `delay` steps, then +1 for the right symbol, else -1; the episode
-terminates after `delay + answers` steps. The present symbol says nothing about the answer, so every
-memoryless player expects `answers * (2 / symbols - 1)`; one with a memory reaches `answers`.
+**RepeatPrevious** (after POPGym, Morad et al. 2023, arXiv 2303.01859): each step shows one of
+`symbols` symbols with equal probability, and the action should be the symbol shown `delay` steps
+before. Observation: the present symbol, one-hot, float32 `[symbols]`. Actions: the symbols. Reward:
+0 in the first `delay` steps, then +1 for the right symbol, else -1. The episode terminates after
+`delay + answers` steps. The present symbol tells nothing about the answer, so without memory every
+policy has an expected return of `answers * (2 / symbols - 1)`; with memory the best is `answers`.
 
-**Counter**: nothing is random, and every number says where it comes from. For slot `i`, episode `e`
+**Counter** has no randomness, and every number tells where it comes from. For slot `i`, episode `e`
 and step `t`, with the action `a` in 0..3 taken at that observation:
 
     observation   (i, e, t)                                  int32 [3]
@@ -33,7 +33,7 @@ and step `t`, with the action `a` in 0..3 taken at that observation:
     end           truncation if i + e is odd, else termination
 
 The final observation is `(i, e, length)`, the next episode's first `(i, e + 1, 0)`. Seeds change
-nothing; `reset` goes back to `e = 0`.
+nothing; `reset` returns to `e = 0`.
 """
 
 from typing import Any
@@ -42,38 +42,31 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs.slots import Seed, SlotVectorEnv
+from envs import slots
 
-Step = tuple[
-    NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
-]
+Outcome = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
+"""Reward, terminated and truncated of one step, [B] each."""
 
 
-class ToyVectorEnv(SlotVectorEnv):
-    """What the four share: episode ends. Contract: `envs.make.make_vec`.
+class ToyVectorEnv(slots.SlotVectorEnv):
+    """The part that the four share: episode ends. Contract: `envs.make.make_vec`.
 
-    A world defines `_begin` (new episodes in some slots), `_observe` and `_advance`.
+    A subclass defines `_begin`, `_observe` and `_advance`.
     """
 
     def reset(
-        self,
-        *,
-        seed: Seed = None,
-        options: dict[str, Any] | None = None,
+        self, *, seed: slots.Seed = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Start a new episode in every slot. Without a seed the slots' generators run on."""
+        """Start a new episode in every slot; without a seed, with the slots' own generators."""
         self._seed(seed)
         self._restart()
         self._begin(np.arange(self.num_envs))
         return self._observe(), {}
 
-    def step(self, actions: NDArray[np.integer[Any]]) -> Step:
+    def step(self, actions: NDArray[np.integer[Any]]) -> slots.Stepped:
         """Play one step in every slot."""
         reward, terminated, truncated = self._advance(self._checked(actions))
-        info: dict[str, Any] = {
-            "final_obs": None,
-            "life_lost": np.zeros(self.num_envs, dtype=np.bool_),
-        }
+        info = self._no_info()
         over = np.flatnonzero(terminated | truncated)
         if over.size:
             info["final_obs"] = self._observe()
@@ -81,25 +74,23 @@ class ToyVectorEnv(SlotVectorEnv):
         return self._observe(), reward, terminated, truncated, info
 
     def _restart(self) -> None:
-        """Forget what outlives an episode."""
+        """Reset what outlives an episode."""
 
-    def _begin(self, slots: NDArray[np.intp]) -> None:
-        """Begin a new episode in these slots."""
+    def _begin(self, which: NDArray[np.intp]) -> None:
+        """Begin a new episode in the given slots."""
         raise NotImplementedError
 
     def _observe(self) -> NDArray[Any]:
-        """The current observation of every slot, in fresh memory."""
+        """Return the current observation of every slot, in new memory."""
         raise NotImplementedError
 
-    def _advance(
-        self, actions: NDArray[np.integer[Any]]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Move one step; return reward, terminated, truncated."""
+    def _advance(self, actions: NDArray[np.integer[Any]]) -> Outcome:
+        """Play one step in every slot."""
         raise NotImplementedError
 
 
 class Catch(ToyVectorEnv):
-    """Catch a falling ball with a paddle. See the module's docstring."""
+    """Catch a falling ball with a paddle; see the module's docstring."""
 
     def __init__(self, num_envs: int, rows: int = 10, columns: int = 5) -> None:
         if rows < 2 or columns < 1:
@@ -110,23 +101,21 @@ class Catch(ToyVectorEnv):
         self._ball_column = np.zeros(num_envs, dtype=np.int64)  # [B]
         self._paddle = np.zeros(num_envs, dtype=np.int64)  # [B]
 
-    def _begin(self, slots: NDArray[np.intp]) -> None:
-        self._ball_row[slots] = 0
-        self._ball_column[slots] = [
-            self._generators[slot].integers(self._columns) for slot in slots
+    def _begin(self, which: NDArray[np.intp]) -> None:
+        self._ball_row[which] = 0
+        self._ball_column[which] = [
+            self._generators[slot].integers(self._columns) for slot in which
         ]
-        self._paddle[slots] = self._columns // 2
+        self._paddle[which] = self._columns // 2
 
     def _observe(self) -> NDArray[Any]:
         board = np.zeros((self.num_envs, self._rows, self._columns), dtype=np.float32)
-        slots = np.arange(self.num_envs)
-        board[slots, self._ball_row, self._ball_column] = 1.0
-        board[slots, self._rows - 1, self._paddle] = 1.0
+        every = np.arange(self.num_envs)
+        board[every, self._ball_row, self._ball_column] = 1.0
+        board[every, self._rows - 1, self._paddle] = 1.0
         return board.reshape(self.num_envs, -1)
 
-    def _advance(
-        self, actions: NDArray[np.integer[Any]]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    def _advance(self, actions: NDArray[np.integer[Any]]) -> Outcome:
         self._paddle = np.clip(self._paddle + actions - 1, 0, self._columns - 1)
         self._ball_row += 1
         landed = self._ball_row == self._rows - 1
@@ -136,7 +125,7 @@ class Catch(ToyVectorEnv):
 
 
 class MemoryChain(ToyVectorEnv):
-    """Say after `length` steps what was shown at the first. See the module's docstring."""
+    """Tell after `length` steps what the first one showed; see the module's docstring."""
 
     def __init__(self, num_envs: int, length: int = 5) -> None:
         if length < 1:
@@ -148,9 +137,9 @@ class MemoryChain(ToyVectorEnv):
         self._cue = np.zeros(num_envs, dtype=np.int64)  # [B]
         self._t = np.zeros(num_envs, dtype=np.int64)  # [B]
 
-    def _begin(self, slots: NDArray[np.intp]) -> None:
-        self._cue[slots] = [self._generators[slot].integers(2) for slot in slots]
-        self._t[slots] = 0
+    def _begin(self, which: NDArray[np.intp]) -> None:
+        self._cue[which] = [self._generators[slot].integers(2) for slot in which]
+        self._t[which] = 0
 
     def _observe(self) -> NDArray[Any]:
         obs = np.zeros((self.num_envs, 3), dtype=np.float32)
@@ -159,9 +148,7 @@ class MemoryChain(ToyVectorEnv):
         obs[:, 2] = self._t == self._length
         return obs
 
-    def _advance(
-        self, actions: NDArray[np.integer[Any]]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    def _advance(self, actions: NDArray[np.integer[Any]]) -> Outcome:
         answered = self._t == self._length
         reward = np.where(answered, np.where(actions == self._cue, 1.0, -1.0), 0.0)
         self._t += 1
@@ -169,7 +156,7 @@ class MemoryChain(ToyVectorEnv):
 
 
 class RepeatPrevious(ToyVectorEnv):
-    """Say at every step what was shown `delay` steps before. See the module's docstring."""
+    """Tell at every step what was shown `delay` steps before; see the module's docstring."""
 
     def __init__(self, num_envs: int, symbols: int = 3, delay: int = 2, answers: int = 12) -> None:
         if symbols < 2 or delay < 1 or answers < 1:
@@ -179,26 +166,24 @@ class RepeatPrevious(ToyVectorEnv):
             )
         super().__init__(num_envs, spaces.Box(0.0, 1.0, (symbols,), np.float32), symbols)
         self._symbols, self._delay, self._answers = symbols, delay, answers
-        # What is shown at each step of the running episode; one more, shown at its end.
+        # Symbols of the running episode, and one more that is shown at its end.
         self._shown = np.zeros((num_envs, delay + answers + 1), dtype=np.int64)  # [B, T + 1]
         self._t = np.zeros(num_envs, dtype=np.int64)  # [B]
         self._slot = np.arange(num_envs)
 
-    def _begin(self, slots: NDArray[np.intp]) -> None:
-        for slot in slots:
+    def _begin(self, which: NDArray[np.intp]) -> None:
+        for slot in which:
             self._shown[slot] = self._generators[slot].integers(
                 self._symbols, size=self._shown.shape[1]
             )
-        self._t[slots] = 0
+        self._t[which] = 0
 
     def _observe(self) -> NDArray[Any]:
         obs = np.zeros((self.num_envs, self._symbols), dtype=np.float32)
         obs[self._slot, self._shown[self._slot, self._t]] = 1.0
         return obs
 
-    def _advance(
-        self, actions: NDArray[np.integer[Any]]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    def _advance(self, actions: NDArray[np.integer[Any]]) -> Outcome:
         asked = self._t - self._delay
         right = self._shown[self._slot, np.maximum(asked, 0)] == actions
         reward = np.where(asked < 0, 0.0, np.where(right, 1.0, -1.0))
@@ -208,7 +193,7 @@ class RepeatPrevious(ToyVectorEnv):
 
 
 class Counter(ToyVectorEnv):
-    """A world that counts, for tests of alignment. See the module's docstring."""
+    """An environment that counts, for tests of alignment; see the module's docstring."""
 
     def __init__(self, num_envs: int) -> None:
         limit = int(np.iinfo(np.int32).max)
@@ -219,32 +204,30 @@ class Counter(ToyVectorEnv):
 
     @staticmethod
     def episode_length(slot: Any, episode: Any) -> Any:
-        """Steps in this episode; slots and episodes are ints or arrays of them."""
+        """Return the number of steps of an episode; arguments are ints or arrays of them."""
         return 3 + (slot + 2 * episode) % 5
 
     @staticmethod
     def reward(slot: Any, episode: Any, step: Any, action: Any) -> Any:
-        """The reward for `action` taken at the observation `(slot, episode, step)`."""
+        """Return the reward of `action` at the observation `(slot, episode, step)`."""
         return 1000 * step + 100 * (slot % 10) + 10 * (episode % 10) + action
 
     @staticmethod
     def truncates(slot: Any, episode: Any) -> Any:
-        """Whether this episode ends by truncation, not by termination."""
+        """Return whether an episode ends by truncation, not by termination."""
         return (slot + episode) % 2 == 1
 
     def _restart(self) -> None:
         self._episode[:] = -1
 
-    def _begin(self, slots: NDArray[np.intp]) -> None:
-        self._episode[slots] += 1
-        self._t[slots] = 0
+    def _begin(self, which: NDArray[np.intp]) -> None:
+        self._episode[which] += 1
+        self._t[which] = 0
 
     def _observe(self) -> NDArray[Any]:
         return np.stack([self._slot, self._episode, self._t], axis=1).astype(np.int32)
 
-    def _advance(
-        self, actions: NDArray[np.integer[Any]]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    def _advance(self, actions: NDArray[np.integer[Any]]) -> Outcome:
         reward = self.reward(self._slot, self._episode, self._t, actions).astype(np.float64)
         self._t += 1
         over = self._t == self.episode_length(self._slot, self._episode)
