@@ -15,7 +15,7 @@ from pbt.store import LostLease, Store
 
 
 class Stopwatch:
-    """Add up the seconds that a worker spends on each kind of work."""
+    """Sums of the seconds that a worker spends on each kind of work."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -30,7 +30,7 @@ class Stopwatch:
             self.add(what, time.perf_counter() - started_s)
 
     def add(self, what: str, seconds: float) -> None:
-        """Count time under `what` that was measured elsewhere."""
+        """Add seconds that were measured elsewhere."""
         self.seconds[what] = self.seconds.get(what, 0.0) + seconds
 
 
@@ -66,17 +66,12 @@ class Claim:
 
     def __init__(self, context: Context, lease: Lease) -> None:
         self._context = context
-        self._store, self._stopwatch = context.store, context.stopwatch
+        self.store, self._stopwatch = context.store, context.stopwatch
         self._lease = lease
         # Often enough to survive a few slow updates, seldom enough to cost nothing.
         self._renew_every_s = min(15.0, context.store.config.lease_seconds / 4)
         self._renewed_s = time.monotonic()
         self._published_s = -math.inf
-
-    @property
-    def store(self) -> Store:
-        """The run's store."""
-        return self._store
 
     @property
     def member(self) -> Member:
@@ -93,7 +88,7 @@ class Claim:
         """
         if time.monotonic() - self._renewed_s >= self._renew_every_s:
             with self._stopwatch.on("claim"):
-                self._store.renew(self._lease)
+                self.store.renew(self._lease)
             self._renewed_s = time.monotonic()
 
     def open_verified(self, of: Member | Version) -> Path:
@@ -113,15 +108,15 @@ class Claim:
             CheckpointError: It may be deleted already.
         """
         assert donor.checkpoint is not None
-        seconds = max(60.0, self._store.config.lease_seconds)
-        if not self._store.pin(donor.checkpoint, self._lease.owner, seconds):
+        seconds = max(60.0, self.store.config.lease_seconds)
+        if not self.store.pin(donor.checkpoint, self._lease.owner, seconds):
             raise checkpoint.CheckpointError(
                 f"member {donor.id}: {donor.checkpoint} is not kept any more"
             )
         try:
             yield
         finally:
-            self._store.unpin(donor.checkpoint, self._lease.owner)
+            self.store.unpin(donor.checkpoint, self._lease.owner)
 
     def publish(self, member: Member, write: Callable[[Path], None]) -> str:
         """Write the files of a new version, and return the checkpoint's name.
@@ -198,7 +193,7 @@ class Claim:
 
         def write() -> Lease:
             with self._stopwatch.on("commit"):
-                return self._store.commit(
+                return self.store.commit(
                     self._lease, member, kind=kind, report=report, events=events, release=release
                 )
 
@@ -210,12 +205,12 @@ class Claim:
     def release(self) -> None:
         """Give the member back as it was last committed."""
         with self._stopwatch.on("commit"):
-            self._store.release(self._lease)
+            self.store.release(self._lease)
 
     def crashed(self, error: str) -> None:
         """Give the member back and count a crash; after `max_attempts` in a row it has failed."""
         with self._stopwatch.on("commit"):
-            self._store.crash(self._lease, error)
+            self.store.crash(self._lease, error)
 
     def _publish(self, publish: Callable[[], str]) -> str:
         def timed() -> str:

@@ -13,18 +13,18 @@ _CLOCK_SLACK_S = 1.0
 
 
 def lapsed(member: Member, now: float, dead_owners: Collection[str], config: RunConfig) -> bool:
-    """Return whether a member is free: nobody holds it, or its lease has lapsed."""
+    """Return whether nobody holds a member, or its lease has expired."""
     expires = member.lease_expires_s
     if member.owner is None or member.owner in dead_owners or expires is None:
         return True
-    # An expiry farther ahead than a lease lasts means that the clock was set back.
+    # A lease that ends later than a lease can last means that the clock was set back.
     return not now < expires <= now + config.lease_seconds + _CLOCK_SLACK_S
 
 
 def exhausted(
     members: Sequence[Member], now: float, dead_owners: Collection[str], config: RunConfig
 ) -> list[Member]:
-    """Return the free members whose attempts are used up; they must not be claimed once more."""
+    """Return the free members that have used up their attempts, so nobody may claim them again."""
     return [
         member
         for member in members
@@ -83,11 +83,8 @@ def check_member(member: Member, config: RunConfig) -> None:
         raise ValueError(
             f"{who} has {member.agent_steps} agent steps, not 0 to {config.total_steps}"
         )
-    for episode_return in member.window:
-        records.check_finite(episode_return, f"{who}'s return")
     if len(member.window) > config.window:
         raise ValueError(f"{who}'s window has {len(member.window)} of at most {config.window}")
-    records.check_finite(member.score, f"{who}'s score")
     try:
         config.space.validate(member.hyperparameters)
     except ValueError as error:
@@ -113,11 +110,7 @@ def check_step(
         raise ValueError(f"{who}: {kind!r} is no kind that can be committed")
     if kind is not None and new.checkpoint in (None, old.checkpoint):
         raise ValueError(f"{who}: version {new.version} needs a checkpoint of its own")
-    if kind is None and (new.agent_steps, new.checkpoint, dict(new.hyperparameters)) != (
-        old.agent_steps,
-        old.checkpoint,
-        dict(old.hyperparameters),
-    ):
+    if kind is None and _held_by_checkpoint(new) != _held_by_checkpoint(old):
         raise ValueError(
             f"{who}: what a checkpoint holds changes only with a version, give its kind"
         )
@@ -128,15 +121,12 @@ def check_step(
         raise ValueError(
             f"{who}: {old.agent_steps} agent steps and {steps} reported are not {new.agent_steps}"
         )
-    if report is not None:
-        if (report.member, report.version, report.agent_steps) != (
-            new.id,
-            new.version,
-            new.agent_steps,
-        ):
-            raise ValueError(f"{who}: the report is of another member, version or agent steps")
-        for episode in report.episodes:
-            records.check_finite(episode.episode_return, f"{who}'s return")
+    if report is not None and (report.member, report.version, report.agent_steps) != (
+        new.id,
+        new.version,
+        new.agent_steps,
+    ):
+        raise ValueError(f"{who}: the report is of another member, version or agent steps")
     for event in events:
         if event.kind not in get_args(records.EventKind):
             raise ValueError(f"{who}: unknown event {event.kind!r}")
@@ -144,3 +134,7 @@ def check_step(
             raise ValueError(
                 f"{who}: event {event.kind} is of member {event.member} version {event.version}"
             )
+
+
+def _held_by_checkpoint(member: Member) -> tuple[object, ...]:
+    return member.agent_steps, member.checkpoint, dict(member.hyperparameters)

@@ -63,7 +63,7 @@ def test_a_member_that_crashes_whatever_it_copies_is_given_up(toy_run, tmp_path)
     outcome = run.work()
     assert outcome.exit_code == 0
     assert "finished: 3 of 4 members" in outcome.message
-    assert "the world fell over" in outcome.message
+    assert "the environment fell over" in outcome.message
     member = run.store.member(3)
     assert (member.state, member.agent_steps) == ("lost", 0)
     assert 1 <= len(run.events("reseed")) <= 2

@@ -16,7 +16,7 @@ def test_a_crash_is_counted_and_tried_again(toy_run, tmp_path):
     run.assert_complete()
     crashes = run.events("crashed")
     assert [(event.member, event.details["attempts"]) for event in crashes] == [(1, 1), (1, 2)]
-    assert 'raise RuntimeError("the world fell over")' in crashes[0].details["error"]
+    assert 'raise RuntimeError("the environment fell over")' in crashes[0].details["error"]
     lines = run.log.read_text().splitlines()
     assert sum(line.split()[1:3] == ["1", "build"] for line in lines) == 3
     assert sum(line.endswith("build") for line in lines) == sum(
@@ -31,7 +31,7 @@ def test_after_max_attempts_it_fails_with_its_traceback(toy_run, tmp_path):
     run.assert_complete()
     [failed] = run.events("failed")
     assert failed.member == 1
-    assert "the world fell over" in failed.details["error"]
+    assert "the environment fell over" in failed.details["error"]
     assert [event.member for event in run.events("reseed")] == [1]
 
 
