@@ -1,12 +1,17 @@
-"""TensorBoard event files that are only ever appended to, however often their writer dies.
+"""TensorBoard event files that are only ever appended to, even if their writer is killed.
 
-One file per TensorBoard run. The file itself says how far it got: its reader gives the last
-step of each tag, a torn last record (a crash, a full disk) is cut off, and points at or before
-a tag's last step are skipped. So a writer that is given all points again from the beginning
-writes what is missing.
+There is one file per TensorBoard run, and it says itself how far it got. A new writer reads the
+last step of each tag from the file, cuts off a torn last record (a crash, a full disk), and skips
+points at or before a tag's last step. A writer that is given all points again therefore writes only
+what is missing.
 
-No TensorBoard writer class is used: each keeps a thread and an open file per run, of which
-there are 81 in a population of 80, and reports a full disk from that thread, some time later.
+Files are appended to because a running TensorBoard follows only files that grow. If a launcher
+deleted its files and wrote new ones, TensorBoard would show no further points until it is
+restarted: one of its two readers loses a new file under the old name, the other one a file under a
+new name.
+
+TensorBoard's own writers are not used. Each keeps a thread and an open file, which is one per
+member here, and reports a full disk from that thread some time later.
 """
 
 import io
@@ -27,7 +32,7 @@ from tensorboard.summary.writer import record_writer
 FILE_NAME = "events.out.tfevents.pbt"
 """Any name with "tfevents" in it is read by TensorBoard."""
 _RECORD_FRAME_BYTES = 16
-"""What a TFRecord adds to its payload: length (8), its checksum (4), the payload's checksum (4)."""
+"""Bytes that a TFRecord adds to its payload: length (8) and the checksums of both (4 each)."""
 
 
 class Point(NamedTuple):
@@ -36,28 +41,32 @@ class Point(NamedTuple):
     tag: str
     step: int
     value: float | str | layout_pb2.Layout
-    """A scalar, Markdown text, or the layout of the custom scalars dashboard."""
+    """Scalar, Markdown text, or layout of the custom scalars dashboard."""
     wall_time: float
-    """Unix time, seconds."""
+    """Unix time in seconds."""
 
 
 class EventFile:
-    """The event file of one run: appends points that lie beyond each tag's last step."""
+    """The event file of one TensorBoard run, in which the steps of each tag only go up.
+
+    Args:
+        directory: Directory of the run. Made when there is something to write.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / FILE_NAME
-        self._size: int | None = None  # of the sound part; None until read
+        self._size: int | None = None  # bytes of whole records; None until read
         self._last_steps: dict[str, int] = {}
 
-    def is_as_left(self) -> bool:
-        """Whether the file still is what was last read or written here."""
+    def is_unchanged(self) -> bool:
+        """Return whether the file has the size that it had after the last read or write."""
         try:
             return self._path.stat().st_size == self._size
         except OSError:
             return self._size == 0
 
     def read(self) -> None:
-        """Read the cursor from the file, if there is one."""
+        """Read the last step of each tag from the file, if there is one."""
         self._size, self._last_steps = 0, {}
         if not self._path.exists():
             return
@@ -68,10 +77,10 @@ class EventFile:
                 self._last_steps[value.tag] = event.step
 
     def append(self, points: Iterable[Point]) -> None:
-        """Write those points that go forward, in one piece; after an error the file is as before.
+        """Append the points that lie beyond their tag's last step, and skip the others.
 
         Raises:
-            OSError: nothing counts as written; call again.
+            OSError: Nothing was written and the file is as before. Call again.
         """
         if self._size is None:
             self.read()
@@ -100,7 +109,7 @@ class EventFile:
         size = self._size or 0
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
-            os.ftruncate(descriptor, size)  # a torn record, from a crash or from the try before
+            os.ftruncate(descriptor, size)  # cut off a torn record
             written = 0
             while written < len(data):
                 written += os.pwrite(descriptor, data[written:], size + written)
@@ -113,12 +122,20 @@ class EventFile:
 
 
 def distinct_steps(steps: Sequence[int], after: int) -> list[int]:
-    """Move equal steps apart, backwards, as little as possible and to no less than `after` + 1."""
+    """Move equal steps apart, as little as possible and only to lower steps above `after`.
+
+    Args:
+        steps: Agent steps, in any order.
+        after: Agent step that all results exceed. If there is too little room, some stay equal.
+
+    Returns:
+        The moved steps in ascending order, as many as `steps`.
+    """
     moved: list[int] = []
-    limit = sys.maxsize
+    last = sys.maxsize
     for step in sorted(steps, reverse=True):
-        limit = max(min(step, limit - 1), after + 1)
-        moved.append(limit)
+        last = max(min(step, last - 1), after + 1)
+        moved.append(last)
     return moved[::-1]
 
 

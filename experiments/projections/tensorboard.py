@@ -1,32 +1,35 @@
-"""TensorBoard event files of a run: a projection of its store.
+"""TensorBoard event files of a run, made from its store.
 
     <directory>/member-00 ...   one run per member; x = the member's own agent steps
-    <directory>/population      best, median and worst of the members' scores, every report
+    <directory>/population      best, median and worst of the members' scores at each report
                                 interval; x = agent steps per member (the population's mean)
     <directory>/best-lineage    see `write_best_lineage`; x = agent steps behind the weights
 
 Tags of a member: `episode/return` and `episode/length` (every episode, at the step where it
-ended), `hyperparameter/<name>` (as used: integers rounded), the task's own metrics (`loss/...`,
-`gradient_norm`, ...), `steps_per_second`, and at a copy `exploit/donor`,
-`exploit/donor_agent_steps` and, as text, all that decided it in `exploit/evidence` (or
-`explore/`, `reseed/`, `restored/evidence`).
+ended), `hyperparameter/<name>` (as used, so integers are rounded), the task's own metrics
+(`loss/...`, `gradient_norm`, ...) and `steps_per_second`. A copy adds `exploit/donor`,
+`exploit/donor_agent_steps` and, as text, everything that decided it in `exploit/evidence`.
+Other changes of a member have `explore/evidence`, `reseed/evidence` or `restored/evidence`.
 
-Steps of a tag only ever go up. Three things would break that:
-- parallel episodes that end in the same vector step: each environment made one of that vector
-  step's agent steps, so they are told apart by moving all but the last back to steps of their
-  own;
-- a copy or a perturbation, which takes no step: its new values stand at the step after it, the
-  first that they are used in, so that a schedule looks like the staircase that it is;
-- a restore, which lowers the member's steps: what was already drawn stays, the repeated part is
-  left out.
+Steps of a tag only go up. Three cases need care:
 
-The cursor is in the files themselves (`experiments.event_file`): nothing is doubled or lost,
-however often the projecting process dies, and a deleted directory is made again with the same
-curves and the same times.
+- Parallel episodes may end in the same vector step. Each environment made one of that vector step's
+  agent steps, so all episodes but the last move back to steps of their own.
+- A copy or a perturbation takes no step. Its new values stand at the next step, the first one that
+  uses them, so that a schedule looks like a staircase.
+- A restore lowers the member's steps. What was already drawn stays, and the repeated part is left
+  out.
+
+The event files themselves say how far they got (`experiments.projections.event_file`). Nothing is
+doubled or lost when the writing process is killed or another launcher goes on. A deleted directory
+is made again with the same curves and the same times.
 """
 
 import bisect
+import collections
 import contextlib
+import copy
+import functools
 import itertools
 import json
 import os
@@ -35,8 +38,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
+from typing import Self
 
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar
@@ -49,18 +52,18 @@ from pbt.records import Event, Report, Version
 
 LEASE_NAME = "tensorboard"
 LEASE_SECONDS = 30.0
-"""Longer than an update takes; a launcher that died is succeeded after at most this."""
+"""Seconds until another launcher goes on for one that died. Longer than an update takes."""
 
 
 class Projector:
-    """Keeps a run's event files up to date; any number may run, the one with the lease writes.
+    """Keeps a run's event files up to date. Of any number of projectors, one holds the lease.
 
     Args:
-        store: of the run.
-        directory: for the event files; made when there is something to write.
-        warn: told once, in one line, when files cannot be written. Training goes on, and so do the
-            attempts: nothing is lost if there is room again.
-        lease_seconds: how long a dead launcher keeps others from writing.
+        store: The run's store.
+        directory: Directory of the event files. Made when there is something to write.
+        warn: Called once, with one line, when files cannot be written. Training goes on, and
+            later updates write what is missing.
+        lease_seconds: Time in seconds for which a dead launcher keeps others from writing.
     """
 
     def __init__(
@@ -76,7 +79,6 @@ class Projector:
         self._lease_seconds = lease_seconds
         # Two projectors in one process are two owners.
         self._owner = f"{owner.current()}#{id(self)}"
-        self._directory = directory
         names = [member_run(member) for member in range(store.config.population)]
         self._files = {
             name: event_file.EventFile(directory / name) for name in (*names, "population")
@@ -85,17 +87,17 @@ class Projector:
         self._event_id = 0
         self._curve = _PopulationCurve(store.config)
 
-    def __enter__(self) -> "Projector":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def update(self) -> bool:
-        """Append what is new in the store. Never raises for a full disk or a store that is busy.
+        """Append what is new in the store. Never raise for a full disk or a busy store.
 
         Returns:
-            Whether the files are up to date with the store. False if another launcher has the
+            Whether the files are up to date with the store. False if another launcher holds the
             lease, or if something could not be read or written.
         """
         try:
@@ -109,11 +111,11 @@ class Projector:
             return False
 
     def close(self, wait_s: float = 0.0) -> None:
-        """Append what is still missing, and hand on the lease if it is ours.
+        """Append what is still missing, and give up the lease.
 
         Args:
-            wait_s: how long to wait for somebody else's lease. At the end of a run, when no update
-                will follow: `LEASE_SECONDS`, as a launcher that was killed may have left it.
+            wait_s: Time in seconds to wait for another launcher's lease. Use `LEASE_SECONDS` at the
+                end of a run, when no update follows: a killed launcher may have left its lease.
         """
         deadline = time.monotonic() + wait_s
         while not self.update() and not self._warned and time.monotonic() < deadline:
@@ -125,49 +127,22 @@ class Projector:
         return self._store.acquire(LEASE_NAME, self._owner, self._lease_seconds)
 
     def _project(self) -> bool:
-        acquired = time.monotonic()
-        if not all(file.is_as_left() for file in self._files.values()):
-            # The first time, after another launcher's turn, or after someone deleted them.
+        acquired_s = time.monotonic()
+        if not all(file.is_unchanged() for file in self._files.values()):
+            # This is the first update, another launcher wrote, or somebody deleted files.
             self._report_id = self._event_id = 0
             self._curve = _PopulationCurve(self._store.config)
             for file in self._files.values():
                 file.read()
 
         reports, events = self._committed()
-        changed = [(event.member, event.version) for _, event in events if _changes(event)]
-        reported = [(report.member, report.version) for _, report in reports]
-        versions = self._versions(reported + changed)
-
-        points: dict[str, list[Point]] = {name: [] for name in self._files}
-        dated: list[tuple[tuple[int, int], list[Point]]] = []
-        hyperparameters = self._store.config.space
-        if self._report_id == self._event_id == 0:
-            for number in range(self._store.config.population):
-                version = self._store.version(number, 0)
-                dated.append(((number, 0), hyperparameter_points(version, hyperparameters)))
-            points["population"] += self._header()
-        for _, report in reports:
-            dated.append(((report.member, report.version), report_points(report, hyperparameters)))
-        for _, event in events:
-            if _changes(event):
-                version = versions[event.member, event.version]
-                donor = self._donor(version, versions)
-                new = decision_points(event, donor)
-                new += hyperparameter_points(version, hyperparameters)
-                dated.append(((event.member, event.version), new))
-        for (member, _), new in sorted(dated, key=lambda item: item[0]):
-            points[member_run(member)] += new
-
-        # Adopted only when all is on disk: after an error the whole update is done again.
-        curve = self._curve.copy()
-        for _, report in reports:
-            score = versions[report.member, report.version].score
-            points["population"] += curve.add(report, score)
+        points, curve = self._points(reports, events)
+        # The cursors move only when all is on disk. After an error, the whole update is repeated.
         for name, file in self._files.items():
-            if time.monotonic() - acquired > self._lease_seconds / 3:
+            if time.monotonic() - acquired_s > self._lease_seconds / 3:
                 if not self._acquire():
                     return False
-                acquired = time.monotonic()
+                acquired_s = time.monotonic()
             file.append(points[name])
         self._curve = curve
         self._report_id = reports[-1][0] if reports else self._report_id
@@ -175,18 +150,19 @@ class Projector:
         return True
 
     def _committed(self) -> tuple[list[tuple[int, Report]], list[tuple[int, Event]]]:
-        """New reports and events: for each member all up to some version, none beyond it.
+        """Return the new reports and events with their ids, for each member up to some version.
 
-        Reading is no snapshot, others commit meanwhile. A point that is read before one with a
-        smaller step would push the other one out, so both lists are cut where either may be
-        incomplete.
+        Others commit between the reads. If a record were missing, later ones would be written
+        first, and its points would then be skipped. So both lists end before the first record that
+        may lack an earlier one.
         """
         horizon = {member.id: member.version for member in self._store.members()}
         reports = self._store.reports(self._report_id)
         events = [(event.id, event) for event in self._store.events(self._event_id)]
         while True:
-            kept_reports = list(itertools.takewhile(partial(_is_within, horizon), reports))
-            kept_events = list(itertools.takewhile(partial(_is_within, horizon), events))
+            is_within = functools.partial(_is_within, horizon)
+            kept_reports = list(itertools.takewhile(is_within, reports))
+            kept_events = list(itertools.takewhile(is_within, events))
             late: list[tuple[int, Report | Event]] = []
             late += reports[len(kept_reports) :]
             late += events[len(kept_events) :]
@@ -196,6 +172,36 @@ class Projector:
             if lower == horizon:
                 return kept_reports, kept_events
             horizon = lower
+
+    def _points(
+        self, reports: Sequence[tuple[int, Report]], events: Sequence[tuple[int, Event]]
+    ) -> tuple[dict[str, list[Point]], "_PopulationCurve"]:
+        """Return the points of each TensorBoard run, and the population's curve after them."""
+        changes = [event for _, event in events if _changes(event)]
+        keys = [(report.member, report.version) for _, report in reports]
+        versions = self._versions(keys + [(event.member, event.version) for event in changes])
+        hyperparameters = self._store.config.space
+        of_version: dict[lineage.Key, list[Point]] = collections.defaultdict(list)
+        points: dict[str, list[Point]] = {name: [] for name in self._files}
+        if self._report_id == self._event_id == 0:
+            for member in range(self._store.config.population):
+                first = self._store.version(member, 0)
+                of_version[member, 0] += hyperparameter_points(first, hyperparameters)
+            points["population"] += self._header()
+        for _, report in reports:
+            of_version[report.member, report.version] += report_points(report, hyperparameters)
+        for event in changes:
+            key = (event.member, event.version)
+            of_version[key] += decision_points(event, self._donor(versions[key], versions))
+            of_version[key] += hyperparameter_points(versions[key], hyperparameters)
+        for key in sorted(of_version):
+            points[member_run(key[0])] += of_version[key]
+
+        curve = copy.deepcopy(self._curve)
+        for _, report in reports:
+            score = versions[report.member, report.version].score
+            points["population"] += curve.add(report, score)
+        return points, curve
 
     def _versions(self, keys: Sequence[lineage.Key]) -> dict[lineage.Key, Version]:
         if len(keys) > 32:
@@ -218,7 +224,7 @@ class Projector:
 
 
 class _PopulationCurve:
-    """Best, median and worst score each time the population's mean has gone on by one interval."""
+    """Best, median and worst score, each time the members' mean steps pass a report interval."""
 
     def __init__(self, config: run.RunConfig) -> None:
         self._config = config
@@ -226,14 +232,8 @@ class _PopulationCurve:
         self._steps: dict[int, int] = {}
         self._next = config.report_interval
 
-    def copy(self) -> "_PopulationCurve":
-        twin = _PopulationCurve(self._config)
-        twin._scores, twin._steps = dict(self._scores), dict(self._steps)
-        twin._next = self._next
-        return twin
-
     def add(self, report: Report, score: float | None) -> list[Point]:
-        """Take one report, in order of commit."""
+        """Take the next report in order of commit, and return the points that it completes."""
         self._steps[report.member] = report.agent_steps
         if score is not None:
             self._scores[report.member] = score
@@ -255,17 +255,17 @@ class _PopulationCurve:
 
 
 def member_run(member: int) -> str:
-    """The name of a member's TensorBoard run."""
+    """Return the name of a member's TensorBoard run."""
     return f"member-{member:02d}"
 
 
 def report_points(report: Report, hyperparameters: space.Space) -> list[Point]:
-    """All points of one slice of training."""
+    """Return all points of one slice of training."""
     start = report.agent_steps - report.slice_steps
-    age_s = report.seconds / max(report.slice_steps, 1)  # per agent step before the end
+    step_s = report.seconds / max(report.slice_steps, 1)
 
     def wall_time(step: int) -> float:
-        return report.created_s - age_s * (report.agent_steps - step)
+        return report.created_s - step_s * (report.agent_steps - step)
 
     points = episode_points(report.episodes, start, wall_time)
     scalars = {
@@ -275,22 +275,22 @@ def report_points(report: Report, hyperparameters: space.Space) -> list[Point]:
     scalars |= report.metrics
     if report.seconds > 0:
         scalars["steps_per_second"] = report.slice_steps / report.seconds
-    end = (report.agent_steps, report.created_s)
-    return points + [Point(tag, end[0], value, end[1]) for tag, value in scalars.items()]
+    return points + [
+        Point(tag, report.agent_steps, value, report.created_s) for tag, value in scalars.items()
+    ]
 
 
 def episode_points(
     episodes: Sequence[task.Episode], start: int, wall_time: Callable[[int], float]
 ) -> list[Point]:
-    """Return and length of each episode, every one at a step of its own.
+    """Return points with the return and the length of each episode, each at a step of its own.
+
+    If there are more episodes than steps, episodes that share a step become one point, their mean.
 
     Args:
-        episodes: in order of finishing.
-        start: the step before the first of these episodes could end.
-        wall_time: of a step, Unix seconds.
-
-    If there are more episodes than steps, those that cannot be told apart become one, their
-    mean.
+        episodes: Episodes in the order in which they ended.
+        start: Agent step after which all of them ended.
+        wall_time: Function from an agent step to Unix time in seconds.
     """
     steps = event_file.distinct_steps([episode.agent_steps for episode in episodes], start)
     points = []
@@ -304,7 +304,7 @@ def episode_points(
 
 
 def hyperparameter_points(version: Version, hyperparameters: space.Space) -> list[Point]:
-    """The values that hold from a version on, at the first step that uses them."""
+    """Return a version's hyperparameters as points at the first step that uses them."""
     step = version.agent_steps + (version.kind != "initial")
     return [
         Point(f"hyperparameter/{name}", step, float(value), version.created_s)
@@ -313,7 +313,7 @@ def hyperparameter_points(version: Version, hyperparameters: space.Space) -> lis
 
 
 def decision_points(event: Event, donor: Version | None) -> list[Point]:
-    """Whom a member copied, and why."""
+    """Return points that say whom a member copied and why."""
     step, wall_time = event.agent_steps, event.created_s
     evidence = json.dumps(dict(event.details), indent=2, sort_keys=True, default=str)
     points = [Point(f"{event.kind}/evidence", step, f"```json\n{evidence}\n```", wall_time)]
@@ -324,38 +324,30 @@ def decision_points(event: Event, donor: Version | None) -> list[Point]:
 
 
 def layout(hyperparameters: space.Space) -> layout_pb2.Layout:
-    """The custom scalars dashboard: all members in one chart per hyperparameter."""
-    adapted = [name for name in hyperparameters.dimensions if name in hyperparameters.adapt]
-    fixed = [name for name in hyperparameters.dimensions if name not in hyperparameters.adapt]
+    """Return the custom scalars dashboard, with all members in one chart per hyperparameter."""
 
-    def category(title: str, charts: Mapping[str, Sequence[str]]) -> layout_pb2.Category:
-        return layout_pb2.Category(
-            title=title,
-            chart=[
-                layout_pb2.Chart(
-                    title=name, multiline=layout_pb2.MultilineChartContent(tag=list(tags))
-                )
-                for name, tags in charts.items()
-            ],
-        )
-
-    def charts(names: Sequence[str]) -> dict[str, list[str]]:
+    def charts(is_adapted: bool) -> dict[str, list[str]]:
+        names = [
+            n for n in hyperparameters.dimensions if (n in hyperparameters.adapt) == is_adapted
+        ]
         return {name: [f"^hyperparameter/{name}$"] for name in names}
 
-    categories = [
-        category("Hyperparameters of all members", charts(adapted)),
-        category(
-            "Returns",
-            {
-                "episode return, all members": ["^episode/return$"],
-                "population score": ["^score/best$", "^score/median$", "^score/worst$"],
-                "donor copied from": ["^exploit/donor$"],
-            },
-        ),
-    ]
-    if fixed:
-        categories.append(category("Hyperparameters that are not adapted", charts(fixed)))
-    return layout_pb2.Layout(category=[c for c in categories if c.chart])
+    categories = {
+        "Hyperparameters of all members": charts(is_adapted=True),
+        "Returns": {
+            "episode return, all members": ["^episode/return$"],
+            "population score": ["^score/best$", "^score/median$", "^score/worst$"],
+            "donor copied from": ["^exploit/donor$"],
+        },
+        "Hyperparameters that are not adapted": charts(is_adapted=False),
+    }
+    dashboard = layout_pb2.Layout()
+    for title, tags_of in categories.items():
+        if tags_of:
+            category = dashboard.category.add(title=title)
+            for name, tags in tags_of.items():
+                category.chart.add(title=name).multiline.tag.extend(tags)
+    return dashboard
 
 
 def write_best_lineage(
@@ -364,32 +356,33 @@ def write_best_lineage(
     hyperparameters: space.Space,
     directory: Path,
 ) -> None:
-    """Write the run `best-lineage` anew, in place of an older one.
+    """Write the TensorBoard run `best-lineage`, in place of an older one.
 
-    It is not appended to: it changes wholly when another member becomes the best.
+    The old run is replaced and not appended to, as all of it changes when another member becomes
+    the best.
 
     Args:
-        steps: the lineage, from `lineage.Tree.lineage`.
-        reports: of all members.
-        hyperparameters: the run's space.
-        directory: of the run `best-lineage` itself.
+        steps: The lineage, from `lineage.Tree.lineage`.
+        reports: The reports of all members.
+        hyperparameters: The run's search space.
+        directory: Directory of the run `best-lineage` itself.
     """
     by_step = {step.training: step.version.created_s for step in reversed(steps)}
     known = sorted(by_step)
 
     def wall_time(step: int) -> float:
-        # Of the first version that has this step behind it.
+        # The time of the first version that has this step behind it.
         return by_step[known[min(bisect.bisect_left(known, step), len(known) - 1)]]
 
     points = []
     rows = lineage.schedule(steps)
-    # Each row at the first and at the last step that uses it: a staircase.
+    # Each row stands at the first and at the last step that uses it, which gives a staircase.
     for row, following in itertools.zip_longest(rows, rows[1:]):
         ends = [row.agent_steps + (row is not rows[0])]
         if following is not None:
             ends.append(following.agent_steps)
         elif len(rows) > 1 and row.hyperparameters == rows[-2].hyperparameters:
-            continue  # it only says where the schedule ends
+            continue  # the last row only says where the schedule ends
         for name, value in hyperparameters.used(row.hyperparameters).items():
             for step in ends:
                 points.append(Point(f"hyperparameter/{name}", step, value, wall_time(step)))
@@ -412,5 +405,5 @@ def _is_within(horizon: Mapping[int, int], record: tuple[int, Report | Event]) -
 
 
 def _changes(event: Event) -> bool:
-    """Whether the event led to a version with other weights or hyperparameters."""
+    """Return whether the event led to a version with other weights or hyperparameters."""
     return event.kind in ("exploit", "explore", "reseed", "restored")

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says; how fast that is, is no test's business."""
+"""The benchmark measures what it says. Speeds themselves are not tested."""
 
 import json
 
@@ -9,7 +9,7 @@ from envs import make
 from experiments import throughput
 
 
-def test_still_worlds_have_the_real_ones_shapes():
+def test_still_environments_have_the_real_ones_shapes():
     real, still = make.make_vec("Catch", 3), throughput.StillVectorEnv("Catch", 3)
     obs, _ = real.reset(seed=0)
     assert still.reset()[0].shape == obs.shape
