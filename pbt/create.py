@@ -17,13 +17,13 @@ def create_run(
     depend on the population's size, and runs that differ only in their strategy begin alike.
 
     Args:
-        run_dir: The run's directory; made if it is missing.
+        run_dir: The run's directory. It is made if it is missing.
         config: The run's settings.
         fork: Directory of another run to start from. Member i takes over the last weights and
-            hyperparameters of member i there, and counts agent steps from 0. Values outside of the
-            new space are moved to its bounds, missing ones are drawn. Members that the other run
-            does not have, or never trained, are drawn anew.
-        durable: Whether the files survive a power cut; False is for toys and tests.
+            hyperparameters of member i there, and counts agent steps from 0. Values outside the new
+            space are moved to its bounds, and missing ones are drawn. Members that the other run
+            does not have, or never trained, begin as in a new run.
+        durable: Whether the files survive a power cut (fsync). False is for toys and tests.
 
     Raises:
         store.RunExists: There is a run already.
@@ -44,29 +44,29 @@ def create_run(
         )
         for member in range(config.population)
     ]
-    sources: list[Member] = []
-    if fork is not None:
-        with store.Store.open(fork) as forked:
-            sources = forked.members()[: config.population]
-        if not any(source.checkpoint for source in sources):
-            raise ValueError(f"{fork} has no checkpoint to start from: nothing was trained there")
-        for source in sources:
-            if source.checkpoint is not None:
-                checkpoint.open_verified(
-                    fork / "checkpoints", source.checkpoint, source.id, source.version
-                )
+    sources = [] if fork is None else _trained_members(fork, config.population)
     run_dir.mkdir(parents=True, exist_ok=True)
     events = []
-    for source in sources:
-        if fork is None or source.checkpoint is None:
-            continue
-        members[source.id], event = _fork(
-            run_dir, fork, source, members[source.id], config, durable
-        )
-        events.append(event)
+    if fork is not None:
+        for source in sources:
+            drawn = members[source.id]
+            members[source.id], event = _fork(run_dir, fork, source, drawn, config, durable)
+            events.append(event)
     return store.Store.create(
         run_dir / store.FILE_NAME, config, members, events=events, durable=durable
     )
+
+
+def _trained_members(fork: Path, population: int) -> list[Member]:
+    """Return a run's first members, as far as they have checkpoints, which are verified."""
+    with store.Store.open(fork) as forked:
+        members = [member for member in forked.members()[:population] if member.checkpoint]
+    if not members:
+        raise ValueError(f"{fork} has no checkpoint to start from: nothing was trained there")
+    for member in members:
+        assert member.checkpoint is not None
+        checkpoint.open_verified(fork / "checkpoints", member.checkpoint, member.id, member.version)
+    return members
 
 
 def _fork(
@@ -79,7 +79,6 @@ def _fork(
 ) -> tuple[Member, Event]:
     """Publish another run's checkpoint as version 0 of a member; return it and its event."""
     assert source.checkpoint is not None
-    root = fork / "checkpoints"
     known = {
         name: source.hyperparameters.get(name, value)
         for name, value in drawn.hyperparameters.items()
@@ -101,7 +100,7 @@ def _fork(
         member.id,
         member.version,
         {"hyperparameters": dict(member.hyperparameters), "forked": details},
-        donor_root=root,
+        donor_root=fork / "checkpoints",
         durable=durable,
     )
     return replace(member, checkpoint=name), Event("forked", member.id, 0, 0, details)

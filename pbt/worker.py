@@ -175,15 +175,15 @@ class _Worker:
         return claim.Claim(self.context, lease)
 
     def _turn(self, claimed: claim.Claim) -> None:
-        """Take one turn with a member. An error that is the member's own ends here."""
+        """Take one turn with a member, and handle errors that are the member's own."""
         member = claimed.member.id
         try:
-            if claimed.member.state in ("diverged", "failed"):
+            if records.is_dead(claimed.member):
                 self._reseed(claimed)
             elif opened := self._open(claimed):
                 self._step(claimed, *opened)
         except store.LostLease as error:
-            # This worker was too slow. Another one goes on from the last commit.
+            # This worker was too slow, and another one goes on from the last commit.
             _log.warning(
                 "member %d: lease lost, work since the last commit dropped: %s", member, error
             )
@@ -197,7 +197,7 @@ class _Worker:
                 claimed.release()
             raise
         except store.StoreError:
-            raise  # the store's fault, not the member's
+            raise  # the store's error, not the member's
         except Exception as error:
             crash = str(error) if isinstance(error, slices.TaskCrashed) else traceback.format_exc()
             _log.error("member %d crashed:\n%s", member, crash)
@@ -236,7 +236,7 @@ class _Worker:
         seed = decide.task_seed(self.config.seed, member.id, member.version)
         with self.stopwatch.on("build"):
             task = slices.build(self.make_task, self.config.task_config, member.id, seed)
-        self.tasks.keep_dirty(member.id, task)  # whatever happens next, it will be closed
+        self.tasks.keep_dirty(member.id, task)  # so that it is closed, whatever happens next
         return task
 
     def _load(self, claimed: claim.Claim, task: Task, directory: Path) -> None:
@@ -277,7 +277,7 @@ class _Worker:
     # Exploit and explore.
 
     def _exploit_and_explore(self, claimed: claim.Claim, task: Task, member: Member) -> None:
-        """Compare the member with another one; commit what was decided, with the evidence."""
+        """Decide whether the member copies another one, do it, and commit with the evidence."""
         with self.stopwatch.on("decide"):
             members = self.store.members()
             decision = decide.choose_donor(self.config, member, members)
@@ -310,13 +310,13 @@ class _Worker:
         copy: str,
         evidence: Mapping[str, Any],
     ) -> None:
-        """Load the donor, then explore, then set the new values; commit all of it at once.
+        """Load the donor, explore, set the new values, and commit all of it at once.
 
-        If no weights are copied, the task loads its own checkpoint. Loading marks the running
-        episodes as begun before, so that they do not count.
+        If no weights are copied, the task loads its own checkpoint. Loading makes the running
+        episodes uncounted.
 
         Raises:
-            CheckpointError: The donor cannot be read; the store has not changed.
+            CheckpointError: The donor cannot be read. The store has not changed.
         """
         member = claimed.member
         source = donor if copy in ("both", "weights") else member
@@ -324,7 +324,7 @@ class _Worker:
         with claimed.pinned(source):
             directory = claimed.open_verified(source)
             self.probe("copying")
-            self.tasks.keep_dirty(member.id, task)  # from here to the commit it is neither
+            self.tasks.keep_dirty(member.id, task)  # at no committed version until the commit
             self._load(claimed, task, directory)
             explored = decide.explore_from(self.config, member, inherited.hyperparameters)
             self._set_hyperparameters(task, explored.hyperparameters)
@@ -373,9 +373,9 @@ class _Worker:
     def _reseed(self, claimed: claim.Claim) -> None:
         """Replace a diverged or failed member by a copy of a random donor, without a test."""
         member = claimed.member
-        vain = decide.reseeds_in_vain(self.store.versions(member.id))
-        if vain >= self.config.max_attempts:
-            claimed.crashed(f"{vain} copies of other members died before they finished a slice")
+        deaths = decide.reseeds_in_vain(self.store.versions(member.id))
+        if deaths >= self.config.max_attempts:
+            claimed.crashed(f"{deaths} copies of other members died before they finished a slice")
             return
         evidence: dict[str, Any] = {"state": member.state, "unreadable": []}
         for donor in decide.reseed_order(self.config, member, self.store.members()):
