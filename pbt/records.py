@@ -55,9 +55,9 @@ class Member:
 
     id: int
     version: int
-    """Number of commits so far that made a version. Version 0 is the initial draw."""
+    """Goes up by one with each commit that has a kind. Version 0 is the initial draw."""
     agent_steps: int
-    """Agent steps that the member itself has trained. Never copied; falls only in a restore."""
+    """Agent steps that the member itself has trained. Never copied. A restore may lower them."""
     hyperparameters: Mapping[str, float]
     """Real values by name. Those of integers are real too, and are rounded where they are used."""
     window: tuple[float, ...] = ()
@@ -82,7 +82,7 @@ class Member:
     owner: str | None = None
     """The process that holds the member's lease, see `pbt.owner`."""
     fence: int = 0
-    """Number of leases so far."""
+    """Number of the last lease, which every write under it names. It only goes up."""
     lease_expires_s: float | None = None
     """Unix time in seconds at which the lease expires, by the database's clock."""
 
@@ -177,7 +177,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def check_finite(value: float | None, what: str) -> None:
-    """Raise `ValueError` for NaN and infinity."""
+    """Raise `ValueError` if a number is NaN or infinite. None passes."""
     if value is not None and not math.isfinite(value):
         raise ValueError(f"{what} is {value}: only finite numbers are stored")
 
@@ -239,7 +239,7 @@ def is_training(member: Member, config: RunConfig) -> bool:
 
 
 def may_go_on(member: Member, config: RunConfig) -> bool:
-    """Return whether anybody may train or replace a member, now or later.
+    """Return whether a worker may train or replace a member, now or later.
 
     Diverged and failed members go on when a copy replaces them, so only in a run that exploits.
     """
@@ -249,7 +249,7 @@ def may_go_on(member: Member, config: RunConfig) -> bool:
 
 
 def is_dead(member: Member) -> bool:
-    """Return whether a member diverged, failed or was lost, so that nobody trains it."""
+    """Return whether a member diverged, failed or was lost, so nobody trains it as it is."""
     return member.state in ("diverged", "failed", "lost")
 
 
@@ -259,8 +259,8 @@ def is_donor(member: Member) -> bool:
 
 
 def unfinished(members: Sequence[Member], config: RunConfig) -> list[Member]:
-    """Return the members that may go on; none if there is nobody left to replace them with."""
+    """Return the members that may go on; none if there is no member left to replace them with."""
     going_on = [member for member in members if may_go_on(member, config)]
-    # An active member without a checkpoint is no donor yet, but will be.
+    # A member that still trains is a donor as soon as it has a checkpoint.
     hope = any(is_training(m, config) for m in going_on) or any(map(is_donor, members))
     return going_on if hope else []

@@ -1,29 +1,29 @@
-"""The store: the single record of a run. Tables, curves and pages are all made from it.
+"""The store: the one place where a run is kept. Tables, curves and pages are made from it.
 
-A store promises the following. Another implementation would have to promise it too.
+This is what a store promises. Any other implementation must promise it too.
 
-- **Transactions.** Each method is one transaction. If a process is killed, its last method has
-  taken effect completely or not at all. Writing transactions run one after another.
-- **Leases and fences.** A worker may train a member while it holds the member's lease. `claim`
-  records the owner, the time at which the lease expires, and a fence that is one higher than the
-  last. Every later write names its fence. If another worker has claimed the member since, the write
+- **Transactions.** Each method is one transaction. If a process is killed, its last call has taken
+  effect completely or not at all. Writing transactions run one after another.
+- **Leases and fences.** A lease is the right to train a member. `claim` records its owner, the time
+  at which it expires, and its fence, a number that is higher than all earlier ones of the member.
+  Every later write names the fence. If another worker has claimed the member since, the write
   changes nothing and raises `LostLease`. The fence alone keeps the data correct. The expiry only
-  keeps two workers from training the same member.
+  saves two workers from training the same member.
 - **Clock.** Leases and pins expire by the database's clock. A lease that ends later than any lease
   can last also counts as expired, because the clock must have been set back.
-- **Versions.** A member's version goes up by one with each commit that names a kind. A version of
-  kind "slice" has exactly one report, and no other version has any. Committed versions, reports and
-  events are never changed or deleted.
+- **Versions.** A commit that has a `kind` makes the member's next version, one higher than the
+  last. A version of kind "slice" has exactly one report, and no other version has any. Committed
+  versions, reports and events are never changed or deleted.
 - **Numbers.** NaN and infinity are refused with `ValueError`.
-- **Attempts.** `Member.attempts` counts the attempts at one version. `claim` adds one, so that an
-  attempt counts whenever the worker is killed later. `release` takes one off. A commit of a new
-  version resets the count to 0, or to 1 if the worker keeps the lease. A worker that was only slow
-  looks like one that hung, so its attempt counts too. If the whole run was killed, no member was
+- **Attempts.** The store counts the attempts at each version. `claim` adds one at once, so that it
+  counts even if the worker is killed. `release` takes it off again. A commit of a new version
+  resets the count to 0, or to 1 if the worker keeps the lease. A worker that is slow and loses its
+  lease looks like one that hung, so its attempt counts. If the whole run was killed, no member was
   the cause, and `forgive` takes the attempt off.
-- **Failed and lost members.** A member with `max_attempts` attempts is marked failed by `crash`, or
-  by the next `claim` once its lease has expired. A diverged or failed member may be claimed to be
-  replaced by a copy, if the run exploits and another member can be copied. It then has
-  `max_attempts` new attempts. If a failed member uses these up as well, it is lost for good.
+- **Failed and lost members.** A member that has used up `max_attempts` is marked failed: by
+  `crash`, or by the next `claim` if its lease expired. If the run exploits and another member can
+  be copied, a diverged or failed member may be claimed in order to replace it by a copy. It then
+  has `max_attempts` new attempts. A failed member that uses these up as well is lost for good.
 
 This implementation uses SQLite, see `pbt.store.database`. Threads may share a `Store`. Each process
 opens its own. Reading methods fetch everything and hold no lock after they return.
