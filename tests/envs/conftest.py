@@ -1,4 +1,4 @@
-"""A stand-in for `deepmind_lab`, which cannot be installed: its documented interface, no more."""
+"""A stand-in for `deepmind_lab`, which pip cannot install: its documented interface, no more."""
 
 import importlib.machinery
 import sys
@@ -9,15 +9,15 @@ import pytest
 
 LEVELS = ("nav_maze_static_01", "contributed/dmlab30/rooms_watermaze")
 BOUNDS = ((-512, 512), (-512, 512), (-1, 1), (-1, 1), (0, 1), (0, 1), (0, 1))
-"""Of actions, as docs/users/actions.md has them."""
+"""Bounds of the seven integers of an action, from docs/users/actions.md."""
 
 
 class Lab:
-    """What docs/users/python_api.md says of `deepmind_lab.Lab`; everything else is refused.
+    """`deepmind_lab.Lab` of docs/users/python_api.md; everything else is refused.
 
-    Frames tell where they come from: level, episode, seed, frame number and what was done. They
-    are written into the same array every time. Each frame pays 1 for going forward; an episode is
-    over after 30 to 49 frames.
+    Frames depend on level, episode, seed, frame number and past actions. They are written into the
+    same array every time. Each frame of going forward is rewarded with 1. An episode ends after 30
+    to 49 frames.
     """
 
     def __init__(self, level, observations, config=None, renderer="software"):
@@ -85,7 +85,7 @@ class Lab:
 
 @pytest.fixture
 def deepmind_lab(monkeypatch):
-    """Make `import deepmind_lab` find the stand-in; returns the list of Labs that were made."""
+    """Make `import deepmind_lab` find the stand-in; return the list of Labs that were made."""
     module = types.ModuleType("deepmind_lab")
     module.__spec__ = importlib.machinery.ModuleSpec("deepmind_lab", None)
     module.Lab = Lab

@@ -21,7 +21,7 @@ def _quiet():
 
 
 def held_actions(num_actions, steps, seed):
-    """Random actions, each held for a few steps so that the player gets somewhere."""
+    """Return random actions, each held for a few steps, so that the player moves far."""
     rng = np.random.default_rng(seed)
     return np.repeat(rng.integers(num_actions, size=steps), rng.integers(1, 6, size=steps))[:steps]
 
@@ -36,13 +36,13 @@ def test_frame_for_frame_equal_to_gymnasiums_preprocessing(game, steps, min_game
     )
     reference = wrappers.AtariPreprocessing(reference, noop_max=0)
     reference = wrappers.FrameStackObservation(reference, 4, padding_type="zero")
-    worlds = make.make_vec(game, 1, preset=EXACT)
-    obs, _ = worlds.reset(seed=0)
+    envs = make.make_vec(game, 1, preset=EXACT)
+    obs, _ = envs.reset(seed=0)
     expected, _ = reference.reset(seed=0)
     assert np.array_equal(obs[0], expected)
     games = 0
     for action in held_actions(reference.action_space.n, steps, seed=1):
-        obs, reward, terminated, truncated, info = worlds.step(np.array([action]))
+        obs, reward, terminated, truncated, info = envs.step(np.array([action]))
         expected, r_t, over, cut, reference_info = reference.step(action)
         assert (reward[0], terminated[0], truncated[0]) == (r_t, over, cut)
         if over or cut:
@@ -53,7 +53,7 @@ def test_frame_for_frame_equal_to_gymnasiums_preprocessing(game, steps, min_game
             assert info["lives"][0] == reference_info["lives"]
         assert np.array_equal(obs[0], expected)
     assert games >= min_games
-    worlds.close()
+    envs.close()
     reference.close()
 
 
@@ -67,7 +67,7 @@ def bare_emulator(game, seed):
 
 
 def follow_the_ball(ale, rng):
-    """A fair Breakout player: it reads the columns of ball and paddle from the memory."""
+    """Play Breakout fairly well, from the columns of ball and paddle in the memory."""
     noop, fire, right, left = range(4)
     ball, paddle = ale.getRAM()[[99, 72]].astype(int)
     if rng.random() < 0.25:
@@ -84,8 +84,8 @@ def follow_the_ball(ale, rng):
 def test_score_over_all_lives_equals_the_bare_emulators(game, lives, player):
     ale = bare_emulator(atari.games()[game], seed=3)
     minimal = ale.getMinimalActionSet()
-    worlds = make.make_vec(game, 1, preset=EXACT)
-    _, info = worlds.reset(seed=3)
+    envs = make.make_vec(game, 1, preset=EXACT)
+    _, info = envs.reset(seed=3)
     assert info["lives"][0] == ale.lives() == lives
     score, by_life, lost, losses_seen = 0.0, [0.0], 0, 0
     rng = np.random.default_rng(0)
@@ -96,7 +96,7 @@ def test_score_over_all_lives_equals_the_bare_emulators(game, lives, player):
             score += ale.act(minimal[action])
             if ale.game_over():
                 break
-        _, reward, terminated, truncated, info = worlds.step(np.array([action]))
+        _, reward, terminated, truncated, info = envs.step(np.array([action]))
         by_life[-1] += reward[0]
         assert not truncated[0]
         assert terminated[0] == ale.game_over()
@@ -113,19 +113,19 @@ def test_score_over_all_lives_equals_the_bare_emulators(game, lives, player):
     assert score > max(by_life) > 1, "points in more than one life, and rewards above 1"
     assert lost == lives
     assert losses_seen == lives - 1, "the last life is the game's end"
-    worlds.close()
+    envs.close()
 
 
 def test_a_life_lost_at_the_frame_cap_is_a_truncation():
     noop = np.zeros(1, dtype=np.int64)
     fire = np.ones(1, dtype=np.int64)
-    worlds = make.make_vec("Breakout", 1, preset=EXACT)
-    worlds.reset(seed=0)
+    envs = make.make_vec("Breakout", 1, preset=EXACT)
+    envs.reset(seed=0)
     for steps in range(1, 200):
-        _, _, _, _, info = worlds.step(fire if steps == 1 else noop)
+        _, _, _, _, info = envs.step(fire if steps == 1 else noop)
         if info["life_lost"][0]:
             break
-    worlds.close()
+    envs.close()
     capped = make.make_vec("Breakout", 1, preset=dataclasses.replace(EXACT, max_frames=4 * steps))
     capped.reset(seed=0)
     for t in range(1, steps + 1):
@@ -159,10 +159,10 @@ def test_presets_do_what_they_say():
     assert (np.min(starts), np.max(starts)) == (0, 30)
     actions = held_actions(6, 50, seed=0)
 
-    def first_slots_equal(worlds):
-        worlds.reset(seed=0)
+    def first_slots_equal(envs):
+        envs.reset(seed=0)
         return all(
-            np.array_equal(*worlds.step(np.full(2, a_t))[0]) for a_t in actions
+            np.array_equal(*envs.step(np.full(2, a_t))[0]) for a_t in actions
         )  # two slots, seeds 0 and 1, the same actions
 
     deterministic = make.make_vec("Pong", 2, preset=EXACT)
@@ -172,8 +172,8 @@ def test_presets_do_what_they_say():
     assert info["frame_number"].tolist() == [0, 0], "no no-op starts"
     assert first_slots_equal(deterministic)
     assert not first_slots_equal(sticky)
-    for worlds in (noops, deterministic, sticky):
-        worlds.close()
+    for envs in (noops, deterministic, sticky):
+        envs.close()
 
 
 def test_fire_reset_is_off_in_both_presets_and_presses_fire_when_on():
@@ -186,7 +186,7 @@ def test_fire_reset_is_off_in_both_presets_and_presses_fire_when_on():
 
 
 def test_life_lost_is_where_ale_says_so():
-    worlds = make.make_vec("Breakout", 3, preset=EXACT)
+    envs = make.make_vec("Breakout", 3, preset=EXACT)
     alike = vector_env.AtariVectorEnv(
         "breakout",
         3,
@@ -197,21 +197,21 @@ def test_life_lost_is_where_ale_says_so():
         noop_max=0,
         use_fire_reset=False,
     )
-    worlds.reset(seed=0)
+    envs.reset(seed=0)
     _, ale_info = alike.reset(seed=0)
     rng = np.random.default_rng(0)
     lost = 0
     for _ in range(250):
         a_t = rng.integers(4, size=3)
         frames = ale_info["episode_frame_number"]
-        _, _, terminated, _, info = worlds.step(a_t)
+        _, _, terminated, _, info = envs.step(a_t)
         _, _, lost_or_over, _, ale_info = alike.step(a_t)
         over = ale_info["episode_frame_number"] < frames
         assert np.array_equal(terminated, lost_or_over & over)
         assert np.array_equal(info["life_lost"], lost_or_over & ~over)
         lost += info["life_lost"].sum()
     assert lost > 3
-    worlds.close()
+    envs.close()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One suite that every world behind `make_vec` must pass."""
+"""One suite that every environment of `make_vec` must pass."""
 
 import dataclasses
 import importlib.util
@@ -12,8 +12,8 @@ from gymnasium.vector import AutoresetMode
 from envs import atari, make
 
 
-class World(NamedTuple):
-    """A world set up so that episodes end within `steps`."""
+class Case(NamedTuple):
+    """An environment, set up so that episodes end within `steps`."""
 
     env_id: str
     steps: int
@@ -23,26 +23,26 @@ class World(NamedTuple):
 
 
 SHORT = dataclasses.replace(atari.A3C2016, max_frames=48)
-WORLDS = [
-    World("Pong", 14, {"preset": SHORT}, truncated_after=12),
-    World("Breakout", 14, {"preset": SHORT}, truncated_after=12),
-    World("CartPole-v1", 60, {}),
-    World("CartPole-v1", 10, {"max_episode_steps": 6}, truncated_after=6),
-    World("Pendulum-v1", 205, {}, truncated_after=200),
-    World("FrozenLake-v1", 40, {}),
-    World("Doom/MyWayHome", 10, {"max_tics": 32}, truncated_after=8),
-    World("Doom/PredictPosition", 36, {}),
-    World("Lab/nav_maze_static_01", 30, {}),
-    World("Catch", 20, {}),
-    World("MemoryChain", 20, {}),
-    World("MemoryChain", 20, {"length": 2}),
-    World("RepeatPrevious", 30, {}),
-    World("Counter", 20, {}, seeded=False),
+CASES = [
+    Case("Pong", 14, {"preset": SHORT}, truncated_after=12),
+    Case("Breakout", 14, {"preset": SHORT}, truncated_after=12),
+    Case("CartPole-v1", 60, {}),
+    Case("CartPole-v1", 10, {"max_episode_steps": 6}, truncated_after=6),
+    Case("Pendulum-v1", 205, {}, truncated_after=200),
+    Case("FrozenLake-v1", 40, {}),
+    Case("Doom/MyWayHome", 10, {"max_tics": 32}, truncated_after=8),
+    Case("Doom/PredictPosition", 36, {}),
+    Case("Lab/nav_maze_static_01", 30, {}),
+    Case("Catch", 20, {}),
+    Case("MemoryChain", 20, {}),
+    Case("MemoryChain", 20, {"length": 2}),
+    Case("RepeatPrevious", 30, {}),
+    Case("Counter", 20, {}, seeded=False),
 ]
 
 
-@pytest.fixture(params=WORLDS, ids=lambda world: "-".join([world.env_id, *world.keywords]))
-def world(request):
+@pytest.fixture(params=CASES, ids=lambda case: "-".join([case.env_id, *case.keywords]))
+def case(request):
     if request.param.env_id.startswith("Doom/") and not importlib.util.find_spec("vizdoom"):
         pytest.skip("the extra vizdoom is not installed")
     if request.param.env_id.startswith("Lab/"):
@@ -50,22 +50,22 @@ def world(request):
     return request.param
 
 
-def build(world, num_envs=2):
-    return make.make_vec(world.env_id, num_envs, **world.keywords)
+def build(case, num_envs=2):
+    return make.make_vec(case.env_id, num_envs, **case.keywords)
 
 
-def actions_for(worlds, steps, seed=0):
-    """[T, B, ...] actions from a generator of their own."""
-    worlds.action_space.seed(seed)
-    return np.array([worlds.action_space.sample() for _ in range(steps)])
+def actions_for(envs, steps, seed=0):
+    """Return actions [T, B, ...] from a generator of their own."""
+    envs.action_space.seed(seed)
+    return np.array([envs.action_space.sample() for _ in range(steps)])
 
 
-def play(worlds, actions, seed):
-    """The whole stream as lists of copies, so that later writes into the originals do not show."""
-    obs, _ = worlds.reset(seed=seed)
+def play(envs, actions, seed):
+    """Return all results as copies, which later writes into the originals cannot change."""
+    obs, _ = envs.reset(seed=seed)
     stream = [(obs.copy(),)]
     for a_t in actions:
-        obs, reward, terminated, truncated, info = worlds.step(a_t)
+        obs, reward, terminated, truncated, info = envs.step(a_t)
         final = info["final_obs"]
         done = terminated | truncated
         stream.append(
@@ -89,60 +89,60 @@ def same(one, other):
     )
 
 
-def test_spaces_and_types(world):
-    spec = make.describe(world.env_id, **world.keywords)
-    worlds = build(world)
-    assert worlds.num_envs == 2
-    assert worlds.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
-    assert spec.single_observation_space == worlds.single_observation_space
-    assert spec.single_action_space == worlds.single_action_space
-    action_space = worlds.single_action_space
+def test_spaces_and_types(case):
+    spec = make.describe(case.env_id, **case.keywords)
+    envs = build(case)
+    assert envs.num_envs == 2
+    assert envs.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
+    assert spec.single_observation_space == envs.single_observation_space
+    assert spec.single_action_space == envs.single_action_space
+    action_space = envs.single_action_space
     assert not isinstance(action_space, spaces.Discrete) or action_space.start == 0
-    assert worlds.observation_space.shape == (2, *spec.single_observation_space.shape)
-    obs, _ = worlds.reset(seed=0)
-    assert obs in worlds.observation_space
-    obs, reward, terminated, truncated, info = worlds.step(actions_for(worlds, 1)[0])
-    assert obs in worlds.observation_space
+    assert envs.observation_space.shape == (2, *spec.single_observation_space.shape)
+    obs, _ = envs.reset(seed=0)
+    assert obs in envs.observation_space
+    obs, reward, terminated, truncated, info = envs.step(actions_for(envs, 1)[0])
+    assert obs in envs.observation_space
     assert (reward.shape, reward.dtype) == ((2,), np.float64)
     for flags in (terminated, truncated, info["life_lost"]):
         assert (flags.shape, flags.dtype) == ((2,), np.bool_)
-    worlds.close()
+    envs.close()
 
 
-def test_seed_decides_the_stream(world):
-    worlds = build(world)
-    actions = actions_for(worlds, world.steps)
-    first = play(worlds, actions, seed=7)
+def test_seed_decides_the_stream(case):
+    envs = build(case)
+    actions = actions_for(envs, case.steps)
+    first = play(envs, actions, seed=7)
     assert any((step[2] | step[3]).any() for step in first[1:]), "the test needs an episode's end"
-    assert same(first, play(worlds, actions, seed=7)), "the same instance, seeded again"
-    worlds.close()
-    twin = build(world)
+    assert same(first, play(envs, actions, seed=7)), "the same instance, seeded again"
+    envs.close()
+    twin = build(case)
     assert same(first, play(twin, actions, seed=[7, 8])), "an int counts up from slot 0"
     assert same(first, play(twin, actions, seed=np.array([7, 8])))
-    if world.seeded:
+    if case.seeded:
         others = [play(twin, actions, seed=seed) for seed in (123, 77, 2**40 + 5)]
         assert not all(same(first, other) for other in others)
     twin.close()
 
 
-def test_a_slot_does_not_depend_on_its_neighbours(world):
-    if not world.seeded:
+def test_a_slot_does_not_depend_on_its_neighbours(case):
+    if not case.seeded:
         pytest.skip("the slot's number is part of the observation")
-    worlds, alone = build(world), build(world, num_envs=1)
-    actions = actions_for(worlds, world.steps)
-    both = play(worlds, actions, seed=[3, 50])
+    envs, alone = build(case), build(case, num_envs=1)
+    actions = actions_for(envs, case.steps)
+    both = play(envs, actions, seed=[3, 50])
     one = play(alone, actions[:, 1:], seed=[50])
     assert all(np.array_equal(a[0][1], b[0][0]) for a, b in zip(both, one, strict=True))
-    worlds.close()
+    envs.close()
     alone.close()
 
 
-def test_final_observation_where_and_only_where_an_episode_ended(world):
-    worlds = build(world)
-    obs, _ = worlds.reset(seed=1)
+def test_final_observation_where_and_only_where_an_episode_ended(case):
+    envs = build(case)
+    obs, _ = envs.reset(seed=1)
     ends = 0
-    for a_t in actions_for(worlds, world.steps):
-        obs, _, terminated, truncated, info = worlds.step(a_t)
+    for a_t in actions_for(envs, case.steps):
+        obs, _, terminated, truncated, info = envs.step(a_t)
         done = terminated | truncated
         assert not (info["life_lost"] & done).any()
         if not done.any():
@@ -152,31 +152,31 @@ def test_final_observation_where_and_only_where_an_episode_ended(world):
         assert info["final_obs"].shape == obs.shape
         assert info["final_obs"].dtype == obs.dtype
         for slot in np.flatnonzero(done):
-            assert info["final_obs"][slot] in worlds.single_observation_space
+            assert info["final_obs"][slot] in envs.single_observation_space
             # The first may time out on its first field, the second show the same symbol again.
-            if world.env_id not in ("FrozenLake-v1", "RepeatPrevious"):
+            if case.env_id not in ("FrozenLake-v1", "RepeatPrevious"):
                 assert not np.array_equal(info["final_obs"][slot], obs[slot])
     assert ends
-    worlds.close()
+    envs.close()
 
 
-def test_truncation_is_not_termination(world):
-    if world.truncated_after is None:
+def test_truncation_is_not_termination(case):
+    if case.truncated_after is None:
         pytest.skip("ends by termination")
-    worlds = build(world)
-    worlds.reset(seed=0)
-    for t, a_t in enumerate(actions_for(worlds, world.truncated_after), start=1):
-        _, _, terminated, truncated, _ = worlds.step(a_t)
+    envs = build(case)
+    envs.reset(seed=0)
+    for t, a_t in enumerate(actions_for(envs, case.truncated_after), start=1):
+        _, _, terminated, truncated, _ = envs.step(a_t)
         assert not terminated.any()
-        assert truncated.tolist() == [t == world.truncated_after] * 2
-    worlds.close()
+        assert truncated.tolist() == [t == case.truncated_after] * 2
+    envs.close()
 
 
-def test_returned_arrays_belong_to_the_caller(world):
-    worlds, vandalised = build(world), build(world)
-    actions = actions_for(worlds, world.steps)
+def test_returned_arrays_belong_to_the_caller(case):
+    envs, vandalised = build(case), build(case)
+    actions = actions_for(envs, case.steps)
     kept, copies = [], []
-    expected = play(worlds, actions, seed=5)
+    expected = play(envs, actions, seed=5)
     obs, _ = vandalised.reset(seed=5)
     for t, a_t in enumerate(actions, start=1):
         kept.append(obs)
@@ -192,30 +192,30 @@ def test_returned_arrays_belong_to_the_caller(world):
         array[:] = 0
     again, _ = vandalised.reset(seed=5)
     assert np.array_equal(again, copies[0])
-    worlds.close()
+    envs.close()
     vandalised.close()
 
 
-def test_refuses_wrong_actions_and_wrong_order(world):
-    worlds = build(world)
-    good = actions_for(worlds, 1)[0]
+def test_refuses_wrong_actions_and_wrong_order(case):
+    envs = build(case)
+    good = actions_for(envs, 1)[0]
     with pytest.raises(RuntimeError, match="reset"):
-        worlds.step(good)
+        envs.step(good)
     with pytest.raises(ValueError, match="seeds"):
-        worlds.reset(seed=[1, 2, 3])
+        envs.reset(seed=[1, 2, 3])
     with pytest.raises(ValueError, match="negative"):
-        worlds.reset(seed=-5)
-    worlds.reset(seed=0)
+        envs.reset(seed=-5)
+    envs.reset(seed=0)
     with pytest.raises(ValueError, match="action"):
-        worlds.step(good[:1])
-    if isinstance(worlds.single_action_space, spaces.Discrete):
-        for wrong in (-1, int(worlds.single_action_space.n)):
+        envs.step(good[:1])
+    if isinstance(envs.single_action_space, spaces.Discrete):
+        for wrong in (-1, int(envs.single_action_space.n)):
             with pytest.raises(ValueError, match="action"):
-                worlds.step(np.array([0, wrong]))
+                envs.step(np.array([0, wrong]))
         with pytest.raises(ValueError, match="integers"):
-            worlds.step(np.array([0.0, 0.0]))
-    worlds.step(good)
-    worlds.close()
-    worlds.close()
+            envs.step(np.array([0.0, 0.0]))
+    envs.step(good)
+    envs.close()
+    envs.close()
     with pytest.raises(RuntimeError, match="closed"):
-        worlds.step(good)
+        envs.step(good)

@@ -1,4 +1,4 @@
-"""Gymnasium worlds: against scalar environments stepped by hand, and with odd insides."""
+"""Gymnasium environments: against scalar ones stepped by hand, and with odd spaces."""
 
 import gymnasium
 import numpy as np
@@ -9,7 +9,7 @@ from envs import make
 
 
 class Odd(gymnasium.Env):
-    """An environment with any spaces, which returns its own buffer and writes down its actions."""
+    """An environment with any spaces, which returns its own buffer and records its actions."""
 
     played: list = []  # noqa: RUF012 - shared on purpose: the test reads it
 
@@ -42,7 +42,7 @@ class Odd(gymnasium.Env):
 
 @pytest.fixture
 def register():
-    """Registers `Odd` with the given spaces under an id that is gone after the test."""
+    """Register `Odd` with given spaces, under an id that is removed after the test."""
     added = []
 
     def add(observation_space, action_space, env_id="Odd-v0", **keywords):
@@ -66,17 +66,17 @@ VECTOR = spaces.Box(0, 9, (2,), np.float32)
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", "MountainCar-v0"])
 def test_equal_to_scalar_environments_stepped_by_hand(env_id):
-    worlds = make.make_vec(env_id, 3)
+    envs = make.make_vec(env_id, 3)
     references = [gymnasium.make(env_id) for _ in range(3)]
-    obs, _ = worlds.reset(seed=[10, 5, 77])
+    obs, _ = envs.reset(seed=[10, 5, 77])
     expected = [env.reset(seed=seed)[0] for env, seed in zip(references, (10, 5, 77), strict=True)]
-    worlds.action_space.seed(0)
+    envs.action_space.seed(0)
     ends = 0
     for _ in range(220):
         for slot in range(3):
             assert np.array_equal(obs[slot], expected[slot])
-        a_t = worlds.action_space.sample()
-        obs, reward, terminated, truncated, info = worlds.step(a_t)
+        a_t = envs.action_space.sample()
+        obs, reward, terminated, truncated, info = envs.step(a_t)
         for slot, env in enumerate(references):
             expected[slot], r_t, over, cut, _ = env.step(a_t[slot])
             assert (reward[slot], terminated[slot], truncated[slot]) == (r_t, over, cut)
@@ -85,73 +85,73 @@ def test_equal_to_scalar_environments_stepped_by_hand(env_id):
                 assert np.array_equal(info["final_obs"][slot], expected[slot])
                 expected[slot], _ = env.reset()
     assert ends >= 3
-    worlds.close()
+    envs.close()
 
 
-def test_next_step_vector_worlds_are_not_used():
+def test_next_step_vector_environments_are_not_used():
     """CartPole's own vector form is NEXT_STEP: there, the step after an end ignores the action."""
     own = gymnasium.make_vec("CartPole-v1", 1, vectorization_mode="vector_entry_point")
     assert own.metadata["autoreset_mode"] != gymnasium.vector.AutoresetMode.SAME_STEP
     own.close()
-    worlds = make.make_vec("CartPole-v1", 1)
-    worlds.reset(seed=0)
+    envs = make.make_vec("CartPole-v1", 1)
+    envs.reset(seed=0)
     right = np.ones(1, dtype=np.int64)
     while True:
-        obs, _, terminated, _, info = worlds.step(right)
+        obs, _, terminated, _, info = envs.step(right)
         if terminated[0]:
             break
     assert abs(info["final_obs"][0, 2]) > 0.2, "the pole has fallen"
     assert np.abs(obs).max() <= 0.05, "and stands again, in the same step"
-    moved, *_ = worlds.step(right)
+    moved, *_ = envs.step(right)
     assert moved[0, 1] > obs[0, 1] + 0.1, "and the very next action is played"
-    worlds.close()
+    envs.close()
 
 
 def test_a_reused_buffer_does_not_reach_the_caller(register):
-    worlds = make.make_vec(register(VECTOR, spaces.Discrete(2)), 2)
-    obs, _ = worlds.reset(seed=0)
+    envs = make.make_vec(register(VECTOR, spaces.Discrete(2)), 2)
+    obs, _ = envs.reset(seed=0)
     kept = [obs]
     for t in range(1, 7):
-        obs, reward, terminated, _, info = worlds.step(np.zeros(2, dtype=np.int64))
+        obs, reward, terminated, _, info = envs.step(np.zeros(2, dtype=np.int64))
         kept.append(obs)
         assert reward.tolist() == [1.0, 1.0]
         assert terminated.tolist() == [t % 3 == 0] * 2
         if terminated.any():
             assert info["final_obs"].tolist() == [[3.0, 3.0]] * 2
     assert [obs[0, 0] for obs in kept] == [0, 1, 2, 0, 1, 2, 0]
-    worlds.close()
+    envs.close()
 
 
 def test_discrete_actions_may_start_anywhere(register):
     env_id = register(VECTOR, spaces.Discrete(3, start=5))
     assert make.describe(env_id).single_action_space == spaces.Discrete(3)
-    worlds = make.make_vec(env_id, 3)
-    worlds.reset(seed=0)
-    worlds.step(np.array([0, 1, 2]))
+    envs = make.make_vec(env_id, 3)
+    envs.reset(seed=0)
+    envs.step(np.array([0, 1, 2]))
     assert [int(action) for action in Odd.played] == [5, 6, 7]
     with pytest.raises(ValueError, match=r"0\.\.2"):
-        worlds.step(np.array([5, 5, 5]))
-    worlds.close()
+        envs.step(np.array([5, 5, 5]))
+    envs.close()
 
 
 def test_box_actions_are_clipped_to_their_bounds(register):
     env_id = register(VECTOR, spaces.Box(np.float32([-1, 0]), np.float32([1, 2])))
-    worlds = make.make_vec(env_id, 2)
-    worlds.reset(seed=0)
-    worlds.step(np.array([[-7.0, 9.0], [0.5, 1.5]]))  # float64, too
+    envs = make.make_vec(env_id, 2)
+    envs.reset(seed=0)
+    envs.step(np.array([[-7.0, 9.0], [0.5, 1.5]]))  # float64, too
     assert [action.tolist() for action in Odd.played] == [[-1.0, 2.0], [0.5, 1.5]]
-    worlds.close()
+    envs.close()
 
 
 def test_discrete_observations_are_seen_one_hot(register):
     env_id = register(spaces.Discrete(5, start=-2), spaces.Discrete(2))
-    worlds = make.make_vec(env_id, 2)
-    obs, _ = worlds.reset(seed=0)
+    envs = make.make_vec(env_id, 2)
+    obs, _ = envs.reset(seed=0)
     assert obs.dtype == np.float32
     assert obs.tolist() == [[1, 0, 0, 0, 0]] * 2
-    obs, *_ = worlds.step(np.zeros(2, dtype=np.int64))
+    obs, *_ = envs.step(np.zeros(2, dtype=np.int64))
     assert obs.tolist() == [[0, 1, 0, 0, 0]] * 2
-    worlds.close()
+    envs.close()
 
 
 @pytest.mark.parametrize(
@@ -168,14 +168,14 @@ def test_images_have_their_channels_first(register, inside, outside):
     env_id = register(spaces.Box(np.zeros_like(high), high, dtype=np.uint8), spaces.Discrete(2))
     space = make.describe(env_id).single_observation_space
     assert space.shape == outside
-    worlds = make.make_vec(env_id, 2)
-    obs, _ = worlds.reset(seed=0)
+    envs = make.make_vec(env_id, 2)
+    obs, _ = envs.reset(seed=0)
     assert obs.shape == (2, *outside)
     assert obs.dtype == np.uint8
     assert obs.flags.c_contiguous
     if len(inside) == 3 and inside[2] <= inside[0]:
         assert space.high[1, 2, 0] == high[2, 0, 1]
-    worlds.close()
+    envs.close()
 
 
 @pytest.mark.parametrize(
@@ -204,17 +204,17 @@ def test_refuses_spaces_the_learner_cannot_use(register, observation, action, me
 
 
 def test_module_and_id(tmp_path, monkeypatch):
-    (tmp_path / "my_own_worlds.py").write_text(
+    (tmp_path / "my_own_envs.py").write_text(
         "import gymnasium\n"
         "gymnasium.register('MyOwn-v3', 'gymnasium.envs.classic_control:CartPoleEnv')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    worlds = make.make_vec("my_own_worlds:MyOwn-v3", 2)
-    obs, _ = worlds.reset(seed=0)
+    envs = make.make_vec("my_own_envs:MyOwn-v3", 2)
+    obs, _ = envs.reset(seed=0)
     assert obs.shape == (2, 4)
-    worlds.close()
+    envs.close()
     with pytest.raises(ValueError, match="did you mean MyOwn-v3"):
-        make.describe("my_own_worlds:MyOwn-v4")
+        make.describe("my_own_envs:MyOwn-v4")
     gymnasium.registry.pop("MyOwn-v3")
 
 

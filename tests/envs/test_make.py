@@ -1,4 +1,6 @@
-"""The one door: ids, bad input, and nothing left open."""
+"""`make_vec` and `describe`: ids, bad input, and nothing left open."""
+
+import sys
 
 import gymnasium
 import numpy as np
@@ -44,10 +46,10 @@ def test_describe_leaves_nothing_open():
 def test_close_frees_the_emulators_threads():
     process = psutil.Process()
     before = process.num_threads()
-    worlds = make.make_vec("Pong", 2, num_threads=2)
-    worlds.reset(seed=0)
+    envs = make.make_vec("Pong", 2, num_threads=2)
+    envs.reset(seed=0)
     assert process.num_threads() > before
-    worlds.close()
+    envs.close()
     assert process.num_threads() == before
 
 
@@ -69,6 +71,20 @@ def test_close_frees_the_emulators_threads():
         ("catch", "did you mean Catch"),
         ("memorychain", "did you mean MemoryChain"),
         ("MyWayHome", "did you mean Doom/MyWayHome"),
+        ("Doom/MyWayHme", "did you mean Doom/MyWayHome"),
+        ("Doom/mywayhome", "did you mean Doom/MyWayHome"),
+        ("Doom/", "There are MyWayHome, "),
+        ("VizdoomMyWayHome-v0", "did you mean Doom/MyWayHome"),
+        ("VizdoomMyWayHome", "did you mean Doom/MyWayHome"),
+        ("VizdoomBasic-MultiBinary-v1", "did you mean Doom/Basic"),
+        ("Doom/MyWayHome-v1", "did you mean Doom/MyWayHome"),
+        ("doom/MyWayHome", "did you mean Doom/MyWayHome"),
+        ("Doom/Deathmatch", "There are MyWayHome, "),
+        ("Lab/", "no level of DeepMind Lab.*Lab/nav_maze_static_01"),
+        ("Lab/nav_maze_static_01.lua", "did you mean Lab/nav_maze_static_01"),
+        ("Lab/../secret", "no level of DeepMind Lab"),
+        ("Lab//tmp", "no level of DeepMind Lab"),
+        ("Lab/two words", "no level of DeepMind Lab"),
         ("", "unknown environment ''"),
         ("no_such_module:Thing-v0", "no module named 'no_such_module'"),
         (":Thing-v0", "cannot be imported"),
@@ -110,8 +126,38 @@ def test_a_missing_package_is_named_with_its_pip_line():
         (("Pong", 2), {"preset": "dqn"}, "unknown Atari preset 'dqn'.*a3c2016.*machado2018"),
         (("Pong", 2), {"episodic_life": True}, "episodic_life"),
         (("CartPole-v1", 2), {"gravitee": 1}, "gravitee"),
+        (("Doom/Basic", 2), {"max_tics": 0}, "max_tics is 0: an agent step is 4"),
+        (("Doom/Basic", 2), {"max_tics": -4}, "max_tics is -4"),
+        (("Doom/Basic", 2), {"max_tics": 42}, "max_tics is 42"),
+        (("Doom/Basic", 2), {"tics": 8}, r"Doom/Basic does not take \['tics'\]: .*'max_tics'"),
+        (("Doom/Basic", 2), {"level": "Basic"}, "does not take"),
+        (("Lab/a", 2), {"renderer": "fast"}, "'fast': give one of software, hardware"),
+        (("Lab/a", 2), {"fps": 30}, r"does not take \['fps'\]: give \['renderer'\]"),
+        (("MemoryChain", 2), {"length": 0}, "at least 1"),
+        (("MemoryChain", 2), {"lenght": 3}, "does not take .*lenght.* give .*length"),
+        (("RepeatPrevious", 2), {"symbols": 1}, "at least 2 symbols"),
+        (("Catch", 2), {"rows": 1}, "at least 2 rows"),
+        (("Counter", 2), {"x": 1}, "nothing"),
     ],
 )
 def test_bad_settings_are_refused(arguments, keywords, message):
     with pytest.raises(ValueError, match=message):
         make.make_vec(*arguments, **keywords)
+    if "num_" not in message:
+        with pytest.raises(ValueError, match=message):
+            make.describe(arguments[0], **keywords)
+
+
+@pytest.mark.parametrize(
+    ("package", "env_id", "message"),
+    [
+        ("vizdoom", "Doom/Basic", r"pip install -c constraints.txt -e '\.\[vizdoom\]'"),
+        ("deepmind_lab", "Lab/a", "from source with bazel .https://github.com/google-deepmind/lab"),
+    ],
+)
+def test_without_the_package_it_says_how_to_get_it(monkeypatch, package, env_id, message):
+    monkeypatch.setitem(sys.modules, package, None)  # importing it fails
+    for build in (make.describe, lambda env_id: make.make_vec(env_id, 2)):
+        with pytest.raises(ValueError, match=message) as caught:
+            build(env_id)
+        assert "\n" not in str(caught.value)
