@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
-from matplotlib import cm, colors, ticker
+from matplotlib import cm, collections, colors, ticker
 from matplotlib.axes import Axes
 from matplotlib.backends import backend_agg, backend_svg
 from matplotlib.figure import Figure
@@ -201,6 +201,34 @@ def score_bar(figure: Figure, scale: Any, panels: Sequence[Axes]) -> None:
     bar.set_label("training score", color=INK)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=9.5, color=MUTED, labelcolor=INK)
+
+
+def slices(
+    axes: Axes,
+    lines: Sequence[tuple[tuple[float, float], tuple[float, float]]],
+    scores: Sequence[float | None],
+    scale: Any,
+    width: float,
+) -> None:
+    """Draw slices of training, coloured by training score.
+
+    Args:
+        axes: The panel.
+        lines: Both ends of the line of each slice.
+        scores: Score of each slice. None is drawn grey.
+        scale: The colours, from `score_scale`.
+        width: Width of the lines in points.
+    """
+    axes.add_collection(
+        collections.LineCollection(
+            lines,
+            colors=[UNKNOWN if score is None else scale.to_rgba(score) for score in scores],
+            linewidths=width,
+            capstyle="butt",
+            zorder=3,
+            rasterized=len(lines) > RASTER_FROM,
+        )
+    )
 
 
 def save(figure: Figure, path: Path) -> None:

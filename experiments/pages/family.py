@@ -124,24 +124,14 @@ def _draw_copies(axes: Axes, layout: _Layout) -> None:
 
 def _draw_training(axes: Axes, layout: _Layout, scale: Any) -> None:
     """Draw a horizontal line for each slice of training, coloured by the score at its end."""
-    lines, tints = [], []
+    lines, scores = [], []
     lap = drawing.LAP * layout.furthest
     for branch in layout.order:
         for place in range(1, len(branch.keys)):
             (start, y), end = layout.point(branch, place - 1), layout.point(branch, place)
-            score = layout.history.tree.scores[branch.keys[place]]
-            lines.append([(start - lap, y), end])
-            tints.append(drawing.UNKNOWN if score is None else scale.to_rgba(score))
-    axes.add_collection(
-        collections.LineCollection(
-            lines,
-            colors=tints,
-            linewidths=layout.line_width,
-            capstyle="butt",
-            zorder=3,
-            rasterized=len(lines) > drawing.RASTER_FROM,
-        )
-    )
+            lines.append(((start - lap, y), end))
+            scores.append(layout.history.tree.scores[branch.keys[place]])
+    drawing.slices(axes, lines, scores, scale, layout.line_width)
 
 
 def _mark_ends(axes: Axes, layout: _Layout) -> None:

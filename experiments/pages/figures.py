@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import collections
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -144,7 +143,6 @@ def hyperparameters(history: History) -> Figure:
         ((history.tree.scores[r.member, r.version], r) for r in history.reports),
         key=lambda pair: -math.inf if pair[0] is None else pair[0],
     )
-    tint = [drawing.UNKNOWN if score is None else scale.to_rgba(score) for score, _ in drawn]
     width = max(1.2, min(3.0, 60 / len(history.members)))
     rows = lineage.schedule(history.lineage)
     ends: list[tuple[Any, str, str]] = [
@@ -155,37 +153,20 @@ def hyperparameters(history: History) -> Figure:
     for name, axes in zip(names, panels, strict=True):
         pieces = []
         for _, report in drawn:
-            value = _used(history, report, name)
-            steps = report.agent_steps
-            pieces.append([(steps - report.slice_steps - lap, value), (steps, value)])
-        axes.add_collection(
-            collections.LineCollection(
-                pieces,
-                colors=tint,
-                linewidths=width,
-                capstyle="butt",
-                zorder=2,
-                rasterized=len(pieces) > drawing.RASTER_FROM,
-            )
-        )
+            value, steps = _used(history, report, name), report.agent_steps
+            pieces.append(((steps - report.slice_steps - lap, value), (steps, value)))
+        drawing.slices(axes, pieces, [score for score, _ in drawn], scale, width)
         axes.step(
             [r.agent_steps for r in rows],
             [_used(history, row, name) for row in rows],
             where="post",
             color=drawing.BEST,
             linewidth=0.9,
-            zorder=3,
+            zorder=4,
         )
         for record, colour, marker in ends:
-            axes.plot(
-                record.agent_steps,
-                _used(history, record, name),
-                marker=marker,
-                ms=4,
-                color=colour,
-                zorder=4,
-                clip_on=False,
-            )
+            at = record.agent_steps, _used(history, record, name)
+            axes.plot(*at, marker=marker, ms=4, color=colour, zorder=5, clip_on=False)
         drawing.value_axis(axes, name, history.config.space)
         axes.autoscale_view()
     drawing.steps_axis(panels[-1])

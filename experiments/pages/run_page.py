@@ -22,15 +22,21 @@ def page(history: History, run_dir: Path, drawn: Mapping[str, Figure]) -> Html:
         run_dir: The directory with its evaluations and its commands.
         drawn: The figures of `figures.figures`. Their titles are removed.
     """
+    title = "The winner's schedule" if history.followed is None else "The schedule it followed"
+    settings = element("pre", json.dumps(history.config.to_json(), indent=2))
     parts: list[tuple[str, str, list[Content]]] = [
         ("how", "How it was run", _how(history, run_dir)),
         ("curves", "Learning curves", sections.learning_curves(history, drawn)),
         ("hyperparameters", "Hyperparameters", sections.hyperparameters(history, drawn)),
-        ("schedule", _schedule_title(history), sections.schedule(history, drawn)),
+        ("schedule", title, sections.schedule(history, drawn)),
         ("tree", "Family tree", sections.family_tree(history, drawn)),
         ("decisions", "Decisions", sections.decision_table(history)),
         ("members", "Members", sections.member_table(history)),
-        ("settings", "All settings", _settings(history)),
+        (
+            "settings",
+            "All settings",
+            [markup.details("The run's configuration as stored", settings)],
+        ),
     ]
     parts = [part for part in parts if part[2]]
     return markup.document(
@@ -52,10 +58,6 @@ def page(history: History, run_dir: Path, drawn: Mapping[str, Figure]) -> Html:
             "footer", wording.written_on(), " The CSV files beside this page have the same data."
         ),
     )
-
-
-def _schedule_title(history: History) -> str:
-    return "The winner's schedule" if history.followed is None else "The schedule it followed"
 
 
 def _lede(history: History) -> str:
@@ -197,8 +199,3 @@ def _started(history: History, run_dir: Path) -> list[tuple[str, Content]]:
     commits = dict.fromkeys(start.commit or "unknown: not run from a checkout" for start in starts)
     rows.append(("Commit", ", then ".join(commits)))
     return rows
-
-
-def _settings(history: History) -> list[Content]:
-    text = json.dumps(history.config.to_json(), indent=2)
-    return [markup.details("The run's configuration as stored", element("pre", text))]

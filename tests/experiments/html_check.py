@@ -1,4 +1,4 @@
-"""Whether a page is well-formed, and needs nothing but itself."""
+"""Check that a page is well-formed and needs no other file."""
 
 import html.parser
 import re
@@ -7,7 +7,7 @@ from experiments.pages import style
 
 
 class Checker(html.parser.HTMLParser):
-    """Follows every tag of a page, strictly."""
+    """A parser that requires every tag of a page to be closed in order."""
 
     VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
 
@@ -33,7 +33,7 @@ class Checker(html.parser.HTMLParser):
 
 
 def check(text):
-    """The elements and the text of a page, if it is one that stands alone."""
+    """Check that a page stands alone; return its elements and its text."""
     checker = Checker()
     checker.feed(text)
     checker.close()

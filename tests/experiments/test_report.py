@@ -41,7 +41,7 @@ def rows(path):
 
 def test_the_whole_report(population, run_dir, capsys):
     population.train(1000)
-    assert report.main([str(run_dir)]) == 0
+    report.main([str(run_dir)])
     out = run_dir / "report"
     assert {path.name for path in out.iterdir()} == PICTURES | TABLES | PAGE
     for name in PICTURES:
@@ -114,7 +114,7 @@ def test_the_schedule_is_that_of_the_best_member_s_lineage(population, run_dir, 
 
 
 def test_a_run_without_reports_says_so(population, run_dir, capsys):
-    assert report.main([str(run_dir)]) == 0
+    report.main([str(run_dir)])
     assert "no report yet" in capsys.readouterr().out
     assert not {path.name for path in (run_dir / "report").iterdir()} & PICTURES
 
@@ -122,19 +122,19 @@ def test_a_run_without_reports_says_so(population, run_dir, capsys):
 def test_a_run_whose_members_have_no_score_yet(tmp_path, capsys):
     population = runs.Population(tmp_path / "run", runs.configuration(min_episodes=1000))
     population.train(3)
-    assert report.main([str(tmp_path / "run")]) == 0
+    report.main([str(tmp_path / "run")])
     assert "1000 counted episodes" in capsys.readouterr().out
 
 
 def test_a_run_in_the_middle(population, run_dir):
     for turns in (1, 12):
         population.train(turns)
-        assert report.main([str(run_dir)]) == 0  # over the old one
+        report.main([str(run_dir)])  # over the old one
 
 
 def test_out_leaves_the_run_as_it_was(population, run_dir, tmp_path):
     population.train(20)
-    assert report.main([str(run_dir), "--out", str(tmp_path / "elsewhere")]) == 0
+    report.main([str(run_dir), "--out", str(tmp_path / "elsewhere")])
     assert [path.name for path in run_dir.iterdir()] == [store.FILE_NAME]
     assert (tmp_path / "elsewhere" / "tensorboard" / "best-lineage").is_dir()
     assert (tmp_path / "elsewhere" / "schedule.png").is_file()
@@ -147,7 +147,8 @@ def test_what_is_not_a_run_is_refused_in_one_line(tmp_path, capsys):
     (tmp_path / "wrong" / store.FILE_NAME).write_text("no database, but of the right name")
     for name in ("empty", "file", "wrong", "missing"):
         before = sorted(tmp_path.rglob("*"))
-        assert report.main([str(tmp_path / name), "--out", str(tmp_path / "out")]) == 2
+        with pytest.raises(SystemExit, match="2"):
+            report.main([str(tmp_path / name), "--out", str(tmp_path / "out")])
         captured = capsys.readouterr()
         assert captured.out == ""
         assert len(captured.err.splitlines()) == 1
@@ -157,17 +158,18 @@ def test_what_is_not_a_run_is_refused_in_one_line(tmp_path, capsys):
 def test_a_report_that_cannot_be_written_is_refused_in_one_line(population, run_dir, capsys):
     population.train(5)
     (run_dir / "report").write_text("in the way")
-    assert report.main([str(run_dir)]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        report.main([str(run_dir)])
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_deleted_projections_come_back(population, run_dir, no_pictures):
     population.train(30)
-    assert report.main([str(run_dir)]) == 0
+    report.main([str(run_dir)])
     first = {name: (run_dir / "report" / name).read_bytes() for name in TABLES}
     shutil.rmtree(run_dir / "report")
     shutil.rmtree(run_dir / "tensorboard")
-    assert report.main([str(run_dir)]) == 0
+    report.main([str(run_dir)])
     assert {name: (run_dir / "report" / name).read_bytes() for name in TABLES} == first
     assert len(list((run_dir / "tensorboard").iterdir())) == 6
 
@@ -231,7 +233,7 @@ def test_a_figure_of_many_marks_is_pixels_inside_the_page(tmp_path, monkeypatch)
 
 @pytest.fixture
 def study(tmp_path):
-    """A folder that says it is a study's."""
+    """A folder with a study's file."""
     folder = tmp_path / "study"
     folder.mkdir()
     (folder / report.STUDY_FILE).write_text("{}")
@@ -239,12 +241,12 @@ def study(tmp_path):
 
 
 def test_a_study_is_rebuilt_from_its_folder(study, monkeypatch, capsys):
-
     rebuilt = []
     monkeypatch.setattr(results, "rebuild", rebuilt.append)
-    assert report.main([str(study)]) == 0
+    report.main([str(study)])
     assert rebuilt == [study]
-    assert report.main([str(study), "--out", str(study / "elsewhere")]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        report.main([str(study), "--out", str(study / "elsewhere")])
     assert "rebuilt where it lies" in capsys.readouterr().err
     assert rebuilt == [study]
 
@@ -253,7 +255,8 @@ def test_a_damaged_study_is_refused_in_one_line(study, capsys):
     before = sorted(study.iterdir())
     for text in ("{", "{}", "[]"):
         (study / report.STUDY_FILE).write_text(text)
-        assert report.main([str(study)]) == 2
+        with pytest.raises(SystemExit, match="2"):
+            report.main([str(study)])
         captured = capsys.readouterr()
         assert captured.out == ""
         assert captured.err.startswith("error: ")
