@@ -4,10 +4,10 @@
     python -m experiments.atari --game MsPacman --population 16
     python -m experiments.atari --exploit none        # random search with equal budget
 
-The same command again resumes. Presets: "default", an evening on two cores; "paper", population
-and intervals of "Population Based Training of Neural Networks", Jaderberg et al. 2017
-(https://arxiv.org/abs/1711.09846), section 4.1 and appendix A, for a cluster. For a first look
-that takes a minute or two: `python -m experiments.gym --preset quick`.
+The same command again resumes. The preset "default" takes an evening on two cores. The preset
+"paper", for a cluster, has population and intervals of "Population Based Training of Neural
+Networks", Jaderberg et al. 2017 (https://arxiv.org/abs/1711.09846), section 4.1 and appendix A.
+For a first look of a minute or two: `python -m experiments.gym --preset quick`.
 """
 
 from experiments import cli, launch, presets

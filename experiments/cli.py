@@ -1,4 +1,4 @@
-"""What all commands share: how they parse their flags, and how they end."""
+"""Parse the flags of commands, and end commands."""
 
 import argparse
 import functools
@@ -15,17 +15,17 @@ Result = TypeVar("Result")
 
 
 class Settings(Protocol):
-    """What `parse` returns: a dataclass that checks itself."""
+    """A dataclass of flags that checks itself."""
 
     def check(self) -> None:
-        """Raise `ValueError`, one line, for settings that make no sense."""
+        """Raise `ValueError` for settings that make no sense."""
 
 
 Config = TypeVar("Config", bound=Settings)
 
 
 def quiet(main: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Make a command end without a traceback when it is interrupted or its reader is gone.
+    """Make a command end without a traceback when it is interrupted or its output is closed.
 
     The exit code is 130 after SIGINT, and 1 if nobody reads the output any more (`| head`).
     """
@@ -43,9 +43,9 @@ def quiet(main: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     return called
 
 
-def fail(message: str) -> NoReturn:
-    """Print what is wrong in one line and exit with code 2, the code of a usage error."""
-    print(f"error: {message}", file=sys.stderr)
+def fail(error: Exception | str) -> NoReturn:
+    """Print an error in one line and exit with code 2, the code of a usage error."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -55,12 +55,15 @@ def parse(
     """Parse the command line, starting from the preset that it names.
 
     Args:
-        presets: Settings by name; must have "default".
-        description: Shown by `--help`.
-        args: Arguments in place of the process's own.
+        presets: Settings by name; one must be "default".
+        description: Text of `--help`.
+        args: Arguments, in place of the process's own.
 
     Returns:
-        The settings. On bad input, print one line and exit with code 2.
+        The settings.
+
+    Raises:
+        SystemExit: The input is bad; one line was printed, and the exit code is 2.
     """
     args = list(sys.argv[1:] if args is None else args)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -79,5 +82,5 @@ def parse(
     try:
         settings.check()
     except ValueError as error:
-        fail(str(error))
+        fail(error)
     return settings

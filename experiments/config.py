@@ -1,14 +1,14 @@
-"""Settings of the population experiments: one frozen dataclass, whose subclasses name environments.
+"""Settings of the population experiments: a frozen dataclass, with a subclass per command.
 
-tyro makes a flag of every field and its help of the field's docstring. `experiments.presets` has
-the subclasses and their presets.
+tyro makes a flag of every field, and the flag's help of the field's docstring.
+`experiments.presets` has the subclasses and their presets.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -30,38 +30,39 @@ Hyperparameter = Literal[
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Where a hyperparameter is drawn, and how far perturbing may take it."""
+    """Prior of a hyperparameter, and bounds of its perturbed values."""
 
     prior: tuple[float, float]
     """Ends of the log-uniform prior; twice the same number is a constant."""
     bounds: tuple[float, float]
-    """Bounds of perturbing; must contain the prior."""
+    """Least and greatest value that perturbing can reach; must contain the prior."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PopulationConfig:
     """A population of actor-critic agents. Counts are agent steps *per member*.
 
-    `check` refuses bad values, and not the constructor, since tyro would print them as a box.
+    `check` refuses bad values. The constructor does not, since tyro prints its message in a box.
     """
 
     preset: Literal["default", "quick", "paper"] = "default"
     """Set of defaults that all other flags start from; described above."""
     agent: Agent = "a3c"
     """Agent. "unreal" also learns from replay and pixels, at more than twice the cost per step."""
-    settings: tyro.conf.OmitArgPrefixes[a3c.A3CConfig] = dataclasses.field(
-        default_factory=a3c.A3CConfig
-    )
-    """Fixed settings of the agent."""
-    auxiliary: tyro.conf.OmitArgPrefixes[unreal.UNREALConfig] = dataclasses.field(
-        default_factory=unreal.UNREALConfig
-    )
-    """Fixed settings of UNREAL's auxiliary tasks; the agent "a3c" ignores them."""
+    settings: Annotated[
+        tyro.conf.OmitArgPrefixes[a3c.A3CConfig],
+        tyro.conf.arg(name="agent"),  # title of the flags' group
+    ] = dataclasses.field(default_factory=a3c.A3CConfig)
+    """Settings of the agent, the same for all members and never adapted."""
+    auxiliary: Annotated[
+        tyro.conf.OmitArgPrefixes[unreal.UNREALConfig], tyro.conf.arg(name="UNREAL")
+    ] = dataclasses.field(default_factory=unreal.UNREALConfig)
+    """Settings of UNREAL's auxiliary tasks. Without --agent unreal they have no effect."""
     population: int = 8
     """Number of members."""
     workers: int | None = None
-    """Number of worker processes; default: one per core, at most one per member. May differ on
-    resume."""
+    """Number of worker processes; default: one per core, at most one per member. A resumed run may
+    have another number."""
     total_steps: int = 2_000_000
     """Agent steps of each member, exact; a multiple of num_envs."""
     report_interval: int = 20_000
@@ -84,9 +85,9 @@ class PopulationConfig:
     entropy_cost: Range = Range((1e-3, 2e-2), (1e-5, 1.0))
     """Weight of the policy's entropy in the loss."""
     unroll_length: Range = Range((5, 20), (1, 50))
-    """Steps of all environments per update. A real number inside, rounded where it is used."""
+    """Steps of each environment per update. Perturbed as a real number, and rounded for use."""
     pixel_control_cost: Range = Range((1e-4, 1e-2), (1e-6, 1.0))
-    """UNREAL only: weight of the pixel control loss. `--fixed pixel_control_cost=0` switches the
+    """UNREAL only: weight of the pixel control loss; `--fixed pixel_control_cost=0` switches the
     task off."""
     reward_prediction_cost: Range = Range((1.0, 1.0), (1e-2, 100.0))
     """UNREAL only: weight of the reward prediction loss; 1 in the paper."""
@@ -96,14 +97,14 @@ class PopulationConfig:
     """Hyperparameters that exploring changes; default: learning rate, entropy cost and unroll
     length, where they are not fixed. The others keep their first draw, or their donor's."""
     fixed: tuple[str, ...] = ()
-    """Hyperparameters that are the same for all members: learning_rate=7e-4 ..."""
+    """Hyperparameters that are the same for all members, such as learning_rate=7e-4."""
     seed: int = 0
     """Seed of the run; every draw and every environment derives its own from it."""
     device: str = "cpu"
     """Torch device of the networks."""
     run_dir: Path | None = None
-    """Directory of the run; default: results/runs/<experiment>-<environment>. A run that is there
-    already goes on."""
+    """Directory of the run; default: results/runs/<command>-<environment>. A run that is there
+    already is resumed."""
     fork: Path | None = None
     """Directory of another run; a new run starts from its last weights and hyperparameters."""
 
@@ -126,7 +127,7 @@ class PopulationConfig:
         return default_workers(self.population) if self.workers is None else self.workers
 
     def learner_config(self) -> learner.LearnerConfig:
-        """Return what each member is. Subclasses know the environment."""
+        """Return the agent and environments of each member. Subclasses implement it."""
         raise NotImplementedError
 
     def in_environment(
@@ -136,11 +137,11 @@ class PopulationConfig:
         clip_rewards: bool = False,
         reward_scale: float = 1.0,
     ) -> learner.LearnerConfig:
-        """Return what each member is in a given environment; for `learner_config`.
+        """Return the agent and environments of each member, for `learner_config`.
 
         Args:
             env_id: Any id that `envs.make.make_vec` takes.
-            preset: Protocol of an Atari game.
+            preset: Protocol of an Atari game; other environments ignore it.
             clip_rewards: Whether members learn from rewards clipped to [-1, 1].
             reward_scale: Factor of the rewards that members learn from.
         """
@@ -157,7 +158,11 @@ class PopulationConfig:
         )
 
     def search_space(self) -> space.Space:
-        """Return priors, bounds and adapted names as the engine takes them."""
+        """Return priors, bounds and the names of adapted hyperparameters.
+
+        Raises:
+            ValueError: A range, `adapt` or `fixed` makes no sense.
+        """
         unroll = self.unroll_length
         for name, value in (("prior", unroll.prior), ("bounds", unroll.bounds)):
             if any(not math.isfinite(end) or end != round(end) for end in value):
@@ -204,7 +209,7 @@ class PopulationConfig:
         return dimensions
 
     def run_config(self) -> run.RunConfig:
-        """Return what the engine stores: the settings without those that may differ on resume."""
+        """Return the settings that a run stores, which are those that may not differ on resume."""
         return run.RunConfig(
             task=learner.TASK,
             task_config=self.learner_config().to_json(),
@@ -230,10 +235,15 @@ def default_workers(population: int) -> int:
 
 
 def parse_fixed(fixed: Sequence[str], flag: str = "--fixed") -> dict[str, float]:
-    """Parse values that were given with a flag: {"learning_rate": 7e-4} from "learning_rate=7e-4".
+    """Parse values of hyperparameters: {"learning_rate": 7e-4} from "learning_rate=7e-4".
+
+    Args:
+        fixed: The values as given.
+        flag: The flag that they were given with, for messages.
 
     Raises:
-        ValueError: Not name=number, a name twice, or a value that the learner cannot use.
+        ValueError: A value is not name=number, or the learner cannot use it; or a name is given
+            twice.
     """
     values: dict[str, float] = {}
     for item in fixed:

@@ -4,8 +4,8 @@
     python -m experiments.evaluate RUN_DIR --save             # for reports and comparisons
     python -m experiments.evaluate RUN_DIR --member 3 --episodes 100 --video pong.mp4
 
-A run reports this score. The mean of a member's last ten training episodes chose that member, so
-it is biased upward. Actions are sampled from the policy, as in training.
+A run reports this score. The best member is chosen by the mean of its last ten training episodes,
+so that mean is biased upward. Actions are sampled from the policy, as in training.
 """
 
 import dataclasses
@@ -29,16 +29,21 @@ class Arguments:
     member: str = "best"
     """A member's number, or "best": the one with the highest training score."""
     episodes: int = 30
-    """Fresh episodes."""
+    """Number of fresh episodes, rounded up to equally many in every parallel environment."""
     seed: int = 0
-    """Of worlds and actions."""
+    """Seed of environments and actions."""
     video: Path | None = None
-    """Write the first episode as a video here (.mp4; needs the extra "video")."""
+    """Also play one more episode and write it to this file (.mp4; needs the extra "video")."""
     save: bool = False
-    """Write the score into RUN_DIR/report, where reports and comparisons find it; once."""
+    """Write the score into RUN_DIR/report, where reports and comparisons find it. A saved score is
+    never replaced."""
 
     def check(self) -> None:
-        """Refuse what makes no sense, with a ValueError of one line."""
+        """Refuse arguments that make no sense.
+
+        Raises:
+            ValueError: One line with the value given and the values allowed.
+        """
         if self.episodes < 1:
             raise ValueError(f"--episodes {self.episodes}: use 1 or more")
         if self.seed < 0:
@@ -47,7 +52,7 @@ class Arguments:
 
 @cli.quiet
 def main() -> None:
-    """Parse the command line, play, print."""
+    """Parse the command line, play the episodes and print their score."""
     try:
         arguments = tyro.cli(Arguments, prog="python -m experiments.evaluate", description=__doc__)
         arguments.check()
@@ -56,8 +61,8 @@ def main() -> None:
             written = scores.evaluation_path(arguments.run_dir, member)
             if arguments.save and written.exists():
                 raise ValueError(
-                    f"--save: {written} exists; a score that is played until it pleases is none. "
-                    "Leave --save out"
+                    f"--save: {written} exists, and a saved score is never replaced; leave --save "
+                    "out to print another one"
                 )
             if arguments.video is not None:
                 video.check(arguments.video)
@@ -72,7 +77,7 @@ def main() -> None:
             if arguments.save:
                 scores.write_evaluation(arguments.run_dir, member, found.to_json())
     except (ValueError, store.StoreError, checkpoint.CheckpointError, OSError) as error:
-        cli.fail(" ".join(str(error).split()))
+        cli.fail(error)
     print(found.text())
 
 

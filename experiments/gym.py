@@ -1,10 +1,10 @@
 """Train a population of A3C agents on any Gymnasium environment under PBT.
 
-    python -m experiments.gym --preset quick          # CartPole, 70 seconds on two idle cores
+    python -m experiments.gym --preset quick          # CartPole, a minute or two on two cores
     python -m experiments.gym --env Pendulum-v1
     python -m experiments.gym --env my_module:MyEnv-v0
 
-Actions are Discrete or Box, observations vectors or images. The same command again resumes.
+Actions may be Discrete or Box, and observations vectors or images. The same command again resumes.
 """
 
 from experiments import cli, launch, presets

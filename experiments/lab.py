@@ -4,10 +4,10 @@
     python -m experiments.lab --level HealthGathering --population 16
     python -m experiments.lab --level Lab/nav_maze_static_01    # where deepmind_lab is built
 
-The same command again resumes. Presets: "default", an evening on two cores; "paper", population and
-intervals of "Population Based Training of Neural Networks", Jaderberg et al. 2017
-(https://arxiv.org/abs/1711.09846), section 4.1, for a cluster. ViZDoom and its levels install with
-pip install -c constraints.txt -e '.[vizdoom]':
+The same command again resumes. The preset "default" takes an evening on two cores. The preset
+"paper", for a cluster, has population and intervals of "Population Based Training of Neural
+Networks", Jaderberg et al. 2017 (https://arxiv.org/abs/1711.09846), section 4.1.
+pip install -c constraints.txt -e '.[vizdoom]' installs ViZDoom and its levels:
 
 """
 

@@ -1,4 +1,4 @@
-"""Launch a population: check its settings, create or resume the run, show it, report on it."""
+"""Run a population: check it, create or resume it, train it, score its best member, report."""
 
 import contextlib
 import dataclasses
@@ -7,7 +7,6 @@ import fcntl
 import os
 import shlex
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,29 +14,29 @@ from typing import Literal, NoReturn
 
 from envs import make
 from experiments import cli, config
-from experiments.analysis import provenance, schedule, scores, tasks
-from experiments.members import evaluation, learner
+from experiments.analysis import provenance, scores, tasks
+from experiments.members import checks, evaluation, learner
 from experiments.pages import run_report
 from experiments.projections import progress, tensorboard
-from pbt import checkpoint, create, local, run, slices, space, store, verdict
+from pbt import checkpoint, create, local, run, store, verdict
 
 PROJECTION_INTERVAL_S = 10.0
 """Seconds between two updates of the TensorBoard files."""
 EVALUATION_EPISODES = 30
-"""Fresh episodes that score the best member when a run is over."""
+"""Number of fresh episodes that score the best member of a finished run."""
 
 
 def run_population(name: str, settings: config.PopulationConfig) -> NoReturn:
-    """Run what a population's settings say; see `run_experiment`.
+    """Run a population with the settings of a command line, and exit as `run_experiment` does.
 
     Args:
-        name: Directory below results/runs, unless the settings name another.
+        name: Directory below results/runs, used unless the settings name another directory.
         settings: Settings from the command line.
     """
     try:
         run_config = settings.run_config()
     except ValueError as error:
-        cli.fail(" ".join(str(error).split()))
+        cli.fail(error)
     run_dir = settings.run_dir or Path("results/runs") / name
     run_experiment(run_dir, run_config, settings.num_workers(), settings.fork)
 
@@ -45,21 +44,26 @@ def run_population(name: str, settings: config.PopulationConfig) -> NoReturn:
 def run_experiment(
     run_dir: Path, run_config: run.RunConfig, workers: int, fork: Path | None = None
 ) -> NoReturn:
-    """Run a population of the suite's agents until it is over or interrupted, and exit.
+    """Run a population of the suite's agents until it is finished or interrupted, and exit.
 
-    Exit codes: 0 finished; 1 the population died; 2 bad input, nothing was created; 130 and 143
-    interrupted, the same command goes on.
+    | exit code | meaning |
+    |---|---|
+    | 0 | The run is finished. |
+    | 1 | The population died, or the report could not be written. |
+    | 2 | The input is bad; nothing was created. |
+    | 74 | The disk is full. |
+    | 130, 143 | Interrupted; the same command resumes the run. |
 
     Args:
-        run_dir: The run's directory; a run that is there already goes on.
-        run_config: What the engine stores. Its task is one of the suite's agents.
+        run_dir: The run's directory; a run that is there already is resumed.
+        run_config: The run as stored. Its task is one of the suite's agents.
         workers: Number of worker processes.
         fork: Directory of another run to start from.
     """
     learner_config = learner.LearnerConfig.from_json(run_config.task_config)
     try:
-        environment = _check_environment(learner_config)
-        learner_config.check_unroll_length(longest_unroll(run_config))
+        spec = checks.check_environment(learner_config)
+        learner_config.check_unroll_length(checks.longest_unroll(run_config))
         begun = open_or_create(run_dir, run_config, fork)
     except OSError as error:
         cli.fail(
@@ -67,7 +71,7 @@ def run_experiment(
             "choose another one"
         )
     except (ValueError, store.StoreError, checkpoint.CheckpointError) as error:
-        cli.fail(" ".join(str(error).split()))
+        cli.fail(error)
     provenance.record(run_dir)
     print(
         f"{begun} {run_dir}: {run_config.population} members, "
@@ -79,7 +83,7 @@ def run_experiment(
     with (
         store.Store.open(run_dir) as watched,
         tensorboard.Projector(watched, run_dir / "tensorboard") as projector,
-        progress.Progress(environment.frames_per_step if environment.is_atari else None) as table,
+        progress.Progress(spec.frames_per_step if spec.is_atari else None) as table,
     ):
         projected_s = -PROJECTION_INTERVAL_S
 
@@ -100,72 +104,47 @@ def run_experiment(
     sys.exit(exit_code)
 
 
-def longest_unroll(run_config: run.RunConfig) -> int:
-    """Return the largest unroll length that a member can come to have."""
-    if (followed := schedule.followed(run_config)) is not None:
-        return max(int(followed.used(steps)["unroll_length"]) for steps, _ in followed.rows)
-    unroll = run_config.space.dimensions["unroll_length"]
-    if isinstance(unroll, space.IntUniform):
-        is_adapted = "unroll_length" in run_config.space.adapt
-        return int(unroll.reach[1]) if is_adapted else unroll.high
-    assert isinstance(unroll, space.Constant)
-    return int(unroll.value)
-
-
 def slug(env_id: str) -> str:
-    """Return an environment's id as a part of a directory's name."""
+    """Return an environment's id in a form that fits into a directory's name."""
     return env_id.replace(":", "-").replace("/", "-")
-
-
-def _check_environment(learner_config: learner.LearnerConfig) -> make.EnvSpec:
-    """Build environment and agent once, to refuse what does not fit before anything is created.
-
-    Raises:
-        ValueError: What does not fit, in one line.
-    """
-    env_id, preset = learner_config.env_id, learner_config.preset
-    try:
-        spec = make.describe(env_id, preset=preset)
-        envs = make.make_vec(env_id, 1, preset=preset)
-    except ValueError:
-        raise
-    except Exception as error:  # an environment's own code may raise anything
-        raise ValueError(f"{env_id} cannot be built: {type(error).__name__}: {error}") from error
-    try:
-        learner.make_agent(learner_config, envs, seed=0)
-    except (RuntimeError, AssertionError) as error:  # torch's own words for an unknown device
-        said = str(error).rstrip(".")
-        raise ValueError(f"--device {learner_config.device}: {said}; use cpu or cuda") from error
-    finally:
-        envs.close()
-    return spec
 
 
 def open_or_create(
     run_dir: Path, run_config: run.RunConfig, fork: Path | None
 ) -> Literal["new run", "resuming", "extending"]:
-    """Create the run if there is none; extend it if only the total is larger.
+    """Create the run, or open the one that is there and extend it if only its total is larger.
+
+    Args:
+        run_dir: The run's directory.
+        run_config: The run.
+        fork: Directory of another run to start from, if a new run is created.
+
+    Returns:
+        What was done.
 
     Raises:
         ValueError: The directory holds something else, or a run with other settings.
+        OSError: The directory cannot be written to.
+        pbt.store.StoreError: The run cannot be opened.
+        pbt.checkpoint.CheckpointError: A checkpoint of the other run is damaged.
     """
     if not (run_dir / store.FILE_NAME).exists():
         if run_dir.exists() and not run_dir.is_dir():
             raise ValueError(f"--run-dir {run_dir} is a file: name a directory")
-        # Another terminal may be creating the run now, or have been killed while it did.
-        # A fork has published checkpoints by then.
+        # Another terminal may be creating the run now, or was killed while it did. A fork
+        # publishes its checkpoints before the store exists.
         begun = (f".{store.FILE_NAME}.", "checkpoints")
         if run_dir.exists() and any(not p.name.startswith(begun) for p in run_dir.iterdir()):
             raise ValueError(
                 f"{run_dir} is not a run, and not empty: choose another --run-dir, or remove it"
             )
         if fork is not None:
-            _check_fork(run_config, fork)
+            checks.check_fork(run_config, fork)
         try:
             create.create_run(run_dir, run_config, fork).close()
             return "new run"
         except store.RunExists:
-            pass  # the same command in another terminal was a moment faster: join it
+            pass  # the same command in another terminal was a moment faster, so join it
     with store.Store.open(run_dir) as run_store:
         stored = run_store.config
         run_config = dataclasses.replace(run_config, task=tasks.as_stored(run_config, stored))
@@ -183,7 +162,11 @@ def open_or_create(
 
 
 def _conclude(run_dir: Path) -> int:
-    """Score the best member by fresh episodes, once, and write the report; return the exit code."""
+    """Score the best member by fresh episodes, once, and write the report.
+
+    Returns:
+        The exit code.
+    """
     try:
         with alone(run_dir), store.Store.open(run_dir) as run_store:
             try:
@@ -211,48 +194,17 @@ def _conclude(run_dir: Path) -> int:
     return 0
 
 
-def _check_fork(run_config: run.RunConfig, fork: Path) -> None:
-    """Load another run's member into one of this run's, to refuse what does not fit.
-
-    Raises:
-        ValueError: It does not fit; one line says why.
-    """
-    with store.Store.open(fork) as source:
-        stored = source.config
-        trained = [member for member in source.members() if member.checkpoint is not None]
-    if tasks.current(stored.task) != tasks.current(run_config.task):
-        raise ValueError(f"--fork {fork} trains {stored.task}, not {run_config.task}")
-    if not trained:
-        return  # `create.create_run` says so
-    known = trained[0]
-    assert known.checkpoint is not None
-    weights = checkpoint.open_verified(
-        fork / "checkpoints", known.checkpoint, known.id, known.version
-    )
-    factory = slices.named_factory(run_config.task)
-    member = slices.build(factory, run_config.task_config, 0, 0)
-    try:
-        member.load(weights)
-    except Exception as error:  # whatever a task's own code says of files that are not its own
-        said = textwrap.shorten(str(error), 200)
-        raise ValueError(
-            f"--fork {fork}: its members do not fit this run's ({said}): fork into the same "
-            "environment, agent, core and package"
-        ) from error
-    finally:
-        member.close()
-
-
 @contextlib.contextmanager
 def alone(path: Path, wait: bool = True) -> Iterator[bool]:
     """Hold an exclusive `flock` on an existing file or directory.
 
     Args:
         path: The file or directory. The lock ends with the process.
-        wait: Block until the lock is free; otherwise yield False at once.
+        wait: Whether to wait until the lock is free.
 
     Yields:
-        Whether the lock is held. Always true after a wait, or on a file system without locks.
+        Whether no other process holds the lock. Always true after a wait, and on a file system
+        without locks.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,3 +1,3 @@
-"""The task factory's name in run directories of before it moved to `experiments.members`."""
+"""The former module of the task factory, which older run directories name."""
 
 from experiments.members import make_task as make_task

@@ -1,4 +1,4 @@
-"""Where experiments start from: the settings of each family of environments, and its presets."""
+"""Settings and presets of the three population commands: Atari, Gymnasium, first-person levels."""
 
 import dataclasses
 import difflib
@@ -13,7 +13,7 @@ from experiments.members import learner
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AtariConfig(config.PopulationConfig):
-    """Atari games. One agent step = 4 emulator frames; scores are raw, learning clips rewards."""
+    """Atari games. An agent step is 4 emulator frames. Scores are raw, learning clips rewards."""
 
     game: str = "Pong"
     """Any of ALE's games by name (Pong, MsPacman) or id (ALE/Pong-v5)."""
@@ -33,14 +33,14 @@ class AtariConfig(config.PopulationConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GymConfig(config.PopulationConfig):
-    """Gymnasium environments, and the suite's own toys. Rewards are not clipped."""
+    """Gymnasium environments and the suite's own small ones. Rewards are not clipped."""
 
     env: str = "CartPole-v1"
     """Any Gymnasium id, or module:EnvId."""
     reward_scale: float | None = None
-    """Factor of the rewards that members learn from. Discounted returns far from 1 make the
-    value's gradient drown the policy's. Scores are raw. Default: a scale that is known to work in
-    this environment, else 1."""
+    """Factor of the rewards that members learn from; default: a factor that is known to work in
+    this environment, else 1. With discounted returns far above 1, the value's gradient drowns the
+    policy's. Scores are raw."""
 
     def check(self) -> None:
         """See `PopulationConfig.check`."""
@@ -49,7 +49,7 @@ class GymConfig(config.PopulationConfig):
             raise ValueError(f"--reward-scale {self.reward_scale}: use a number above 0")
 
     def learned_scale(self) -> float:
-        """Return the scale in force."""
+        """Return the factor of rewards in force."""
         if self.reward_scale is None:
             return REWARD_SCALES.get(self.env, 1.0)
         return self.reward_scale
@@ -61,10 +61,11 @@ class GymConfig(config.PopulationConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabConfig(config.PopulationConfig):
-    """First-person levels. One agent step = 4 frames; scores are raw, learning clips rewards."""
+    """First-person levels. An agent step is 4 frames. Scores are raw, learning clips rewards."""
 
     level: str = "MyWayHome"
-    """A level of ViZDoom by name, or Lab/NAME for one of DeepMind Lab, where it is built."""
+    """Any of ViZDoom's levels by name; or Lab/NAME for a level of DeepMind Lab, which must be
+    built."""
 
     def check(self) -> None:
         """See `PopulationConfig.check`."""
@@ -81,11 +82,12 @@ class LabConfig(config.PopulationConfig):
 
 
 REWARD_SCALES = {"CartPole-v0": 0.05, "CartPole-v1": 0.05}
-"""CartPole pays 1 per step, so discounted returns reach 100. Unscaled, the gradient's norm is far
-above the clip of 0.5, and policies that had learned to balance lost it again."""
+"""Factors of rewards by environment. CartPole pays 1 per step, so discounted returns reach 100.
+Unscaled, the gradient's norm is far above the clip of 0.5, and policies that had learned to balance
+unlearned it."""
 
-# Population and ready interval are the paper's. It did not publish its priors, so learning rate,
-# entropy cost and unroll length keep ours. It trained 80 members per game with FuN.
+# "paper" has the population and ready interval of Jaderberg et al. 2017, with 80 FuN agents per
+# game. Its priors are unpublished, so learning rate, entropy cost and unroll length keep ours.
 ATARI: Mapping[str, AtariConfig] = {
     "default": AtariConfig(),
     "paper": AtariConfig(
@@ -114,14 +116,14 @@ GYM: Mapping[str, GymConfig] = {
     ),
 }
 
-# The paper's agent for DeepMind Lab, and the prior of its authors for Labyrinth (Jaderberg et al.
-# 2016, https://arxiv.org/abs/1611.05397).
+# UNREAL is the paper's agent on DeepMind Lab. The prior of its pixel control cost is that of
+# Jaderberg et al. 2016 (https://arxiv.org/abs/1611.05397) on Labyrinth.
 _UNREAL = LabConfig(
     agent="unreal", pixel_control_cost=config.Range((1e-2, 1e-1), bounds=(1e-4, 1.0))
 )
 LAB: Mapping[str, LabConfig] = {
     "default": _UNREAL,
-    # Population and the shortest of its ready intervals are the paper's; priors as for Atari.
+    # Population and the shortest of the ready intervals are the paper's; priors as for Atari.
     "paper": dataclasses.replace(
         _UNREAL,
         preset="paper",
@@ -137,15 +139,14 @@ def find_game(name: str) -> str:
     """Return an Atari game's plain name, from that name or its id.
 
     Raises:
-        ValueError: There is no such game; one line with close matches.
+        ValueError: There is no such game; the message names close matches.
     """
     game = atari.find_game(name)
     if game is None:
-        close = difflib.get_close_matches(name, atari.games(), n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ": give one such as Pong."
+        hint = _close_matches(name, {one.lower(): one for one in atari.games()})
         raise ValueError(
-            f"--game {name}: unknown Atari game{hint} Other environments: "
-            "python -m experiments.gym --env"
+            f"--game {name}: unknown Atari game{hint} Names are like Pong or MsPacman. Other "
+            "environments: python -m experiments.gym --env"
         )
     return game
 
@@ -154,7 +155,7 @@ def find_level(name: str) -> doom.Level | lab.Level:
     """Return a first-person level, from its plain name or its id.
 
     Raises:
-        ValueError: There is no such level; one line with close matches.
+        ValueError: There is no such level; the message names close matches.
     """
     if name in doom.LEVELS:
         return doom.LEVELS[name]
@@ -166,9 +167,21 @@ def find_level(name: str) -> doom.Level | lab.Level:
         return level
     known = {one.lower(): one for one in doom.LEVELS}
     known |= {one.lower(): lab.PREFIX + one for one in lab.PUBLISHED}
-    matches = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(known[match] for match in matches)}?" if matches else "."
     raise ValueError(
-        f"--level {name}: unknown level{hint} There are {', '.join(doom.LEVELS)}, and "
-        f"{lab.PREFIX}NAME for DeepMind Lab's. Other environments: python -m experiments.gym --env"
+        f"--level {name}: unknown level{_close_matches(name, known)} There are "
+        f"{', '.join(doom.LEVELS)}, and {lab.PREFIX}NAME for DeepMind Lab's. Other environments: "
+        "python -m experiments.gym --env"
     )
+
+
+def _close_matches(name: str, known: Mapping[str, str]) -> str:
+    """Return the end of a sentence that names close matches of a name, if there are any.
+
+    Args:
+        name: The unknown name.
+        known: Names to suggest, by their form in lower case.
+    """
+    matches = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    if not matches:
+        return "."
+    return f"; did you mean {' or '.join(known[match] for match in matches)}?"

@@ -1,17 +1,18 @@
-"""Train fresh agents along the schedule that a run discovered, or that you wrote.
+"""Train fresh agents along a schedule that a run discovered, or that you wrote.
 
     python -m experiments.replay RUN_DIR                     # the winner's schedule
     python -m experiments.replay RUN_DIR --final             # frozen at the winner's last values
     python -m experiments.replay RUN_DIR --env Breakout --total-steps 8_000_000 --stretch
     python -m experiments.replay --schedule my.csv --env CartPole-v1
 
-The schedule is that of the winner's weights: the values that they were trained with at each agent
-step, followed through all donors. `experiments.report` writes it as schedule.csv, and
-`experiments/analysis/schedule.py` says what such a file may hold. Environment, agent, protocol and
-budget are the run's. With another --env, all but the budget are that environment's defaults.
+The schedule holds the values that the winner's weights were trained with at each agent step,
+followed back through all donors. `experiments.report` writes it as schedule.csv, and
+`experiments/analysis/schedule.py` describes the format of the file. Environment, agent, protocol
+and budget are those of the run. With another --env, all but the budget are that environment's
+defaults.
 
-The result is an ordinary run directory. The same command again resumes at the right row of the
-schedule. `experiments.report`, `experiments.evaluate` and TensorBoard read it.
+The result is an ordinary run directory, which `experiments.report`, `experiments.evaluate` and
+TensorBoard read. The same command again resumes at the right row of the schedule.
 """
 
 import dataclasses
@@ -30,12 +31,13 @@ from pbt import run, store
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Train fresh agents along the schedule that a run discovered, or that you wrote."""
+    """Train fresh agents along a schedule that a run discovered, or that you wrote."""
 
     source: tyro.conf.Positional[Path | None] = None
     """Directory of the run whose schedule, agent, environment and budget are taken."""
     schedule: Path | None = None
-    """Take the schedule from this file instead, with columns agent_steps, learning_rate, ..."""
+    """File of the schedule, with columns agent_steps, learning_rate, ...; default: the schedule
+    of the run."""
     final: bool = False
     """Freeze the schedule at its last values from the first step on."""
     member: int | None = None
@@ -61,7 +63,11 @@ class Arguments:
     already goes on."""
 
     def check(self) -> None:
-        """Refuse what makes no sense together, with a ValueError of one line."""
+        """Refuse arguments that make no sense, alone or together.
+
+        Raises:
+            ValueError: One line with the value given and the way out.
+        """
         if self.source is None and (self.schedule is None or self.env is None):
             raise ValueError(
                 "give RUN_DIR, whose schedule, agent and environment are taken; or --schedule FILE "
@@ -73,10 +79,10 @@ class Arguments:
             )
         if self.schedule is not None and self.member is not None:
             raise ValueError(
-                f"--member {self.member}: the schedule is {self.schedule}'s; leave one"
+                f"--member {self.member}: the schedule is that of {self.schedule}; leave one out"
             )
         if self.final and self.stretch:
-            raise ValueError("--stretch: --final has one row, which stays; leave one out")
+            raise ValueError("--stretch: with --final nothing is left to stretch; leave one out")
         if self.members < 1:
             raise ValueError(f"--members {self.members}: use 1 or more")
         if self.seed < 0:
@@ -84,10 +90,10 @@ class Arguments:
 
 
 def prepare(arguments: Arguments) -> run.RunConfig:
-    """Return the run that the arguments ask for. Create nothing.
+    """Return the run that the arguments ask for, and create nothing.
 
     Raises:
-        ValueError: What does not fit, in one line.
+        ValueError: The arguments do not fit each other, the source or the schedule.
         pbt.store.StoreError: The source is not a run.
         OSError: A file cannot be read.
     """
@@ -95,7 +101,7 @@ def prepare(arguments: Arguments) -> run.RunConfig:
     base, followed = None, None
     if arguments.source is not None:
         with store.Store.open(arguments.source) as source:
-            evaluation.learner_config(source)  # refuses other tasks
+            evaluation.learner_config(source)  # refuse other tasks
             base = source.config
             if arguments.schedule is None:
                 _check_member(arguments.member, base.population)
@@ -147,12 +153,12 @@ def _check_member(member: int | None, population: int) -> None:
 
 @cli.quiet
 def main() -> NoReturn:
-    """Parse the command line, find the schedule, train along it."""
+    """Parse the command line, find the schedule and train along it."""
     arguments = tyro.cli(Arguments, prog="python -m experiments.replay", description=__doc__)
     try:
         run_config = prepare(arguments)
     except (ValueError, store.StoreError, OSError) as error:
-        cli.fail(" ".join(str(error).split()))
+        cli.fail(error)
     parts = [
         "replay",
         (arguments.schedule or arguments.source or Path()).resolve().stem,

@@ -1,10 +1,12 @@
-"""The suite's learners behind `pbt.task.Task`: agents in environments.
+"""The suite's learners, which implement `pbt.task.Task`.
 
-`learner` builds an agent and its environments and trains them, `actor` steps them, `scheduled`
-trains along a schedule, `evaluation` plays fresh episodes, `video` records one.
+`learner` trains an agent in its environments, and `actor` steps the two. `scheduled` trains along a
+schedule. `evaluation` plays fresh episodes, and `video` records one. `checks` refuses settings that
+do not fit each other before a run exists.
 """
 
 from experiments.members import actor as actor
+from experiments.members import checks as checks
 from experiments.members import evaluation as evaluation
 from experiments.members import learner as learner
 from experiments.members import scheduled as scheduled
@@ -14,6 +16,7 @@ from experiments.members.scheduled import make_task as make_scheduled_task
 
 __all__ = [
     "actor",
+    "checks",
     "evaluation",
     "learner",
     "make_scheduled_task",

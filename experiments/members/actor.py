@@ -1,4 +1,4 @@
-"""`Actor`: an agent in its worlds, one step at a time, for training and for evaluation alike."""
+"""Step an agent through its environments, for training and for evaluation alike."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -14,38 +14,38 @@ Agent = a3c.A3C | unreal.UNREAL
 
 
 class Transition(NamedTuple):
-    """One step of all worlds, [B]."""
+    """One step of all B environments."""
 
     inputs: rollout.Inputs
-    """What the agent saw."""
+    """Inputs of the agent. [B, ...]"""
     step: rollout.Step
-    """What it answered."""
+    """The agent's actions, values and core state. [B, ...]"""
     reward: torch.Tensor
-    """As learned from: scaled, and clipped if the actor clips."""
+    """Rewards to learn from: scaled, then clipped if the actor clips. [B]"""
     discount: torch.Tensor
-    """gamma, or 0 where the episode terminated or a life was lost."""
+    """gamma, or 0 where the episode terminated or a life was lost. [B]"""
     truncated: torch.Tensor
-    """bool: cut short, and not ended by the same step."""
+    """Whether a time limit cut the episode off before it terminated. bool [B]"""
     truncation_value: torch.Tensor
-    """V(final observation) where truncated, else 0."""
+    """V(final observation) where truncated, else 0. [B]"""
     ending: rollout.Ending | None
-    """Where episodes ended, what they showed last."""
+    """Final observations of the n episodes that ended at this step. None if n = 0."""
     finished: tuple[tuple[int, float, int], ...]
-    """(slot, raw return, length in agent steps) of each episode that ended here."""
+    """(slot, raw return, length in agent steps) of each episode that ended at this step."""
 
 
 class EnvironmentFailed(Exception):
-    """A world raised, or returned what its spaces do not promise; the message says what."""
+    """An environment raised an error, or returned something that its spaces do not allow."""
 
 
 class Actor:
-    """Steps `envs` with `agent`, and keeps what the next step needs.
+    """Step B environments with an agent, and keep its inputs and core state between steps.
 
     Args:
-        agent: Chooses actions.
-        envs: Worlds from `envs.make.make_vec`: SAME_STEP autoreset, raw rewards.
+        agent: The agent that chooses actions.
+        envs: Environments from `envs.make.make_vec`, with SAME_STEP autoreset and raw rewards.
         clip_rewards: Whether rewards are clipped to [-1, 1] for learning. Returns stay raw.
-        reward_scale: Rewards are multiplied by it for learning, before any clipping.
+        reward_scale: Factor of the rewards for learning, applied before any clipping.
     """
 
     def __init__(
@@ -60,12 +60,19 @@ class Actor:
         self.num_envs = envs.num_envs
         self._clip_rewards = clip_rewards
         self._reward_scale = reward_scale
-        self.inputs: rollout.Inputs
-        self.state: rollout.CoreState
-        self._one_hot = torch.eye(action_size(envs), device=agent.device)
+        self.inputs: rollout.Inputs  # [B, ...]
+        self.state: rollout.CoreState  # [B, hidden] each
+        self._one_hot = torch.eye(action_size(envs), device=agent.device)  # [A, A]
 
     def reset(self, seeds: Sequence[int]) -> None:
-        """Begin fresh episodes in all worlds, one seed each; raises `EnvironmentFailed`."""
+        """Begin fresh episodes in all environments.
+
+        Args:
+            seeds: One seed per environment. [B]
+
+        Raises:
+            EnvironmentFailed: An environment raised an error, or returned an invalid observation.
+        """
         with _environment_code():
             obs, _ = self.envs.reset(seed=list(seeds))  # type: ignore[arg-type]  # see envs.make
             self._check(obs, np.zeros(self.num_envs))
@@ -74,50 +81,58 @@ class Actor:
         self._begin(self._obs_tensor(obs))
 
     def forget(self) -> None:
-        """Go on in the running episodes as if they began here: for an agent with new weights."""
+        """Continue the running episodes as if they began now, for an agent with new weights."""
         self._begin(self.inputs.obs)
 
     def step(self, keep_graph: bool = False) -> Transition:
-        """Act once in every world.
+        """Act once in every environment.
+
+        Args:
+            keep_graph: Whether the agent keeps the autograd graph of this step for its update.
 
         Raises:
-            EnvironmentFailed: a world raised, or returned what it must not.
+            EnvironmentFailed: An environment raised an error, or returned an invalid observation
+                or reward.
         """
         agent, device = self.agent, self.agent.device
         inputs = self.inputs
         step = agent.act(inputs, self.state, keep_graph)
-        actions = step.action.cpu().numpy()
+        actions = step.action.cpu().numpy()  # [B], or [B, A] if continuous
         with _environment_code():
             obs, reward, terminated, truncated, info = self.envs.step(actions)
             self._check(obs, reward)
-        done = terminated | truncated
-        # A lost life ends the future worth learning for, but neither the episode nor its state.
+        done = terminated | truncated  # [B]
+        # A lost life cuts off the return, but neither the episode nor the core's state.
         stop = terminated | info["life_lost"]
         learned = torch.as_tensor(reward * self._reward_scale, dtype=torch.float32, device=device)
         if self._clip_rewards:
             learned = learned.clamp(-1, 1)
-        last_action = step.action if step.action.is_floating_point() else self._one_hot[step.action]
-        # Gymnasium's TimeLimit sets both on the last step: an episode that ended has no future.
+        last_action = step.action
+        if not last_action.is_floating_point():
+            last_action = self._one_hot[last_action]  # [B] -> [B, A]
+        # Gymnasium's TimeLimit can set both flags at the last step. A terminated episode has no
+        # future to bootstrap from.
         truncated = truncated & ~terminated
         truncation_value = torch.zeros(self.num_envs, device=device)
         ending = None
         if done.any():
-            slots = np.flatnonzero(done)
+            slots = np.flatnonzero(done)  # [B] -> [n]
             ending = rollout.Ending(
                 torch.as_tensor(slots, device=device),
-                self._obs_tensor(np.ascontiguousarray(info["final_obs"][slots])),
+                self._obs_tensor(np.ascontiguousarray(info["final_obs"][slots])),  # [n, ...]
                 torch.as_tensor(terminated[slots], device=device),
             )
         if ending is not None and truncated.any():
-            cut = np.flatnonzero(truncated)
-            final = rollout.Inputs(
+            cut = np.flatnonzero(truncated)  # [B] -> [m], a subset of the n slots
+            final = rollout.Inputs(  # [m, ...]
                 ending.obs[~ending.terminated],
                 last_action[cut],
                 learned[cut],
                 torch.zeros(len(cut), dtype=torch.bool, device=device),
             )
-            # Under the state before the reset: step.state has not seen the new episode.
-            truncation_value[cut] = agent.value(final, tuple(part[cut] for part in step.state))
+            # `step.state` is the state before the reset: it has not seen the new episode.
+            state = tuple(part[cut] for part in step.state)  # [m, hidden] each
+            truncation_value[cut] = agent.value(final, state)  # [m] into [B]
 
         self.episode_return += reward
         self.episode_length += 1
@@ -130,7 +145,10 @@ class Actor:
         is_first = torch.as_tensor(done, device=device)
         goes_on = (~is_first).float()
         self.inputs = rollout.Inputs(
-            self._obs_tensor(obs), last_action * goes_on.unsqueeze(-1), learned * goes_on, is_first
+            self._obs_tensor(obs),
+            last_action * goes_on.unsqueeze(-1),  # [B, A] * [B, 1]
+            learned * goes_on,
+            is_first,
         )
         self.state = step.state
         return Transition(
@@ -145,11 +163,12 @@ class Actor:
         )
 
     def bootstrap_value(self) -> torch.Tensor:
-        """V of what the agent sees now [B]; and from here on the past is not differentiated."""
+        """Return V of the present inputs, [B], and detach the core's state from its past."""
         self.state = tuple(part.detach() for part in self.state)
         return self.agent.value(self.inputs, self.state)
 
     def _begin(self, obs: torch.Tensor) -> None:
+        """Set inputs and state to those of a first step that shows `obs`."""
         device = self.agent.device
         self.inputs = rollout.Inputs(
             obs,
@@ -167,18 +186,18 @@ class Actor:
         space = self.envs.observation_space
         if obs.shape != space.shape or obs.dtype != space.dtype:
             raise ValueError(
-                f"the world returned observations {obs.dtype}{obs.shape}, "
+                f"the environment returned observations {obs.dtype}{obs.shape}, "
                 f"its space promises {space.dtype}{space.shape}"
             )
         if obs.dtype != np.uint8 and not np.isfinite(obs.astype(np.float32)).all():
-            raise ValueError("the world returned a non-finite observation")
+            raise ValueError("the environment returned a non-finite observation")
         if not np.isfinite(reward).all():
-            raise ValueError(f"the world returned a non-finite reward: {reward}")
+            raise ValueError(f"the environment returned a non-finite reward: {reward}")
 
 
 @contextlib.contextmanager
 def _environment_code() -> Iterator[None]:
-    """Tell what a world raises from what the agent raises."""
+    """Turn any exception of an environment's code into `EnvironmentFailed`."""
     try:
         yield
     except Exception as error:
@@ -186,7 +205,7 @@ def _environment_code() -> Iterator[None]:
 
 
 def action_size(envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> int:
-    """Number of discrete actions, or dimensions of a continuous one."""
+    """Return the number of discrete actions, or the dimensions of a continuous action."""
     space = envs.single_action_space
     if isinstance(space, gymnasium.spaces.Box):
         return int(space.shape[0])

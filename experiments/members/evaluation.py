@@ -1,7 +1,8 @@
-"""Evaluate a member of a run: play fresh episodes with its last checkpoint.
+"""Evaluate a member of a run by fresh episodes with its last checkpoint.
 
-The mean of a member's last ten training episodes chose that member, so it is biased upward. Fresh
-episodes chose nothing, so their mean is not. Actions are sampled from the policy, as in training.
+The best member is chosen by the mean of its last ten training episodes, so that mean is biased
+upward. Fresh episodes had no part in the choice, so their mean is unbiased. Actions are sampled
+from the policy, as in training.
 """
 
 import dataclasses
@@ -19,8 +20,8 @@ from pbt import checkpoint, lineage, store
 from pbt.records import Member
 
 MAX_PARALLEL = 32
-"""Worlds stepped together. Each plays the same number of episodes: taking the first to finish
-would favour short ones."""
+"""Largest number of environments stepped together. Each plays the same number of episodes, since
+the first episodes to finish are the shortest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,25 +29,31 @@ class Evaluation:
     """Fresh episodes of one version of one member."""
 
     member: int
+    """The member's number."""
     version: int
+    """Version of its checkpoint."""
     agent_steps: int
+    """Agent steps that it was trained for."""
     returns: tuple[float, ...]
+    """Raw, undiscounted return of each episode."""
     lengths: tuple[int, ...]
+    """Length of each episode in agent steps."""
     protocol: str
+    """Environment and protocol of the episodes, in words."""
 
     @property
     def mean(self) -> float:
-        """Mean raw return."""
+        """Return the mean raw return."""
         return float(np.mean(self.returns))
 
     def interval(self) -> tuple[float, float]:
-        """95 % bootstrap interval of the mean; of no width for a single episode."""
+        """Return the 95 % bootstrap interval of the mean. One episode's has no width."""
         if len(self.returns) == 1:
             return (self.returns[0], self.returns[0])
         return aggregates.interval(self.returns, np.mean)
 
     def text(self) -> str:
-        """The score with its protocol, for people."""
+        """Return the score and its protocol as printed."""
         low, high = self.interval()
         return (
             f"member {self.member}, version {self.version}, {self.agent_steps:,} agent steps: "
@@ -56,15 +63,15 @@ class Evaluation:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, with mean and interval."""
+        """Return all fields, the mean and the interval as JSON."""
         return dataclasses.asdict(self) | {"mean": self.mean, "interval_95": self.interval()}
 
 
 def best_member(run_store: store.Store) -> tuple[Member, float]:
-    """The member whose present weights have the highest training score, and that score.
+    """Return the member whose present weights have the highest training score, and that score.
 
     Raises:
-        ValueError: no member has finished enough episodes for a score.
+        ValueError: No member has finished enough episodes for a score.
     """
     tree = lineage.Tree(run_store.versions(), run_store.config.copy)
     best = lineage.best_member(run_store.members(), tree)
@@ -86,14 +93,14 @@ def evaluate(
 
     Args:
         run_store: The run.
-        run_dir: Its directory.
-        member: Whom to evaluate.
-        episodes: How many; rounded up so that every parallel world plays equally many.
-        seed: Of worlds and actions; independent of the run's.
+        run_dir: The run's directory.
+        member: The member.
+        episodes: Number of episodes, rounded up to equally many in every parallel environment.
+        seed: Seed of environments and actions, independent of the run's.
 
     Raises:
-        ValueError: the member has no checkpoint, or it does not fit the run's agent.
-        pbt.checkpoint.CheckpointError: its checkpoint is damaged.
+        ValueError: The member has no checkpoint, or it does not fit the run's agent.
+        pbt.checkpoint.CheckpointError: Its checkpoint is damaged.
     """
     agent, learner_config = load_agent(run_store, run_dir, member, seed)
     slots = min(episodes, MAX_PARALLEL)
@@ -114,11 +121,10 @@ def evaluate(
                     lengths.append(length)
     finally:
         envs.close()
-    world = make.protocol(learner_config.env_id, preset=learner_config.preset)
     protocol = (
-        f"{world}; actions sampled from the policy; {quota} episode(s) in each of {slots} worlds; "
-        "raw undiscounted returns; "
-        f"evaluation seed {seed}"
+        f"{make.protocol(learner_config.env_id, preset=learner_config.preset)}; actions sampled "
+        f"from the policy; {quota} episode(s) in each of {slots} environments; "
+        f"raw undiscounted returns; evaluation seed {seed}"
     )
     return Evaluation(
         member.id, member.version, member.agent_steps, tuple(returns), tuple(lengths), protocol
@@ -126,10 +132,10 @@ def evaluate(
 
 
 def learner_config(run_store: store.Store) -> learner.LearnerConfig:
-    """What a run's members are.
+    """Return the agent and environments of a run's members.
 
     Raises:
-        ValueError: the run trains something else than the suite's agents.
+        ValueError: The run does not train the suite's agents.
     """
     stored = run_store.config
     if tasks.current(stored.task) not in (tasks.LEARNER, tasks.SCHEDULED):
@@ -143,17 +149,23 @@ def learner_config(run_store: store.Store) -> learner.LearnerConfig:
 def load_agent(
     run_store: store.Store, run_dir: Path, member: Member, seed: int
 ) -> tuple[actor.Agent, learner.LearnerConfig]:
-    """A member's agent as its last checkpoint has it, with dice of its own from `seed`.
+    """Return a member's agent as in its last checkpoint, on the CPU, and its settings.
+
+    Args:
+        run_store: The run.
+        run_dir: The run's directory.
+        member: The member.
+        seed: Seed of the actions that the agent will sample.
 
     Raises:
-        ValueError: the member has no checkpoint, or it does not fit the run's agent.
-        pbt.checkpoint.CheckpointError: its checkpoint is damaged.
+        ValueError: The member has no checkpoint, or it does not fit the run's agent.
+        pbt.checkpoint.CheckpointError: Its checkpoint is damaged.
     """
     if member.checkpoint is None:
         raise ValueError(f"member {member.id} has no checkpoint yet: let it train one interval")
     played = dataclasses.replace(
         learner_config(run_store),
-        device="cpu",  # wherever it was trained: it is to be scored anywhere
+        device="cpu",  # any machine can evaluate, wherever the run was trained
     )
     directory = checkpoint.open_verified(
         run_dir / "checkpoints", member.checkpoint, member.id, member.version
@@ -164,6 +176,6 @@ def load_agent(
     finally:
         envs.close()
     state = safetensors.torch.load_file(directory / "agent.safetensors")
-    # Dice of its own: `make_agent` has just seeded them.
+    # `make_agent` has seeded the generator; the checkpoint's must not replace it.
     agent.load_state_dict(state | {"generator": agent.generator.get_state()})
     return agent, played

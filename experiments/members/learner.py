@@ -1,4 +1,4 @@
-"""`AgentTask`: an agent and its worlds behind `pbt.task.Task`: where the packages meet."""
+"""Train an agent in its environments behind the engine's interface, `pbt.task.Task`."""
 
 import contextlib
 import dataclasses
@@ -27,41 +27,42 @@ VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
 
 TASK = tasks.LEARNER
 FORMAT_VERSION = 1
-"""Of the files that `AgentTask.save` writes."""
+"""Format of the files that `AgentTask.save` writes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LearnerConfig:
-    """A member's agent and worlds: what a run stores as its `task_config`."""
+    """A member's agent and environments. A run stores it as its `task_config`."""
 
     env_id: str
     """Any id that `envs.make.make_vec` takes."""
     num_envs: int
-    """Worlds stepped together."""
+    """Number of environments stepped together (B)."""
     preset: str = "a3c2016"
-    """Protocol of an Atari world."""
+    """Protocol of an Atari game; other environments ignore it."""
     agent: Literal["a3c", "unreal"] = "a3c"
-    """Which agent."""
+    """Agent."""
     settings: a3c.A3CConfig = dataclasses.field(default_factory=a3c.A3CConfig)
-    """The agent's fixed settings."""
+    """Fixed settings of the agent."""
     auxiliary: unreal.UNREALConfig = dataclasses.field(default_factory=unreal.UNREALConfig)
-    """Those of UNREAL's auxiliary tasks."""
+    """Fixed settings of UNREAL's auxiliary tasks; A3C ignores them."""
     clip_rewards: bool = False
-    """Learn from rewards clipped to [-1, 1] (Atari). Scores are always raw."""
+    """Whether the agent learns from rewards clipped to [-1, 1], as on Atari. Scores stay raw."""
     reward_scale: float = 1.0
-    """Learn from rewards multiplied by this, before any clipping. Scores are always raw."""
+    """Factor of the rewards to learn from, applied before any clipping. Scores stay raw."""
     device: str = "cpu"
-    """Where the network lives."""
+    """Torch device of the network."""
     max_rebuilds: int = 3
-    """So many failures of the worlds in a row are met by building them anew; then we give up."""
+    """Number of failures in a row after which the environments are built again. The next failure
+    fails the member."""
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON mapping that `from_json` takes back."""
+        """Return a JSON mapping that `from_json` takes back."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> "LearnerConfig":
-        """Inverse of `to_json`; a replay's schedule, which lies beside, is not the learner's."""
+        """Return the settings that `to_json` wrote. A replay's schedule beside them is ignored."""
         settings = a3c.A3CConfig(**config["settings"])
         auxiliary = unreal.UNREALConfig(**config.get("auxiliary", {}))
         own = {name: value for name, value in config.items() if name != "schedule"}
@@ -70,13 +71,16 @@ class LearnerConfig:
     def check_unroll_length(self, longest: int) -> None:
         """Refuse an unroll that the agent's replay cannot hold.
 
+        Args:
+            longest: Largest unroll length, in steps of all environments.
+
         Raises:
-            ValueError: with the ways out.
+            ValueError: The replay is too small; the message names settings that fit.
         """
         if self.agent == "unreal":
-            world = make.describe(self.env_id, preset=self.preset)
-            obs_shape = world.single_observation_space.shape
-            stack = obs_shape[0] // world.frame_channels
+            spec = make.describe(self.env_id, preset=self.preset)
+            obs_shape = spec.single_observation_space.shape
+            stack = obs_shape[0] // spec.frame_channels
             unreal.check_replay(self.auxiliary.replay_steps, self.num_envs, longest, stack)
 
     def __post_init__(self) -> None:
@@ -85,18 +89,29 @@ class LearnerConfig:
 
 
 def make_task(config: Mapping[str, Any], member: int, seed: int) -> "AgentTask":
-    """Build a member's learner: the factory that runs name as `TASK`."""
+    """Build a member's learner. Runs store this factory's name, `TASK`.
+
+    Args:
+        config: `LearnerConfig` as JSON.
+        member: The member's number.
+        seed: Seed of initial weights, sampled actions and environments.
+    """
     return AgentTask(LearnerConfig.from_json(config), member, seed)
 
 
 def make_agent(config: LearnerConfig, envs: VectorEnv, seed: int) -> actor.Agent:
-    """An untrained agent that fits `envs`. Its learning rate is still to be set.
+    """Return an untrained agent that fits the environments. Its learning rate is a placeholder.
+
+    Args:
+        config: The agent, its settings and its device.
+        envs: Environments with the agent's spaces.
+        seed: Seed of initial weights and sampled actions.
 
     Raises:
-        ValueError: UNREAL has no auxiliary tasks in such worlds.
+        ValueError: UNREAL's auxiliary tasks do not fit these environments.
     """
     obs_shape = envs.single_observation_space.shape
-    assert obs_shape is not None  # make_vec refuses such worlds
+    assert obs_shape is not None  # make_vec refuses such environments
     size = actor.action_size(envs)
     continuous = isinstance(envs.single_action_space, gymnasium.spaces.Box)
     if config.agent == "a3c":
@@ -115,19 +130,20 @@ def make_agent(config: LearnerConfig, envs: VectorEnv, seed: int) -> actor.Agent
 
 
 class AgentTask:
-    """An actor-critic agent in `num_envs` parallel worlds. See `pbt.task.Task` for the contract.
+    """An actor-critic agent in `num_envs` parallel environments. Implements `pbt.task.Task`.
 
-    Hyperparameters: `learning_rate`, `entropy_cost`, `unroll_length`, and with UNREAL those of
-    `agents.unreal.COSTS`. All may change at any update. A checkpoint holds weights, optimiser
-    statistics, normalisers and the generator; it does not hold worlds, core states or replay:
-    worlds run on over a load, but every core state, last action and last reward is zeroed, and
-    running episodes finish uncounted.
+    The hyperparameters are `learning_rate`, `entropy_cost` and `unroll_length`. UNREAL has those of
+    `agents.unreal.COSTS` too. All may change at any update.
+
+    A checkpoint holds weights, optimiser statistics, normalisers and the random generator. It does
+    not hold environments, core states or replay. The environments run on over a load. Every core
+    state, last action and last reward is zeroed then, and running episodes finish uncounted.
 
     Args:
-        config: Agent and worlds.
-        member: Whose learner this is.
-        seed: Of weights, sampled actions and worlds.
-        make_envs: Builds the worlds, in place of those that `config` names.
+        config: Agent and environments.
+        member: The member's number.
+        seed: Seed of initial weights, sampled actions and environments.
+        make_envs: Builds the environments, in place of those that `config` names.
     """
 
     def __init__(
@@ -147,7 +163,7 @@ class AgentTask:
         self._agent = make_agent(config, envs, self._next_seeds(1)[0])
         self._entropy_cost = 0.01
         self._unroll_length = 20
-        # The weights of the auxiliary losses: those of UNREAL on Labyrinth.
+        # Weights of the auxiliary losses: UNREAL's on Labyrinth (Jaderberg et al. 2016).
         self._auxiliary_costs = (
             dict.fromkeys(unreal.COSTS, 1.0) | {"pixel_control_cost": 0.01}
             if config.agent == "unreal"
@@ -157,11 +173,11 @@ class AgentTask:
         self._enter(envs)
 
     def _next_seeds(self, count: int) -> list[int]:
-        """Seeds that no earlier call gave; 31 bits, as ALE takes them."""
+        """Return seeds that no earlier call returned, of 31 bits as ALE takes them."""
         return [int(seed) for seed in self._seeds.spawn(1)[0].generate_state(count) & 0x7FFFFFFF]
 
     def _enter(self, envs: VectorEnv) -> None:
-        """Begin fresh episodes in `envs`: all of them count."""
+        """Begin fresh episodes in `envs`, all of which count."""
         self._actor = actor.Actor(
             self._agent, envs, self._config.clip_rewards, self._config.reward_scale
         )
@@ -169,11 +185,19 @@ class AgentTask:
         self._counted = np.ones(envs.num_envs, dtype=bool)
 
     def train(self, agent_steps: int, limit: int) -> Iterator[task.Progress]:
-        """See `pbt.task.Task.train`. Counts of steps are over all worlds.
+        """See `pbt.task.Task.train`.
+
+        Args:
+            agent_steps: Agent steps to take, summed over all environments.
+            limit: Agent steps that must not be exceeded. The last unroll is cut to fit.
+
+        Yields:
+            One entry per update.
 
         Raises:
-            pbt.task.Diverged: loss or gradient is not finite.
-            RuntimeError: the worlds failed more than `max_rebuilds` times in a row.
+            ValueError: The limit leaves fewer agent steps than there are environments.
+            pbt.task.Diverged: A loss or gradient is not finite.
+            RuntimeError: The environments failed more than `max_rebuilds` times in a row.
         """
         num_envs = self._config.num_envs
         taken = 0
@@ -182,7 +206,7 @@ class AgentTask:
             if length < 1:
                 raise ValueError(
                     f"limit {limit} leaves {limit - taken} agent steps, fewer than the "
-                    f"{num_envs} worlds take at once: use multiples of num_envs"
+                    f"{num_envs} environments take at once: use multiples of num_envs"
                 )
             try:
                 batch, episodes = self._unroll(length, taken)
@@ -197,12 +221,20 @@ class AgentTask:
                     metrics = self._agent.update(batch, self._entropy_cost)
             except FloatingPointError as error:
                 raise task.Diverged(str(error)) from error
-            del batch  # frees the graph before the next unroll builds its own
+            del batch  # free the graph before the next unroll builds its own
             taken += length * num_envs
             yield task.Progress(length * num_envs, tuple(episodes), metrics, restarted)
 
     def _unroll(self, length: int, taken: int) -> tuple[rollout.Rollout, list[task.Episode]]:
-        """Act for `length` steps in all worlds, [T, B]."""
+        """Act in all environments.
+
+        Args:
+            length: Steps of each environment (T).
+            taken: Agent steps taken earlier in this call of `train`.
+
+        Returns:
+            The unroll, [T, B], and the episodes that ended in it.
+        """
         num_envs = self._config.num_envs
         keep_graph = self._agent.keeps_graph(length, num_envs)
         initial_state = self._actor.state
@@ -219,27 +251,28 @@ class AgentTask:
             inputs=tuple(transition.inputs for transition in transitions),
             initial_state=initial_state,
             steps=tuple(transition.step for transition in transitions),
+            # T tensors of [B] -> [T, B]
             reward=torch.stack([transition.reward for transition in transitions]),
             discount=torch.stack([transition.discount for transition in transitions]),
             truncated=torch.stack([transition.truncated for transition in transitions]),
             truncation_value=torch.stack([t.truncation_value for t in transitions]),
-            bootstrap_value=self._actor.bootstrap_value(),
+            bootstrap_value=self._actor.bootstrap_value(),  # [B]
             endings=tuple(transition.ending for transition in transitions),
         )
         return batch, episodes
 
     def _rebuild_envs(self, error: Exception) -> None:
-        """Drop the running unroll and start all worlds anew, with new seeds."""
+        """Build all environments again, with new seeds; the running unroll is lost."""
         while True:
             self._failures_in_a_row += 1
             if self._failures_in_a_row > self._config.max_rebuilds:
                 raise RuntimeError(
-                    f"the worlds of {self._config.env_id} failed {self._failures_in_a_row} times "
-                    f"in a row; the last failure: {type(error).__name__}: {error}"
+                    f"the environments {self._config.env_id} failed {self._failures_in_a_row} "
+                    f"times in a row; the last failure: {type(error).__name__}: {error}"
                 ) from error
             _LOG.warning(
-                "member %d: a world of %s failed (%s: %s); dropped the unroll, all worlds begin "
-                "anew (%d of at most %d times in a row)",
+                "member %d: an environment %s failed (%s: %s); the unroll is dropped and all "
+                "environments are built again (%d of at most %d times in a row)",
                 self._member,
                 self._config.env_id,
                 type(error).__name__,
@@ -248,7 +281,7 @@ class AgentTask:
                 self._config.max_rebuilds,
             )
             try:
-                with contextlib.suppress(Exception):  # a broken world may not even close
+                with contextlib.suppress(Exception):  # a broken environment may not even close
                     self._actor.envs.close()
                 self._enter(self._make_envs())
                 return
@@ -256,7 +289,14 @@ class AgentTask:
                 error = again
 
     def set_hyperparameters(self, values: Mapping[str, float]) -> None:
-        """Apply from the next update on. `unroll_length` is rounded where it is used."""
+        """Apply hyperparameters from the next update on.
+
+        Args:
+            values: New values by name; the others stay. `unroll_length` is rounded half up.
+
+        Raises:
+            ValueError: This learner has no such hyperparameter.
+        """
         known = ("learning_rate", "entropy_cost", "unroll_length", *self._auxiliary_costs)
         unknown = values.keys() - set(known)
         if unknown:
@@ -266,7 +306,7 @@ class AgentTask:
         if "learning_rate" in values:
             self._agent.set_learning_rate(float(values["learning_rate"]))
         self._entropy_cost = float(values.get("entropy_cost", self._entropy_cost))
-        # Half up, as `pbt.space.IntUniform` shows it: Python's round would make 2.5 a 2.
+        # Half up, as `pbt.space.IntUniform` shows it. Python's `round` would turn 2.5 into 2.
         self._unroll_length = max(
             1, math.floor(values.get("unroll_length", self._unroll_length) + 0.5)
         )
@@ -274,7 +314,7 @@ class AgentTask:
             self._auxiliary_costs[name] = float(values.get(name, self._auxiliary_costs[name]))
 
     def hyperparameters(self) -> Mapping[str, float]:
-        """The values in force: the optimiser's learning rate, the rounded unroll length."""
+        """Return the values in force, such as the optimiser's learning rate."""
         return {
             "learning_rate": self._agent.learning_rate(),
             "entropy_cost": self._entropy_cost,
@@ -286,7 +326,7 @@ class AgentTask:
         """Write `agent.safetensors` and `learner.json`.
 
         Raises:
-            pbt.task.Diverged: a weight or statistic is not finite; nothing was written.
+            pbt.task.Diverged: A weight or statistic is not finite. Nothing was written.
         """
         state = {name: tensor.contiguous() for name, tensor in self._agent.state_dict().items()}
         for name, tensor in state.items():
@@ -298,10 +338,13 @@ class AgentTask:
         )
 
     def load(self, directory: Path) -> None:
-        """See `pbt.task.Task.load`. A donor's generator is not taken: the child rolls its own dice.
+        """See `pbt.task.Task.load`.
+
+        A checkpoint of another member does not replace this member's random generator. The child
+        samples actions of its own.
 
         Raises:
-            ValueError: not a checkpoint of this agent; lists what differs.
+            ValueError: It is no checkpoint of this agent; the message lists what differs.
         """
         try:
             header = json.loads((directory / "learner.json").read_text())
@@ -313,15 +356,15 @@ class AgentTask:
                 f"checkpoint {directory} has format {header.get('format_version')}, "
                 f"this code reads {FORMAT_VERSION}"
             )
-        own_dice = self._agent.generator.get_state()
-        # Another device's generator has a state of another form.
-        if header["member"] != self._member or state["generator"].shape != own_dice.shape:
-            state["generator"] = own_dice
+        own = self._agent.generator.get_state()
+        # A generator on another device has a state of another shape.
+        if header["member"] != self._member or state["generator"].shape != own.shape:
+            state["generator"] = own
         self._agent.load_state_dict(state)
-        # An episode with no step yet is wholly the new policy's.
+        # An episode without a step so far is played by the new policy alone, so it counts.
         self._counted &= self._actor.episode_length == 0
         self._actor.forget()
 
     def close(self) -> None:
-        """Close the worlds."""
+        """Close the environments."""
         self._actor.envs.close()

@@ -1,4 +1,4 @@
-"""`ScheduledTask`: a learner whose hyperparameters follow a schedule in place of the engine."""
+"""Train a learner whose hyperparameters follow a schedule, not the engine."""
 
 import contextlib
 import json
@@ -14,17 +14,18 @@ from pbt import task
 class ScheduledTask:
     """A task that sets the hyperparameters of another task from a schedule.
 
-    A value changes at the first update that begins at or after its step. With as many environments
-    as in the run that the schedule comes from, updates end at the same steps as there, so changes
-    come at the same steps. They may come up to one update later if that run's budget had cut a
-    donor's last update short.
+    A value changes at the first update that begins at or after its step. With the same number of
+    environments as in the schedule's own run, updates end at the same agent steps as there, so
+    values change at the same agent steps too. A change comes up to one update later where that
+    run's budget had cut a donor's last update short.
 
-    Agent steps taken are part of the checkpoint, so a resumed run goes on at its row. The metrics
-    `hyperparameter/<name>` report the values in force, where TensorBoard shows those of any run.
+    A checkpoint holds the agent steps taken, so a resumed run continues at its row of the schedule.
+    The metrics `hyperparameter/<name>` report the values in force. TensorBoard shows them where it
+    shows the hyperparameters of any other run.
 
     Args:
         inner: The task that follows the schedule.
-        followed: The schedule; names only hyperparameters that `inner` has.
+        followed: The schedule. It names only hyperparameters that `inner` has.
     """
 
     FILE = "schedule.json"
@@ -55,13 +56,13 @@ class ScheduledTask:
         """Refuse any value, since the schedule sets them all.
 
         Raises:
-            ValueError: `values` is not empty.
+            ValueError: There is a value.
         """
         if values:
             raise ValueError(f"{sorted(values)} cannot be set: they follow a schedule")
 
     def hyperparameters(self) -> Mapping[str, float]:
-        """The values in force."""
+        """Return the values in force."""
         return self._inner.hyperparameters()
 
     def save(self, directory: Path) -> None:
@@ -70,7 +71,11 @@ class ScheduledTask:
         (directory / self.FILE).write_text(json.dumps({"agent_steps": self._agent_steps}))
 
     def load(self, directory: Path) -> None:
-        """See `pbt.task.Task.load`. The schedule goes on at the loaded agent steps."""
+        """See `pbt.task.Task.load`. The schedule continues at the loaded agent steps.
+
+        Raises:
+            ValueError: It is no checkpoint of such a task.
+        """
         try:
             taken = json.loads((directory / self.FILE).read_text())["agent_steps"]
         except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
@@ -89,7 +94,15 @@ def _generated(updates: Iterator[task.Progress]) -> Generator[task.Progress]:
 
 
 def make_task(config: Mapping[str, Any], member: int, seed: int) -> ScheduledTask:
-    """Build a member's learner with its schedule; named by runs as `analysis.tasks.SCHEDULED`."""
+    """Build a member's learner with its schedule.
+
+    Runs store this factory's name, `experiments.analysis.tasks.SCHEDULED`.
+
+    Args:
+        config: `LearnerConfig` as JSON, with the schedule under "schedule".
+        member: The member's number.
+        seed: Seed of initial weights, sampled actions and environments.
+    """
     followed = schedule.Schedule.from_json(config["schedule"])
     inner = learner.make_task(config, member, seed)
     return ScheduledTask(inner, followed)

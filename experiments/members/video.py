@@ -11,14 +11,14 @@ from envs import make, toy
 from experiments.members import actor, learner
 
 _SCALE = 4
-"""Enlargement of what an agent on images sees: 84 x 84 pixels are too few to watch."""
+"""Enlargement of an agent's images, whose 84 x 84 pixels are too few to watch."""
 
 
 def check(path: Path) -> None:
-    """Refuse what could not be written in the end, before anything is played.
+    """Refuse a file that could not be written, before anything is played.
 
     Raises:
-        ValueError: not an .mp4 in an existing directory, or the extra is missing.
+        ValueError: It is no .mp4 in an existing directory, or the extra "video" is missing.
     """
     if path.suffix != ".mp4":
         raise ValueError(f"--video {path}: name an .mp4 file")
@@ -36,18 +36,27 @@ def check(path: Path) -> None:
 
 
 def record(agent: actor.Agent, config: learner.LearnerConfig, path: Path, seed: int) -> float:
-    """Play one episode and write it; returns its raw return.
+    """Play one episode and write it as a video.
 
-    Image worlds are shown as the agent sees them (Atari: the newest of its four frames, grey);
-    other worlds as Gymnasium renders them.
+    Environments of images are shown as the agent sees them. Of Atari's four grey frames, that is
+    the newest. Other environments are shown as Gymnasium renders them.
+
+    Args:
+        agent: The agent that plays.
+        config: Its environment.
+        path: The file, as `check` accepts it.
+        seed: Seed of the environment.
+
+    Returns:
+        The raw return of the episode.
 
     Raises:
-        ValueError: the world cannot be rendered.
+        ValueError: The environment cannot be rendered.
     """
     import imageio.v2
 
-    world = make.describe(config.env_id, preset=config.preset)
-    sees_images = len(world.single_observation_space.shape) == 3
+    spec = make.describe(config.env_id, preset=config.preset)
+    sees_images = len(spec.single_observation_space.shape) == 3
     if not sees_images and config.env_id in toy.ENVS:
         raise ValueError(f"--video: {config.env_id} cannot be rendered, evaluate it without")
     keywords: dict[str, Any] = {} if sees_images else {"render_mode": "rgb_array"}
@@ -70,16 +79,16 @@ def record(agent: actor.Agent, config: learner.LearnerConfig, path: Path, seed: 
 def _seen(player: actor.Actor) -> Any:
     image = player.inputs.obs[0].cpu().numpy()  # [C, H, W]
     if image.shape[0] != 3:
-        image = np.repeat(image[-1:], 3, axis=0)  # the newest frame, grey
+        image = np.repeat(image[-1:], 3, axis=0)  # the newest frame, grey: [3, H, W]
     image = image.transpose(1, 2, 0)  # [H, W, C]
-    return image.repeat(_SCALE, axis=0).repeat(_SCALE, axis=1)
+    return image.repeat(_SCALE, axis=0).repeat(_SCALE, axis=1)  # [4 H, 4 W, C]
 
 
 def _rendered(envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> Any:
     try:
         frames = envs.render()
     except gymnasium.error.Error as error:
-        raise ValueError(f"--video: this world cannot be rendered: {error}") from error
+        raise ValueError(f"--video: this environment cannot be rendered: {error}") from error
     if not frames or frames[0] is None:
-        raise ValueError("--video: this world cannot be rendered: it returns no frames")
+        raise ValueError("--video: this environment cannot be rendered: it returns no frames")
     return np.asarray(frames[0])

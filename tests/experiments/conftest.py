@@ -1,4 +1,4 @@
-"""Commands, run as a user runs them, but in the test's own process; and small worlds to run."""
+"""Commands, run as a user runs them, but in the test's own process; and small environments."""
 
 import sys
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def command(monkeypatch, capsys):
 
 @pytest.fixture
 def one_process(monkeypatch):
-    """Runs train in the test's own process, by the real worker, and draw no figures."""
+    """Train runs in the test's own process, by the real worker, and draw no figures."""
 
     def work(run_dir, workers, on_tick=None, **_):
         with store.Store.open(run_dir, durable=False) as run_store:
@@ -57,7 +57,7 @@ def one_process(monkeypatch):
     )
 
 
-WORLDS = '''
+ENVIRONMENTS = '''
 import os
 import time
 
@@ -131,17 +131,17 @@ class Broken(Length):
         raise RuntimeError("no display\\nat :0")
 
 
-for world in (Length, Slow, Picture, Nested, NeedsMore, Imports, Broken):
-    gymnasium.register(f"{world.__name__}-v0", world)
+for env in (Length, Slow, Picture, Nested, NeedsMore, Imports, Broken):
+    gymnasium.register(f"{env.__name__}-v0", env)
 '''
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty working directory; `small_worlds:Length-v0` and others can be imported."""
+    """An empty working directory; `small_envs:Length-v0` and others can be imported."""
     modules = tmp_path / "modules"
     modules.mkdir()
-    (modules / "small_worlds.py").write_text(WORLDS)
+    (modules / "small_envs.py").write_text(ENVIRONMENTS)
     monkeypatch.syspath_prepend(str(modules))
     working = tmp_path / "working"
     working.mkdir()

@@ -1,8 +1,28 @@
+import dataclasses
+import re
+
 import numpy as np
 import pytest
 
-from experiments import cli, presets
+from agents import a3c, unreal
+from experiments import atari, cli, gym, lab, presets
 from pbt import local
+
+AGENT_FLAGS = {
+    "core": ["feedforward"],
+    "torso": ["nature"],
+    "width": ["17"],
+    "package": ["paper"],
+    "gamma": ["0.5"],
+    "value-cost": ["0.25"],
+    "graph-steps": ["123"],
+}
+UNREAL_FLAGS = {
+    "replay-steps": ["4321"],
+    "pixel-control-gamma": ["0.8"],
+    "least-reward": ["0.125"],
+    "no-shared-sequences": [],
+}
 
 
 def parse(*args):
@@ -40,6 +60,55 @@ def test_flags_of_a_range():
     settings = parse("--learning-rate.prior", "1e-4", "1e-2", "--learning-rate.bounds", "1e-6", "1")
     dimension = settings.search_space().dimensions["learning_rate"]
     assert (dimension.low, dimension.high, dimension.bounds) == (1e-4, 1e-2, (1e-6, 1.0))
+
+
+def test_flags_reach_every_setting_of_the_agents():
+    flags = [
+        argument
+        for flag, values in (AGENT_FLAGS | UNREAL_FLAGS).items()
+        for argument in (f"--{flag}", *values)
+    ]
+    for family in (presets.ATARI, presets.GYM, presets.LAB):
+        settings = cli.parse(family, "", flags)
+        task_config = settings.run_config().task_config
+        assert task_config["settings"] == {
+            "core": "feedforward",
+            "torso": "nature",
+            "width": 17,
+            "package": "paper",
+            "gamma": 0.5,
+            "value_cost": 0.25,
+            "graph_steps": 123,
+        }
+        assert task_config["auxiliary"] == {
+            "replay_steps": 4321,
+            "pixel_control_gamma": 0.8,
+            "least_reward": 0.125,
+            "shared_sequences": False,
+        }
+        # None of them is its default, so each flag has set its own.
+        for given, default in (
+            (settings.settings, a3c.A3CConfig()),
+            (settings.auxiliary, unreal.UNREALConfig()),
+        ):
+            for field in dataclasses.fields(default):
+                assert getattr(given, field.name) != getattr(default, field.name)
+
+
+@pytest.mark.parametrize("module", [atari, gym, lab])
+def test_help_groups_the_flags_of_the_agents(command, here, module):
+    result = command(module, "--help")
+    assert result.code == 0
+    _, *parts = re.split(r"^\W*((?:\S+ )?options) *\W*$", result.out, flags=re.MULTILINE)
+    boxes = dict(zip(parts[::2], parts[1::2], strict=True))  # text by title
+    for title, flags, description in (
+        ("agent options", AGENT_FLAGS, "Settings of the agent, the same for all members"),
+        ("UNREAL options", UNREAL_FLAGS, "Settings of UNREAL's auxiliary tasks."),
+    ):
+        assert description in boxes[title]
+        for flag in flags:
+            assert f"--{flag}" in boxes[title]
+    assert "--population" in boxes["options"]
 
 
 def test_fixed_hyperparameters_are_constant_and_not_adapted():

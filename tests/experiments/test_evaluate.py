@@ -28,7 +28,7 @@ def made(returns):
 
 @pytest.fixture
 def run(command, here, one_process):
-    """A finished run of a world, open; returns its store."""
+    """A finished run in an environment, open; returns its store."""
     opened = []
 
     def train(env):
@@ -67,7 +67,7 @@ def test_equal_returns_have_an_interval_of_no_width(returns):
 
 
 def test_short_episodes_are_not_favoured(run):
-    run_store = run("small_worlds:Length-v0")
+    run_store = run("small_envs:Length-v0")
     member = run_store.member(0)
     returns = []
     for seed in range(5):
@@ -76,15 +76,15 @@ def test_short_episodes_are_not_favoured(run):
         assert played.returns == tuple(map(float, played.lengths))
         returns += played.returns
     # 1 or 21 with equal chance: mean 11, standard error 10 / sqrt(160). Of the first 32 to finish
-    # in 32 parallel worlds nearly all would be 1.
+    # in 32 parallel environments nearly all would be 1.
     assert abs(np.mean(returns) - 11) < 3 * 10 / np.sqrt(160)
 
 
-def test_every_world_plays_as_many_episodes(run):
-    run_store = run("small_worlds:Length-v0")
+def test_every_environment_plays_as_many_episodes(run):
+    run_store = run("small_envs:Length-v0")
     played = evaluation.evaluate(run_store, Path("run"), run_store.member(0), 70, seed=0)
     assert len(played.returns) == 96
-    assert "3 episode(s) in each of 32 worlds" in played.protocol
+    assert "3 episode(s) in each of 32 environments" in played.protocol
 
 
 def test_the_same_seed_plays_the_same_episodes(run):
@@ -160,7 +160,7 @@ def test_a_checkpoint_of_another_version_is_refused(here, run):
 
 
 def test_a_video_shows_the_episode(run, command):
-    run("small_worlds:Picture-v0")
+    run("small_envs:Picture-v0")
     result = command(
         evaluate, "run", "--member", "0", "--episodes", "2", "--video", "picture 1.mp4"
     )

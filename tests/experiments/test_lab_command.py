@@ -118,6 +118,6 @@ def test_a_member_outlives_its_engines(caplog):
             engine.kill()
         rest = list(progress)
     assert [one.restarted for one in rest] == [True, *[False] * (len(rest) - 1)]
-    assert "a world of Doom/Basic failed" in caplog.text
+    assert "an environment Doom/Basic failed" in caplog.text
     training.close()
     assert psutil.Process().children(recursive=True) == []

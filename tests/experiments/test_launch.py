@@ -135,7 +135,7 @@ def test_a_fork_starts_from_another_runs_members(command, here, one_process):
 
 
 def test_a_run_without_a_score_ends_well(command, here, one_process):
-    # 20 steps of each world: 8 episodes, and a score takes 10.
+    # 20 steps of each environment: 8 episodes, and a score takes 10.
     short = ("--report-interval", "80", "--ready-interval", "80")
     result = command(gym, *tiny("run", *short, total=80))
     assert result.code == 0
@@ -153,7 +153,7 @@ def test_default_directories(command, here, monkeypatch):
     monkeypatch.setattr(create, "create_run", begin)
     for module, arguments, name in (
         (gym, ["--env", "Catch"], "gym-Catch"),
-        (gym, ["--env", "small_worlds:Length-v0"], "gym-small_worlds-Length-v0"),
+        (gym, ["--env", "small_envs:Length-v0"], "gym-small_envs-Length-v0"),
         (atari, [], "atari-Pong"),
         (atari, ["--game", "ALE/MsPacman-v5"], "atari-MsPacman"),
     ):
@@ -205,12 +205,12 @@ def test_differences_in_other_settings_are_not_extended(here):
 def test_interrupted_resumed_and_joined(here, tmp_path):
     """Ctrl-C ends with 130; then two terminals finish the run together, exactly.
 
-    The world is a module in the working directory, which the workers must find as well; the run's
-    directory has a space and a letter beyond ASCII.
+    The environment is a module in the working directory, which the workers must find as well. The
+    run's directory has a space and a letter beyond ASCII.
     """
-    os.rename(tmp_path / "modules" / "small_worlds.py", here / "small_worlds.py")
+    os.rename(tmp_path / "modules" / "small_envs.py", here / "small_envs.py")
     run_dir = here / f"mein Lauf ü {os.getpid()}"
-    flags = tiny(run_dir.name, env="small_worlds:Slow-v0", total=2_400)
+    flags = tiny(run_dir.name, env="small_envs:Slow-v0", total=2_400)
     (here / "slow").touch()
     launcher = start(here, "-m", "experiments.gym", *flags)
     try:

@@ -1,4 +1,4 @@
-"""The learner against a counter world, in which any misaligned state is a wrong integer."""
+"""The learner in a counter environment, in which any misaligned state is a wrong integer."""
 
 import json
 import math
@@ -68,7 +68,7 @@ def reward_at(slot, episode, t):
 
 
 def walk(num_envs, steps):
-    """(slot, episode, t) at each step of each slot, from the world's written rules alone."""
+    """(slot, episode, t) at each step of each slot, from the environment's written rules alone."""
     position = [(slot, 0, 0) for slot in range(num_envs)]
     for _ in range(steps):
         yield list(position)
@@ -159,7 +159,7 @@ def test_after_a_load_running_episodes_do_not_count_and_the_core_starts_anew(tmp
     learning = learner.AgentTask(config, 0, 0)
     learning.save(tmp_path)
     learning.set_hyperparameters({"unroll_length": 2})
-    list(learning.train(8, 8))  # two steps of each world: all episodes are running
+    list(learning.train(8, 8))  # two steps of each environment: all episodes are running
     learning.load(tmp_path)
     assert (learning._actor.inputs.is_first).all()
     assert not learning._actor.inputs.last_action.any()
@@ -187,7 +187,9 @@ def test_steps_are_exact_and_only_the_last_unroll_is_cut():
     learning.set_hyperparameters({"unroll_length": 7})
     assert [p.agent_steps for p in learning.train(100, 1_000)] == [28, 28, 28, 28]
     assert [p.agent_steps for p in learning.train(100, 100)] == [28, 28, 28, 16]
-    with pytest.raises(ValueError, match="limit 3 leaves 3 agent steps, fewer than the 4 worlds"):
+    with pytest.raises(
+        ValueError, match="limit 3 leaves 3 agent steps, fewer than the 4 environments"
+    ):
         list(learning.train(3, 3))
 
 
@@ -214,9 +216,7 @@ def test_training_may_be_closed_between_updates_and_settings_changed_at_any():
 def test_learning_happens_and_memory_needs_the_lstm(env_id, core, solved):
     config = learner.LearnerConfig(env_id, 16, settings=a3c.A3CConfig(core=core))
     learning = learner.AgentTask(config, 0, 1)
-    learning.set_hyperparameters(
-        {"learning_rate": 1e-2, "entropy_cost": 0.01, "unroll_length": 5 if core == "Catch" else 10}
-    )
+    learning.set_hyperparameters({"learning_rate": 1e-2, "entropy_cost": 0.01, "unroll_length": 10})
     returns = [e.episode_return for p in learning.train(40_000, 40_000) for e in p.episodes]
     assert np.mean(returns[:50]) < 0.3
     if solved:
@@ -318,7 +318,7 @@ class Faulty(gymnasium.Env):
 
 
 @pytest.fixture
-def faulty_world():
+def faulty_env():
     gymnasium.register("FaultyForTest-v0", Faulty)
     Faulty.faults, Faulty.t = [], 0
     yield "FaultyForTest-v0"
@@ -326,16 +326,16 @@ def faulty_world():
 
 
 @pytest.mark.parametrize("fault", ["raise", "nan-obs", "inf-reward"])
-def test_a_failing_world_is_built_anew_and_training_goes_on(faulty_world, fault, caplog):
-    learning = learner.AgentTask(learner.LearnerConfig(faulty_world, 2), 0, 0)
+def test_a_failing_environment_is_built_again_and_training_goes_on(faulty_env, fault, caplog):
+    learning = learner.AgentTask(learner.LearnerConfig(faulty_env, 2), 0, 0)
     Faulty.faults = [fault]
     assert sum(p.agent_steps for p in learning.train(400, 400)) == 400
     assert not Faulty.faults
     assert "FaultyForTest-v0 failed" in caplog.text
 
 
-def test_a_world_that_keeps_failing_fails_the_member_with_its_own_words(faulty_world):
-    learning = learner.AgentTask(learner.LearnerConfig(faulty_world, 2), 0, 0)
+def test_an_environment_that_keeps_failing_fails_the_member_with_its_own_words(faulty_env):
+    learning = learner.AgentTask(learner.LearnerConfig(faulty_env, 2), 0, 0)
     Faulty.faults = ["raise"] * 1_000
     with pytest.raises(RuntimeError, match=r"failed 4 times in a row.*simulator fell over") as info:
         list(learning.train(4_000, 4_000))
@@ -395,8 +395,8 @@ def test_an_episode_that_ends_on_its_last_allowed_step_has_no_future():
     assert returns[-1].tolist() == [1.0, 1.0]
 
 
-def test_a_rebuilt_world_says_that_all_episodes_are_new(faulty_world):
-    learning = learner.AgentTask(learner.LearnerConfig(faulty_world, 2), 0, 0)
+def test_a_rebuilt_environment_says_that_all_episodes_are_new(faulty_env):
+    learning = learner.AgentTask(learner.LearnerConfig(faulty_env, 2), 0, 0)
     learning.set_hyperparameters({"unroll_length": 5})
     assert not any(p.restarted for p in learning.train(60, 60))
     Faulty.faults = ["raise"]

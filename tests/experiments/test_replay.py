@@ -153,8 +153,8 @@ def test_a_run_is_replayed_along_its_winners_lineage(source, command, monkeypatc
     result = command(replay, "source", "--workers", "1", "--run-dir", "again")
     assert result.code == 0, result
     assert follows(spy.updates, written) == 800
-    # Where values changed, an update began: the same number of worlds, the same unrolls; up to the
-    # first update on the lineage that the end of a member's budget may have cut short.
+    # Where values changed, an update began, since number of environments and unrolls are the same.
+    # That holds up to the first update on the lineage that the end of a member's budget cut short.
     with store.Store.open("source") as opened:
         steps = opened_lineage(opened)
         end = min([step.training for step in steps if step.version.agent_steps == 800], default=800)
@@ -191,10 +191,12 @@ def test_frozen_stretched_and_elsewhere(source, command, monkeypatch):
         assert frozen.config.task == "experiments.members:make_task"
     assert follows(spy.updates, schedule.Schedule(((0, found.final),))) == 800
     spy.updates.clear()
-    arguments = ("--world", "MemoryChain", "--total-steps", "400", "--stretch")
+    arguments = ("--env", "MemoryChain", "--total-steps", "400", "--stretch")
     assert command(replay, "source", *arguments, "--workers", "1").code == 0
     with store.Store.open("results/runs/replay-source-MemoryChain") as elsewhere:
         assert elsewhere.config.task_config["env_id"] == "MemoryChain"
+    old = ("--world", *arguments[1:])  # the flag's former name, and the same run
+    assert "resuming" in command(replay, "source", *old, "--workers", "1").out
     assert sum(agent_steps for _, _, agent_steps in spy.updates) == 400
     stretched = found.stretched(400)
     assert spy.updates[-1][1]["learning_rate"] == pytest.approx(
@@ -202,12 +204,12 @@ def test_frozen_stretched_and_elsewhere(source, command, monkeypatch):
     )
 
 
-def test_a_users_file_in_any_world(command, here, one_process, monkeypatch):
+def test_a_users_file_in_any_environment(command, here, one_process, monkeypatch):
     (here / "mine.csv").write_text(
         "agent_steps,learning_rate,entropy_cost,unroll_length\n0,0.01,0.01,4\n320,0.001,0,9\n"
     )
     spy = Spy(monkeypatch)
-    arguments = ("--schedule", "mine.csv", "--world", "Catch", "--total-steps", "960")
+    arguments = ("--schedule", "mine.csv", "--env", "Catch", "--total-steps", "960")
     result = command(replay, *arguments, "--workers", "1", "--run-dir", "mine")
     assert result.code == 0, result
     assert [spy.updates[0][1]["learning_rate"], spy.updates[-1][1]["unroll_length"]] == [0.01, 9]
@@ -226,7 +228,7 @@ def test_a_users_file_in_any_world(command, here, one_process, monkeypatch):
         (("source", "--schedule", "none.csv"), "--schedule none.csv is no file"),
         (("source", "--schedule", "part.csv"), "the schedule says nothing of entropy_cost"),
         (("source",), "no member has a score yet"),
-        (("source", "--schedule", "good.csv", "--world", "Pongg"), "Pong"),
+        (("source", "--schedule", "good.csv", "--env", "Pongg"), "Pong"),
         (("source", "--schedule", "good.csv", "--agent", "a4c"), "--agent a4c: use one of a3c"),
     ],
 )

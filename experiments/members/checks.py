@@ -1,0 +1,84 @@
+"""Refuse settings that do not fit each other, before a run is created."""
+
+import textwrap
+from pathlib import Path
+
+from envs import make
+from experiments.analysis import schedule, tasks
+from experiments.members import learner
+from pbt import checkpoint, run, slices, space, store
+
+
+def check_environment(config: learner.LearnerConfig) -> make.EnvSpec:
+    """Build a member's environment and agent once.
+
+    Returns:
+        The environment's description.
+
+    Raises:
+        ValueError: They cannot be built, or do not fit each other.
+    """
+    env_id, preset = config.env_id, config.preset
+    try:
+        spec = make.describe(env_id, preset=preset)
+        envs = make.make_vec(env_id, 1, preset=preset)
+    except ValueError:
+        raise
+    except Exception as error:  # an environment's own code may raise anything
+        raise ValueError(f"{env_id} cannot be built: {type(error).__name__}: {error}") from error
+    try:
+        learner.make_agent(config, envs, seed=0)
+    except (RuntimeError, AssertionError) as error:  # torch's own words for an unknown device
+        said = str(error).rstrip(".")
+        raise ValueError(f"--device {config.device}: {said}; use cpu or cuda") from error
+    finally:
+        envs.close()
+    return spec
+
+
+def longest_unroll(run_config: run.RunConfig) -> int:
+    """Return the largest unroll length that a member can come to have, in steps."""
+    if (followed := schedule.followed(run_config)) is not None:
+        return max(int(followed.used(steps)["unroll_length"]) for steps, _ in followed.rows)
+    unroll = run_config.space.dimensions["unroll_length"]
+    if isinstance(unroll, space.IntUniform):
+        is_adapted = "unroll_length" in run_config.space.adapt
+        return int(unroll.reach[1]) if is_adapted else unroll.high
+    assert isinstance(unroll, space.Constant)
+    return int(unroll.value)
+
+
+def check_fork(run_config: run.RunConfig, fork: Path) -> None:
+    """Load the checkpoint of a member of another run into a member of a new run.
+
+    Args:
+        run_config: The new run.
+        fork: Directory of the other run.
+
+    Raises:
+        ValueError: The checkpoint does not fit the new run.
+    """
+    with store.Store.open(fork) as source:
+        stored = source.config
+        trained = [member for member in source.members() if member.checkpoint is not None]
+    if tasks.current(stored.task) != tasks.current(run_config.task):
+        raise ValueError(f"--fork {fork} trains {stored.task}, not {run_config.task}")
+    if not trained:
+        return  # `pbt.create.create_run` refuses such a run
+    known = trained[0]
+    assert known.checkpoint is not None
+    weights = checkpoint.open_verified(
+        fork / "checkpoints", known.checkpoint, known.id, known.version
+    )
+    factory = slices.named_factory(run_config.task)
+    member = slices.build(factory, run_config.task_config, 0, 0)
+    try:
+        member.load(weights)
+    except Exception as error:  # a task's own code may raise anything at foreign files
+        said = textwrap.shorten(str(error), 200)
+        raise ValueError(
+            f"--fork {fork}: its members do not fit this run's ({said}): fork into the same "
+            "environment, agent, core and package"
+        ) from error
+    finally:
+        member.close()
