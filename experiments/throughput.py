@@ -90,8 +90,8 @@ class Group:
     Args:
         name: Name for messages.
         workers: Number of processes.
-        work: Loop of each process, called with an event, a shared counter and `arguments`. It adds
-            the agent steps that it has done to the counter, and waits for the event after each few.
+        work: Loop of each process. Called with an event, a shared counter and `arguments`. Adds the
+            agent steps that it has done to the counter, and then waits for the event.
     """
 
     def __init__(self, name: str, workers: int, work: Callable[..., None], *arguments: Any) -> None:
@@ -107,7 +107,7 @@ class Group:
             started.start()
 
     def run_until(self, is_over: Callable[[], bool]) -> None:
-        """Let the processes work until `is_over` says so, which is asked again and again.
+        """Let the processes work until `is_over()` is true, which is called ten times per second.
 
         Raises:
             RuntimeError: A process died. Its traceback is on standard error.

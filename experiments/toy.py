@@ -234,7 +234,7 @@ def train_panel(settings: ToyConfig, panel: Panel) -> bool:
 
 
 class Row(NamedTuple):
-    """One version of one member."""
+    """A line of the table: one version of one member."""
 
     panel: str
     member: int
@@ -255,7 +255,7 @@ def read_panel(run_dir: Path, panel: Panel) -> list[Row]:
     step must reach exactly the Q that was recorded.
 
     Raises:
-        ValueError: It does not.
+        ValueError: A step reaches another Q.
     """
     with store.Store.open(run_dir / panel.name, durable=DURABLE) as opened:
         reports = {(report.member, report.version): report for _, report in opened.reports()}
@@ -282,7 +282,7 @@ def read_panel(run_dir: Path, panel: Panel) -> list[Row]:
 
 
 def _replay(theta: tuple[float, float], report: records.Report) -> tuple[float, float]:
-    """Return theta after a slice, and check that the recorded slice began at `theta`."""
+    """Return theta after a slice. Raise `ValueError` if a step does not reach the recorded Q."""
     h = (report.hyperparameters["h_0"], report.hyperparameters["h_1"])
     for episode in report.episodes:
         theta = descend(theta, h)
