@@ -29,6 +29,7 @@ h2 { font-size: 1.5rem; margin: 0 0 .9rem; padding-top: 1.1rem; border-top: 1px 
 h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
 section { margin-top: 3rem; }
 p { margin: 0 0 .9rem; max-width: 42rem; }
+section li { margin-bottom: .35rem; max-width: 40rem; }
 a { color: var(--link); text-underline-offset: .15em; }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 .kind { color: var(--muted); margin: 0 0 .5rem; font-size: .9rem; }
