@@ -143,13 +143,14 @@ class Store(Reader):
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
             members = statements.read_members(connection, self.config)
-            if tired := transitions.exhausted(members, now, dead_owners, self.config):
-                for member in tired:
+            for member in transitions.free(members, now, dead_owners, self.config):
+                if member.attempts >= self.config.max_attempts:
                     statements.fail(
                         connection, self.config, member, now, member.error, member.owner
                     )
-                members = statements.read_members(connection, self.config)
-            chosen = transitions.choose(members, residents or {}, now, dead_owners, self.config)
+            members = statements.read_members(connection, self.config)
+            free = transitions.free(members, now, dead_owners, self.config)
+            chosen = transitions.choose(members, free, residents or {}, self.config)
             if chosen is None:
                 return None
             statements.update_member(

@@ -12,33 +12,32 @@ _BEHIND_SLICES = 2
 _CLOCK_SLACK_S = 1.0
 
 
-def lapsed(member: Member, now: float, dead_owners: Collection[str], config: RunConfig) -> bool:
-    """Return whether nobody holds a member, or its lease has expired."""
-    expires = member.lease_expires_s
-    if member.owner is None or member.owner in dead_owners or expires is None:
-        return True
-    # A lease that ends later than a lease can last means that the clock was set back.
-    return not now < expires <= now + config.lease_seconds + _CLOCK_SLACK_S
-
-
-def exhausted(
+def free(
     members: Sequence[Member], now: float, dead_owners: Collection[str], config: RunConfig
 ) -> list[Member]:
-    """Return the free members that have used up their attempts, so nobody may claim them again."""
-    return [
-        member
-        for member in members
-        if records.may_go_on(member, config)
-        and member.attempts >= config.max_attempts
-        and lapsed(member, now, dead_owners, config)
-    ]
+    """Return the members that may go on and that nobody holds an unexpired lease on.
+
+    Args:
+        members: All members.
+        now: Time in seconds by the database's clock.
+        dead_owners: Owners known to be gone.
+        config: The run's settings.
+    """
+
+    def is_held(member: Member) -> bool:
+        expires = member.lease_expires_s
+        if member.owner is None or member.owner in dead_owners or expires is None:
+            return False
+        # A lease that ends later than a lease can last means that the clock was set back.
+        return now < expires <= now + config.lease_seconds + _CLOCK_SLACK_S
+
+    return [m for m in members if records.may_go_on(m, config) and not is_held(m)]
 
 
 def choose(
     members: Sequence[Member],
+    free_members: Sequence[Member],
     residents: Mapping[int, int],
-    now: float,
-    dead_owners: Collection[str],
     config: RunConfig,
 ) -> Member | None:
     """Choose the member that a worker claims next; None if there is none to claim now.
@@ -51,27 +50,20 @@ def choose(
 
     Args:
         members: All members.
+        free_members: Those of them that are free.
         residents: Version of each task that the worker has in memory, by member.
-        now: Time in seconds by the database's clock.
-        dead_owners: Owners known to be gone.
         config: The run's settings.
     """
-    somebody_to_copy = any(records.is_donor(member) for member in members)
-    free = [
-        member
-        for member in members
-        if records.may_go_on(member, config)
-        and lapsed(member, now, dead_owners, config)
-        and (records.is_training(member, config) or somebody_to_copy)
-    ]
-    free.sort(key=lambda m: (m.agent_steps, (m.id - m.version) % config.population))
-    free = [member for member in free if member.agent_steps == 0] or free
-    warm = [member for member in free if residents.get(member.id) == member.version]
+    has_donor = any(records.is_donor(member) for member in members)
+    ready = [m for m in free_members if records.is_training(m, config) or has_donor]
+    ready.sort(key=lambda m: (m.agent_steps, (m.id - m.version) % config.population))
+    ready = [member for member in ready if member.agent_steps == 0] or ready
+    warm = [member for member in ready if residents.get(member.id) == member.version]
     if warm:
-        ahead = warm[0].agent_steps - free[0].agent_steps
+        ahead = warm[0].agent_steps - ready[0].agent_steps
         if ahead <= _BEHIND_SLICES * config.report_interval:
             return warm[0]
-    return free[0] if free else None
+    return ready[0] if ready else None
 
 
 def check_member(member: Member, config: RunConfig) -> None:
