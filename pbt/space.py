@@ -21,8 +21,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 
+@dataclasses.dataclass(frozen=True)
 class Dimension(abc.ABC):
-    """The prior, bounds and moves of one hyperparameter. Immutable; does not know its name."""
+    """The prior, the bounds and the moves of one hyperparameter, which has no name here."""
 
     @abc.abstractmethod
     def sample(self, rng: np.random.Generator) -> float:
@@ -46,10 +47,7 @@ class Dimension(abc.ABC):
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object from which `from_json` makes an equal dimension."""
-        fields = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)  # type: ignore[arg-type]
-        }
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         lists = {name: list(value) for name, value in fields.items() if isinstance(value, tuple)}
         return {"kind": type(self).__name__, **fields, **lists}
 
@@ -265,7 +263,7 @@ class Space:
             if isinstance(dimension, IntUniform) and dimension.reach[0] < 1:
                 raise ValueError(
                     f"hyperparameter {name!r}: {dimension!r} cannot be adapted below 1,"
-                    " since no factor leads away from 0: raise its lower bound to 1"
+                    " because no factor leads away from 0: raise its lower bound to 1"
                 )
 
     def sample(self, rng: np.random.Generator) -> dict[str, float]:
