@@ -56,11 +56,11 @@ class Arguments:
     seed: int = 0
     """Seed of the run."""
     workers: int | None = None
-    """Number of worker processes; default: one per core, at most one per member. May differ on
-    resume."""
+    """Number of worker processes; default: one per core, at most one per member. A resumed run may
+    have another number."""
     run_dir: Path | None = None
     """Directory of the run; default: results/runs/replay-<run>-<environment>. A run that is there
-    already goes on."""
+    already is resumed."""
 
     def check(self) -> None:
         """Refuse arguments that make no sense, alone or together.

@@ -108,8 +108,8 @@ print(*sorted(sys.modules), sep="\\n")
 
 
 @pytest.mark.parametrize("task", [tasks.LEARNER, tasks.SCHEDULED, "experiments.learner:make_task"])
-def test_a_worker_imports_neither_pictures_nor_flags(task):
-    config, *_ = opened(ASSETS / "replay")  # has a schedule too, which a plain learner ignores
+def test_a_worker_imports_neither_pictures_nor_flags(old, task):
+    config, *_ = opened("replay")  # with a schedule, which a plain learner ignores
     done = subprocess.run(
         [sys.executable, "-c", BUILD, task, json.dumps(config.task_config)],
         capture_output=True,
