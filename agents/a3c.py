@@ -6,6 +6,7 @@ A batch replaces the paper's asynchronous actors, because the members of a popul
 parallel.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -152,7 +153,7 @@ class A3C:
         return value
 
     def update(self, batch: rollout.Rollout, entropy_cost: float) -> dict[str, float]:
-        """Take one step of the optimiser on one unroll.
+        """Learn from one unroll: the gradient of the loss, then one clipped step of RMSProp.
 
         Args:
             batch: T steps of B environments, made with this agent's current weights.
@@ -221,9 +222,9 @@ class A3C:
             [p for group in self.optimiser.param_groups for p in group["params"]],
             self.package.max_gradient_norm,
         )
-        metrics = torch.cat((means, gradient_norm.reshape(1)))
-        policy_loss, value_loss, entropy, value, norm = metrics.tolist()  # one transfer
-        if not torch.isfinite(metrics).all():
+        metrics = torch.cat((means, gradient_norm.reshape(1))).tolist()  # one transfer
+        policy_loss, value_loss, entropy, value, norm = metrics
+        if not all(math.isfinite(metric) for metric in metrics):
             self.optimiser.zero_grad()
             raise FloatingPointError(
                 f"non-finite update: policy loss {policy_loss}, value loss {value_loss}, "

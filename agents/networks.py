@@ -31,7 +31,7 @@ class ConvTorso(nn.Module):
     channels-last while they are still uint8, and 1/255 scales the first weight, not every pixel.
 
     A running mean image is subtracted. It is a buffer, part of the checkpoint, and zero until the
-    first call of `observe`. Otherwise the parts of the screen that never change would dominate the
+    first call of `observe`. Without it the parts of the screen that never change would dominate the
     gradient of the first layer, and limit the learning rate.
 
     Args:

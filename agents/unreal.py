@@ -89,14 +89,11 @@ def check_replay(replay_steps: int, num_envs: int, unroll_length: int, stack: in
 
 
 def unsupported(obs_shape: tuple[int, ...], continuous: bool) -> str | None:
-    """Say why UNREAL cannot learn in such an environment; None if it can.
+    """Return why UNREAL cannot learn in such an environment, and the way out; None if it can.
 
     Args:
         obs_shape: Shape of one observation.
         continuous: Whether actions are continuous.
-
-    Returns:
-        One line with the reason and the way out, or None.
     """
     if len(obs_shape) != 3:
         return (
@@ -207,12 +204,10 @@ class UNREAL:
         self.auxiliary = auxiliary
         self._obs_shape, self._frame_channels = obs_shape, frame_channels
         self._num_actions = action_size
-        network = self.base.network
-        self._core_width = network.core_width
-        torso = network.torso
+        self._core_width, torso = self.base.network.core_width, self.base.network.torso
         assert isinstance(torso, networks.ConvTorso)  # as all images have
         self._torso = torso
-        self.heads = Heads(network.core_width, torso.convolved_size, action_size)
+        self.heads = Heads(self._core_width, torso.convolved_size, action_size)
         networks.initialise(
             self.heads,
             self.base.package.initialisation,
@@ -223,16 +218,11 @@ class UNREAL:
         self.base.optimiser.add_param_group({"params": list(self.heads.parameters())})
         self._replay: sequence_buffer.SequenceBuffer | None = None
 
-        self.config, self.device = self.base.config, self.base.device
-        self.generator = self.base.generator
-        self.initial_state, self.act, self.value = (
-            self.base.initial_state,
-            self.base.act,
-            self.base.value,
-        )
-        self.keeps_graph = self.base.keeps_graph
-        self.learning_rate = self.base.learning_rate
-        self.set_learning_rate = self.base.set_learning_rate
+        base = self.base  # this agent acts as A3C does
+        self.config, self.device, self.generator = base.config, base.device, base.generator
+        self.initial_state, self.keeps_graph = base.initial_state, base.keeps_graph
+        self.act, self.value = base.act, base.value
+        self.learning_rate, self.set_learning_rate = base.learning_rate, base.set_learning_rate
 
     def update(
         self, batch: rollout.Rollout, entropy_cost: float, costs: Mapping[str, float]
