@@ -176,9 +176,11 @@ def _emulate(go: Any, steps: Any, config: learner.LearnerConfig) -> None:
     envs = make.make_vec(config.env_id, config.num_envs)
     envs.reset(seed=os.getpid())
     envs.action_space.seed(os.getpid())
-    for action in itertools.cycle([envs.action_space.sample() for _ in range(100)]):
-        envs.step(action)
-        steps.value += config.num_envs
+    actions = [envs.action_space.sample() for _ in range(20)]
+    while True:
+        for action in actions:
+            envs.step(action)
+        steps.value += len(actions) * config.num_envs
         go.wait()
 
 
