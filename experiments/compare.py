@@ -1,26 +1,23 @@
-"""Runs of your own side by side: who is better, how sure that is, and what differs.
+"""Set runs of your own side by side: scores, training, schedules, and what differs.
 
     python -m experiments.compare RUN_DIR RUN_DIR ... [--out DIR] [--names NAME ...]
 
-At any time, also while the runs train. Written to DIR (default: results/comparison):
+The runs may still be training. Written to DIR (default: results/comparison):
 
-    index.html            all of it on one page, which needs no other file and no network
-    learning_curves.png   training scores of the best members and of the populations
-    schedules.png         the hyperparameters behind the best members
-    scores.csv            one row per run
+    index.html       all of it on one page, which needs no other file and no network
+    scores.png       scores of all runs
+    curves.png       training scores of the best and the median members
+    schedules.png    the hyperparameters behind the best members, if any adapt
+    scores.csv, curves.csv, schedules.csv    the numbers of all runs
 
-Runs that differ in nothing but the seed are one group: interquartile mean with a 95 % interval
-over seeds. A single run is shown as n = 1. Scores are means of fresh episodes where all runs in a
-world have been evaluated: most are when they end, any other is by `python -m experiments.evaluate
-RUN_DIR --save`. Only then are groups compared: for every two in the same world the probability of
-improvement, and the difference over the seeds that both have. Otherwise the training scores are
-shown by which the best members were chosen, and nobody is said to be better. They are biased
-upward, and the more so the more there was to choose from.
+Runs that differ in nothing but the seed are one group. The first group is compared with every other
+group in the same environment. That takes fresh episodes of all their runs, and two seeds of each
+group: runs of this suite play fresh episodes when they end, and `python -m experiments.evaluate
+RUN_DIR --save` plays them for any other run. Without them the training scores are shown, by which
+the best members were chosen. These are biased upward, and no group is said to be better.
 """
 
-import csv
 import dataclasses
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,8 +25,9 @@ from pathlib import Path
 import tyro
 
 from experiments import cli
-from experiments.analysis import comparison, files, wording
-from experiments.pages import comparison_figures, comparison_page, drawing, markup
+from experiments.analysis import arms, comparison, files
+from experiments.pages import comparison_page, drawing, markup
+from experiments.studies import tables
 from pbt import store as stores
 
 
@@ -40,81 +38,42 @@ class Arguments:
     run_dirs: tyro.conf.Positional[tuple[Path, ...]]
     """Directories of two or more runs."""
     out: Path = Path("results/comparison")
-    """Where to write; what is there of the same name is replaced."""
+    """Where to write. Files of the same names are replaced."""
     names: tuple[str, ...] = ()
-    """One per run, in their order, instead of the directories' names. Runs with the same settings
-    may share one."""
+    """One name per run, in their order, instead of the directories' names. Runs with the same
+    settings may share one."""
 
 
-def write(compared: Sequence[comparison.Group], directory: Path) -> None:
+def write(compared: Sequence[comparison.Group], directory: Path) -> arms.Tables:
     """Write all files of a comparison.
 
+    Returns:
+        The tables that they were made from.
+
     Raises:
-        OSError: something could not be written.
+        OSError: A file cannot be written.
     """
+    made = comparison.tables(compared)
+    drawn = comparison_page.figures(made, comparison_page.title(compared))
     directory.mkdir(parents=True, exist_ok=True)
-    drawn = {"learning_curves.png": comparison_figures.learning_curves(compared)}
-    schedules = comparison_figures.schedules(compared)
-    if schedules is not None:
-        drawn["schedules.png"] = schedules
+    tables.write(directory, made)
     for name, figure in drawn.items():
         drawing.save(figure, directory / name)
-    files.replace(directory / "scores.csv", scores_csv(compared))
-    files.replace(directory / markup.FILE_NAME, comparison_page.page(compared, drawn))
+    files.replace(directory / markup.FILE_NAME, comparison_page.page(compared, made, drawn))
+    return made
 
 
-def scores_csv(compared: Sequence[comparison.Group]) -> str:
-    """One row per run; `score` is of fresh episodes and empty where none were played."""
-    text = io.StringIO()
-    columns = "group,run,directory,world,seed,finished,score,low,high,episodes,training_score"
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns.split(","))
-    for group in compared:
-        for run in group.runs:
-            fresh, training = run.fresh, run.training
-            low, high = (None, None) if fresh is None else fresh.interval or (None, None)
-            writer.writerow(
-                [
-                    group.name,
-                    run.name,
-                    run.run_dir,
-                    " ".join(group.world),
-                    run.seed,
-                    int(run.is_finished),
-                    None if fresh is None else fresh.mean,
-                    low,
-                    high,
-                    None if fresh is None else fresh.episodes,
-                    None if training is None else training.mean,
-                ]
-            )
-    return text.getvalue()
-
-
-def text(compared: Sequence[comparison.Group]) -> str:
-    """What is printed: warnings, groups and pairs."""
-    lines = [f"note: {warning}" for warning in comparison_page.warnings(compared)]
-    for one in comparison.group_scores(compared):
-        interval = "" if one.count == 1 else f" (95 % interval {wording.interval(one.interval)})"
-        lines.append(
-            f"{one.group.name}: {wording.score(one.iqm)}{interval}, n = {one.count}, "
-            f"{comparison_page.KINDS[one.kind]}"
-        )
-    found = comparison.pairs(compared)
-    if not found and len(compared) > 1:
-        lines.append(comparison_page.why_no_pairs(compared))
-    for pair in found:
-        lines.append(
-            f"P({pair.first.name} > {pair.second.name}) = {pair.probability:.2f} "
-            f"(95 % interval {wording.interval(pair.interval)}), fresh episodes, "
-            f"n = {len(pair.first.counted)} and {len(pair.second.counted)}"
-        )
-    return "\n".join(lines)
+def text(made: arms.Tables) -> str:
+    """Return warnings and scores as Markdown."""
+    lines = [f"note: {warning}" for warning in comparison_page.warnings(made)]
+    for panel in made.panels:
+        lines += ["", *([f"## {panel}", ""] if panel else []), *arms.markdown(made, panel)]
+    return "\n".join([*lines, ""])
 
 
 @cli.quiet
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     options = tyro.cli(
         Arguments, args=arguments, prog="python -m experiments.compare", description=__doc__
     )
@@ -125,11 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     try:
-        write(compared, options.out)
+        made = write(compared, options.out)
     except OSError as error:
         print(f"error: the comparison cannot be written: {error}", file=sys.stderr)
         return 2
-    print(text(compared))
+    print(text(made))
     print(f"Written to {options.out}; to look at: {options.out / markup.FILE_NAME}")
     return 0
 
@@ -138,8 +97,9 @@ def _check_out(out: Path) -> None:
     """Refuse a place where something else lies."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file: name a directory")
-    if (out / stores.FILE_NAME).exists():
-        raise ValueError(f"--out {out} is a run: name another directory")
+    for name, what in ((stores.FILE_NAME, "run"), (tables.STUDY, "study")):
+        if (out / name).exists():
+            raise ValueError(f"--out {out} is a {what}: name another directory")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,23 @@
-"""Controlled comparisons: the same worlds, draws and budget, one thing different.
+"""Run controlled comparisons: same environment, draws and budget, one thing different.
 
     python -m experiments.study random-search --dry-run    # member runs, agent steps, hours
     python -m experiments.study random-search              # PBT, random search, a tuned setting
-    python -m experiments.study copy --seeds 5 --world Pong --population 4
+    python -m experiments.study copy --seeds 5 --env Pong --population 4
     python -m experiments.study all                        # seed by seed
 
-Studies: random-search, population-size, exploit, copy, schedule, ready; `experiments/arms.py` says
-which arms each compares, and has the default world, its budget, priors and hand-tuned setting as
-constants. On other worlds the suite's defaults for that kind of world apply
-(`experiments/worlds.py`), and the arm "hand-tuned" is left out unless `--tuned` gives its setting.
+Studies: random-search, population-size, exploit, copy, schedule, ready. Their arms, and settings
+and budget of the default environment, are constants in experiments/studies/definitions.py. Other
+environments start from the suite's defaults, and leave out the arm "hand-tuned" unless `--tuned`
+gives its setting.
 
-Each arm and seed is an ordinary run directory, named by its settings: arms that are the same are
-one run, shared by all studies. The same command again goes on where it was; with more seeds it adds
-them; in a second terminal it takes runs that nobody is training. Within a seed all arms begin with
-the same draws and weights, as far as they have them. The score of a run is the mean of 30 fresh
-episodes of the member chosen by its training score.
+Each arm and seed is an ordinary run directory, named by its settings. Arms with the same settings
+are one run, shared by all studies. The same command resumes what was interrupted, more seeds are
+added to those that are done, and a second terminal takes runs that no other process trains. Within
+a seed all arms begin with the same draws and weights, as far as they have them. The score of a run
+is the mean of 30 fresh episodes of the member with the highest training score.
 
-Results go to `--out`: study.json (what was done), CSVs with all numbers, and README.md and figures,
-which `python -m experiments.report DIR` makes again from the former.
+Results go to `--out`: study.json (what was done), CSV files with all numbers, and README.md and
+figures, which `python -m experiments.report DIR` makes again from the other files.
 """
 
 import collections
@@ -32,7 +32,7 @@ from typing import Annotated, Literal
 import tyro
 
 from experiments import cli, config, launch
-from experiments.analysis import provenance
+from experiments.analysis import arms, provenance
 from experiments.studies import definitions, results, tables
 from experiments.studies.plan import Plan
 from pbt import store
@@ -42,10 +42,10 @@ Name = Literal["random-search", "population-size", "exploit", "copy", "schedule"
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Run a study, or go on with it."""
+    """Run a study or resume it."""
 
     name: tyro.conf.Positional[Name]
-    """Which study."""
+    """The study."""
     env: Annotated[str, tyro.conf.arg(aliases=["--world"])] = definitions.DEFAULT_ENV
     """Any environment of the suite: an Atari game, a Gymnasium id, module:EnvId, a toy, ..."""
     agent: str = "a3c"
@@ -53,30 +53,31 @@ class Arguments:
     seeds: int = 10
     """Paired repetitions: seeds 0, 1, ..."""
     dry_run: bool = False
-    """Only say what would be done, and how long it takes."""
+    """Only print what would be done and how long it takes."""
     population: int | None = None
-    """Members, where an arm does not say; default: the world's."""
+    """Members of arms that do not set it. Default: the environment's."""
     total_steps: int | None = None
-    """Agent steps of each member; default: the world's."""
+    """Agent steps of each member. Default: the environment's."""
     report_interval: int | None = None
-    """Agent steps between two commits; default: the world's."""
+    """Agent steps between two commits. Default: the environment's."""
     ready_interval: int | None = None
-    """Agent steps between two looks at the others; default: the world's."""
+    """Agent steps between two comparisons with the others. Default: the environment's."""
     num_envs: int | None = None
-    """Worlds that a member steps together; default: the world's."""
+    """Parallel environments of a member. Default: the environment's."""
     tuned: tuple[str, ...] | None = None
-    """The hand-tuned setting, learning_rate=7e-4 ...; default: the world's, if there is one.
-    Nothing after the flag: without that arm."""
+    """The hand-tuned setting, such as learning_rate=7e-4. Default: the environment's, if there is
+    one. Nothing after the flag leaves out that arm."""
     workers: int = 1
-    """Processes per run. With 1, which uses one thread, a run repeats exactly; with more, timing
-    decides who meets whom."""
+    """Processes per run. With 1, a run uses one thread and repeats exactly. With more, timing
+    decides which members meet."""
     run_dir: Path = Path("results/runs/studies")
-    """Where run directories are made: <here>/<world>/<settings>-seed-<seed>."""
+    """Where run directories are made: RUN_DIR/<environment>/<settings>-seed-<seed>."""
     out: Path | None = None
-    """Where the results go; default: results/runs/study-<name>, and -<world> if not the default."""
+    """Where the results go. Default: results/runs/study-<name>, followed by -<environment> if it is
+    not the default one."""
 
     def check(self) -> None:
-        """Refuse what makes no sense, with a ValueError of one line."""
+        """Raise a ValueError of one line for arguments that make no sense."""
         if self.seeds < 1:
             raise ValueError(f"--seeds {self.seeds}: use 1 or more")
         if self.workers < 1:
@@ -87,11 +88,11 @@ class Arguments:
 
     @property
     def studies(self) -> tuple[str, ...]:
-        """The names of the studies to do."""
+        """Names of the studies to run."""
         return tuple(definitions.STUDIES) if self.name == "all" else (self.name,)
 
     def directory(self, study: str) -> Path:
-        """Where a study's results go."""
+        """Return the folder of a study's results."""
         slug = f"study-{study}"
         if self.env != definitions.DEFAULT_ENV:
             slug += f"-{launch.slug(self.env)}"
@@ -100,11 +101,11 @@ class Arguments:
         return self.out / study if self.name == "all" else self.out
 
 
-def check_out(out: Path, study: str, world: str) -> None:
-    """Say now, not after hours of training, that a study's results cannot go there.
+def check_out(out: Path, study: str, env_id: str) -> None:
+    """Check before hours of training that a study's results can be written to a folder.
 
     Raises:
-        ValueError: what is in the way, in one line.
+        ValueError: They cannot. Says in one line what is in the way.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file: name a directory")
@@ -112,7 +113,7 @@ def check_out(out: Path, study: str, world: str) -> None:
     if not os.access(there, os.W_OK):
         raise ValueError(f"--out {out}: {there} cannot be written to, name another directory")
     known = tables.read_study(out)
-    if known is not None and (known["study"], known["world"]) != (study, world):
+    if known is not None and (known["study"], known["world"]) != (study, env_id):
         raise ValueError(
             f"--out {out} has the results of {known['study']} in {known['world']}: name another "
             "directory"
@@ -120,7 +121,7 @@ def check_out(out: Path, study: str, world: str) -> None:
 
 
 def finish(plan: Plan, arm: definitions.Arm, seed: int, wait: bool) -> bool:
-    """Complete a run and say what came of it; whether it is over."""
+    """Complete a run, print its score, and return whether it has ended."""
     started_s = time.monotonic()
     completed = plan.complete(arm, seed, wait=wait)
     if completed is None:
@@ -132,18 +133,18 @@ def finish(plan: Plan, arm: definitions.Arm, seed: int, wait: bool) -> bool:
     return True
 
 
-def collect(plan: Plan, study: str, seeds: int) -> list[results.Result]:
-    """All finished runs of a study."""
+def collect(plan: Plan, study: str, seeds: int) -> list[arms.Result]:
+    """Return all finished runs of a study."""
     return [
-        results.Result(arm.panel, arm.name, seed, *found)
+        arms.Result(arm.panel, arm.name, seed, *found)
         for seed in range(seeds)
         for arm in plan.arms_of(study)
         if (found := plan.done(arm, seed)) is not None
     ]
 
 
-def write(plan: Plan, study: str, found: Sequence[results.Result], out: Path) -> None:
-    """Write a study's results: what was done, the tables, and what follows from them."""
+def write(plan: Plan, study: str, found: Sequence[arms.Result], out: Path) -> None:
+    """Write a study's results: what was done, tables, pages and figures."""
     settings = plan.base
     described = definitions.STUDIES[study]
     results.write(
@@ -155,11 +156,7 @@ def write(plan: Plan, study: str, found: Sequence[results.Result], out: Path) ->
             "paper": described.paper,
             "reference": described.reference,
             "arms": [
-                {
-                    "panel": arm.panel,
-                    "name": arm.name,
-                    "settings": describe(arm, plan),
-                }
+                {"panel": arm.panel, "name": arm.name, "settings": describe(arm, plan)}
                 for arm in plan.arms_of(study)
             ],
             "world": plan.base.learner_config().env_id,
@@ -183,7 +180,10 @@ def write(plan: Plan, study: str, found: Sequence[results.Result], out: Path) ->
 
 
 def run_commits(run_dir: Path, names: Iterable[str]) -> dict[str, int]:
-    """How many runs were trained by which commits; those of several by "a, b"."""
+    """Return the number of runs by the commit that trained them.
+
+    A run that several commits trained counts under all of them, as in "a, b".
+    """
     counted: collections.Counter[str] = collections.Counter()
     for name in names:
         commits = [start.commit or "unknown" for start in provenance.read(run_dir / name)]
@@ -192,7 +192,7 @@ def run_commits(run_dir: Path, names: Iterable[str]) -> dict[str, int]:
 
 
 def describe(arm: definitions.Arm, plan: Plan) -> str:
-    """An arm's settings, where they differ from the world's, in words."""
+    """Return in words how an arm's settings differ from the environment's."""
     base = plan.base
     match arm.setting:
         case "tuned":
@@ -221,17 +221,9 @@ def main() -> None:
     arguments = tyro.cli(Arguments, prog="python -m experiments.study", description=__doc__)
     try:
         arguments.check()
-        base = definitions.base_settings(
-            arguments.env,
-            arguments.agent,
-            {
-                "population": arguments.population,
-                "total_steps": arguments.total_steps,
-                "report_interval": arguments.report_interval,
-                "ready_interval": arguments.ready_interval,
-                "num_envs": arguments.num_envs,
-            },
-        )
+        names = ("population", "total_steps", "report_interval", "ready_interval", "num_envs")
+        changes = {name: getattr(arguments, name) for name in names}
+        base = definitions.base_settings(arguments.env, arguments.agent, changes)
         env_id = base.learner_config().env_id
         tuned = definitions.TUNED.get(env_id) if arguments.tuned is None else arguments.tuned
         for study in arguments.studies:
@@ -240,7 +232,7 @@ def main() -> None:
         plan = Plan(base, tuned, env_dir, arguments.workers)
         for arm, _ in plan.jobs(arguments.studies, 1):
             if not arm.needs_winner:
-                plan.run_config(arm, 0, None)  # says what does not fit before anything exists
+                plan.run_config(arm, 0, None)  # raises before anything is created
         if not tuned and any(
             arm.setting == "tuned"
             for study in arguments.studies
@@ -251,7 +243,7 @@ def main() -> None:
             print(plan.estimate(arguments.studies, arguments.seeds))
             return
         left = list(plan.jobs(arguments.studies, arguments.seeds))
-        for wait in (False, True):  # first what no other process is training
+        for wait in (False, True):  # first the runs that no other process trains
             left = [(arm, seed) for arm, seed in left if not finish(plan, arm, seed, wait)]
         for study in arguments.studies:
             out = arguments.directory(study)

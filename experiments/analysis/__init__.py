@@ -6,11 +6,13 @@ writes numbers for people, `provenance` keeps commands and commits, `tasks` the 
 """
 
 from experiments.analysis import aggregates as aggregates
+from experiments.analysis import arms as arms
 from experiments.analysis import comparison as comparison
 from experiments.analysis import curves as curves
 from experiments.analysis import decisions as decisions
 from experiments.analysis import files as files
 from experiments.analysis import history as history
+from experiments.analysis import outcome as outcome
 from experiments.analysis import protocol as protocol
 from experiments.analysis import provenance as provenance
 from experiments.analysis import schedule as schedule

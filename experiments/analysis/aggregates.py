@@ -1,18 +1,15 @@
-"""Scores of several runs, aggregated as the field reports them.
+"""Aggregate scores of several runs as the field reports them.
 
-After *Deep Reinforcement Learning at the Edge of the Statistical Precipice*, Agarwal et al. 2021
-(https://arxiv.org/abs/2108.13264): the interquartile mean, percentile bootstrap intervals
-stratified over tasks, the probability of improvement. On SciPy, since the authors' package, rliable
-1.2.0, brings nine more packages beside our versions, of which two do not import together.
+The interquartile mean, percentile bootstrap intervals and the probability of improvement follow
+*Deep Reinforcement Learning at the Edge of the Statistical Precipice*, Agarwal et al. 2021
+(https://arxiv.org/abs/2108.13264). The authors' package, rliable 1.2.0, is not used because it
+brings nine more packages, two of which do not import together with this suite's versions.
 
-Scores are an array `[runs]`, or `[runs, tasks]` with as many runs of every task. NaN and infinity
-are refused: a run without a score is the caller's to explain, not to be averaged away. One run has
-no interval: its ends are NaN.
-
-A bootstrap of few runs is too narrow: with normal scores, the nominal 95 % are really 90 % (`iqm`)
-and 84 % (mean) with 5 runs, 94 % and 90 % with 10, 94 % and 93 % with 20 (4,000 repetitions each).
+NaN and infinity are refused: the caller has to explain a run without a score. A single run has no
+interval, so both ends are NaN. A bootstrap of few runs is too narrow.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -22,8 +19,8 @@ import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
-"""Of all intervals."""
-_CHUNK = 1_000
+"""Confidence level of every interval."""
+_BATCH = 1_000
 """Resamples held in memory at once."""
 
 HUMAN_SCORES = {
@@ -34,157 +31,118 @@ HUMAN_SCORES = {
     "MsPacman": (307.3, 6951.6),
     "Pong": (-20.7, 14.6),
 }
-"""Mean return of uniformly random play and of a professional tester: the four games of the PBT
-paper and two more of this suite. Up to 30 no-ops at the start, 30 minutes at most. From
+"""Mean returns of uniformly random play and of a professional human tester, by game.
+
+The four games of the PBT paper and two more of this suite, with up to 30 no-ops at the start and
+30 minutes at most. From
 https://github.com/google-deepmind/dqn_zoo/blob/359945d/dqn_zoo/atari_data.py."""
+
+trimmed_mean = functools.partial(scipy.stats.trim_mean, proportiontocut=0.25)
+"""Interquartile mean along an axis, without the checks of `iqm`."""
 
 
 def iqm(scores: ArrayLike) -> float:
-    """Interquartile mean: the mean of the middle half of all runs of all tasks together.
+    """Return the interquartile mean: the mean of the middle half of the scores.
 
-    A quarter of the scores is left out at either end, rounded down: with fewer than four none is.
+    A quarter of the scores is left out at either end, rounded down. Of fewer than four scores none
+    is left out.
 
     Raises:
-        ValueError: no scores, or one that is not finite.
+        ValueError: There are no scores, or one is not finite.
     """
-    return float(_iqm(_checked(scores).ravel()))
+    return float(trimmed_mean(_checked(scores)))
 
 
 def interval(
-    scores: ArrayLike,
-    statistic: Callable[[NDArray[np.float64]], Any] = iqm,
-    resamples: int = 10_000,
-    seed: int = 0,
+    scores: ArrayLike, statistic: Callable[..., Any] = trimmed_mean, resamples: int = 10_000
 ) -> tuple[float, float]:
-    """95 % percentile bootstrap interval; runs are drawn anew within each task.
+    """Return the 95 % percentile bootstrap interval of a statistic of the scores.
 
     Args:
-        scores: `[runs]` or `[runs, tasks]`.
-        statistic: A number of an array shaped like `scores`.
-        resamples: How many.
-        seed: Of the draws: the same scores have the same interval.
+        scores: One score per run, `[runs]`.
+        statistic: Function of an array and an `axis`, such as `np.mean`. Default: the
+            interquartile mean.
+        resamples: Number of bootstrap resamples. They are drawn with a fixed seed, so that the same
+            scores have the same interval.
 
     Returns:
-        (low, high); both NaN for a single run.
+        Low and high end. Both are NaN for a single run.
 
     Raises:
-        ValueError: no scores, one that is not finite, or fewer than 1 resample.
+        ValueError: There are no scores, or one is not finite.
     """
-    values = _checked(scores)
-    _check_resamples(resamples)
-    if len(values) == 1:
-        return (math.nan, math.nan)
-    rng = np.random.default_rng(seed)
-    drawn: list[NDArray[np.float64]] = []
-    for count in _chunks(resamples):
-        samples = _resample(values, count, rng)  # [count, runs, ...]
-        if statistic in _AT_ONCE:
-            drawn.append(_AT_ONCE[statistic](samples.reshape(count, -1)))
-        else:
-            drawn.append(np.array([statistic(sample) for sample in samples], np.float64))
-    return _ends(np.concatenate(drawn))
+    low, high = _bootstrap((_checked(scores),), statistic, resamples)
+    return float(low), float(high)
 
 
-def curve_interval(
-    curves: ArrayLike, resamples: int = 2_000, seed: int = 0
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """95 % interval of the interquartile mean at every point of learning curves.
+def band(curves: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean, low and high end of the 95 % bootstrap interval at each point of curves.
 
-    Whole runs are drawn anew, so that the ends move along with the runs. At each point the interval
-    is for that point alone.
+    Each interval holds for its point alone.
 
     Args:
-        curves: `[runs, points]`.
-        resamples: How many.
-        seed: Of the draws.
+        curves: One finite curve per run, `[runs, points]`.
 
     Returns:
-        Low and high, `[points]`; NaN for a single run.
-
-    Raises:
-        ValueError: not two dimensions, no scores, or one that is not finite.
+        Three arrays `[points]`. The ends are NaN for a single run.
     """
-    values = _checked(curves)
-    _check_resamples(resamples)
-    if values.ndim != 2:
-        raise ValueError(f"the curves have shape {values.shape}: give [runs, points]")
-    if len(values) == 1:
-        nothing = np.full(values.shape[1], math.nan)
-        return nothing, nothing.copy()
-    chosen = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.array(
-        [
-            np.quantile(_iqm(column[chosen]), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-            for column in values.T
-        ]
-    ).T
-    return low, high
+    by_point = np.ascontiguousarray(np.asarray(curves, np.float64).T)  # [points, runs]
+    return by_point.mean(axis=-1), *_bootstrap((by_point,), np.mean)
 
 
-def probability_of_improvement(
-    x: ArrayLike, y: ArrayLike, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, tuple[float, float]]:
-    """How likely a run of `x` scores above a run of `y`: P(X > Y) + P(X = Y) / 2.
+def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> tuple[float, tuple[float, float]]:
+    """Return how likely a run of `x` scores above a run of `y`: P(X > Y) + P(X = Y) / 2.
 
-    Over all pairs of runs, whether or not they share a seed; with several tasks, the mean over
-    tasks.
+    All pairs of runs count, whether or not they share a seed.
 
     Args:
-        x: `[runs]` or `[runs, tasks]`.
-        y: The same tasks; the number of runs may differ.
-        resamples: Of the interval.
-        seed: Of the interval.
+        x: One score per run, `[runs]`.
+        y: The same of the other side. The number of runs may differ.
 
     Returns:
-        The probability, and its 95 % percentile bootstrap interval: the runs of `x` and of `y` are
-        drawn anew independently, within each task. NaN ends if either is a single run.
+        The probability, and its 95 % percentile bootstrap interval: runs of `x` and of `y` are
+        resampled independently. The ends are NaN if either is a single run.
 
     Raises:
-        ValueError: no scores, one that is not finite, or different numbers of tasks.
+        ValueError: There are no scores, or one is not finite.
     """
-    first, second = _checked(x), _checked(y)
-    _check_resamples(resamples)
-    if first.shape[1:] != second.shape[1:]:
-        raise ValueError(
-            f"x has shape {first.shape} and y {second.shape}: give both the same tasks"
-        )
-    probability = float(_improvement(first[None], second[None])[0])
-    if min(len(first), len(second)) == 1:
-        return probability, (math.nan, math.nan)
-    rng = np.random.default_rng(seed)
-    drawn = [
-        _improvement(_resample(first, count, rng), _resample(second, count, rng))
-        for count in _chunks(resamples)
-    ]
-    return probability, _ends(np.concatenate(drawn))
+    samples = _checked(x), _checked(y)
+    low, high = _bootstrap(samples, _improvement)
+    return float(_improvement(*samples)), (float(low), float(high))
 
 
 def paired_interval(differences: ArrayLike) -> tuple[float, float]:
-    """95 % interval of the mean of paired differences, `[pairs]`, by Student's t.
+    """Return the 95 % interval of the mean of paired differences by Student's t.
 
-    Differences of the same seed are near enough to normal, and few: a bootstrap is too narrow.
+    Differences of the same seed are near enough to normal for it, and too few for a bootstrap.
+
+    Args:
+        differences: One difference per pair, `[pairs]`.
 
     Returns:
-        (low, high); both NaN for a single pair.
+        Low and high end. Both are NaN for a single pair.
 
     Raises:
-        ValueError: no differences, one that is not finite, or not one dimension.
+        ValueError: There are no differences, or one is not finite.
     """
     values = _checked(differences)
-    if values.ndim != 1:
-        raise ValueError(f"the differences have shape {values.shape}: give one per pair")
     if len(values) == 1:
         return math.nan, math.nan
-    half = float(scipy.stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * scipy.stats.sem(values))
-    return float(values.mean()) - half, float(values.mean()) + half
+    if np.ptp(values) == 0:  # SciPy warns of a division by zero
+        return float(values[0]), float(values[0])
+    ends = scipy.stats.ttest_1samp(values, 0.0).confidence_interval(LEVEL)
+    return float(ends.low), float(ends.high)
 
 
 def human_normalised(game: str, score: float) -> float | None:
-    """0 for random play, 1 for a human tester; None for a game without published numbers here.
+    """Return a score on the scale on which random play is 0 and a human tester is 1.
 
     Args:
-        game: Its plain name, `MsPacman`.
+        game: Plain name of the game, such as `MsPacman`.
         score: Raw return.
+
+    Returns:
+        The normalised score, or None for a game that `HUMAN_SCORES` does not have.
     """
     if game not in HUMAN_SCORES:
         return None
@@ -192,56 +150,38 @@ def human_normalised(game: str, score: float) -> float | None:
     return (score - random) / (human - random)
 
 
-def _iqm(samples: NDArray[np.float64]) -> Any:
-    return scipy.stats.trim_mean(samples, 0.25, axis=-1)
+def _bootstrap(
+    samples: tuple[NDArray[np.float64], ...],
+    statistic: Callable[..., Any],
+    resamples: int = 10_000,
+) -> tuple[Any, Any]:
+    """Return both ends of the interval, `[...]`, from samples `[..., runs]`."""
+    if min(sample.shape[-1] for sample in samples) == 1:
+        nothing = np.full(samples[0].shape[:-1], math.nan)
+        return nothing, nothing
+    ends = scipy.stats.bootstrap(
+        samples,
+        statistic,
+        n_resamples=resamples,
+        batch=_BATCH,
+        axis=-1,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return ends.low, ends.high
 
 
-_AT_ONCE: dict[Any, Callable[[NDArray[np.float64]], Any]] = {
-    iqm: _iqm,
-    np.mean: lambda samples: np.mean(samples, axis=-1),
-    np.median: lambda samples: np.median(samples, axis=-1),
-}
-"""Statistics of all numbers together, for many samples at once: a hundred times faster."""
-
-
-def _improvement(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[resamples]` from `[resamples, runs, ...]`."""
-    above = x[:, :, None] > y[:, None]  # [resamples, runs of x, runs of y, ...]
-    equal = x[:, :, None] == y[:, None]
-    pairs = (above + 0.5 * equal).reshape(len(above), -1)
-    means: NDArray[np.float64] = pairs.mean(axis=1)
-    return means
-
-
-def _resample(
-    values: NDArray[np.float64], count: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """`[count, runs, ...]`: runs with replacement, each task on its own."""
-    chosen = rng.integers(0, len(values), (count, *values.shape))
-    return np.take_along_axis(values[None], chosen, axis=1)
-
-
-def _ends(drawn: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
-def _chunks(resamples: int) -> list[int]:
-    whole, rest = divmod(resamples, _CHUNK)
-    return [_CHUNK] * whole + [rest] * bool(rest)
-
-
-def _check_resamples(resamples: int) -> None:
-    if resamples < 1:
-        raise ValueError(f"{resamples} resamples: use 1 or more")
+def _improvement(x: NDArray[np.float64], y: NDArray[np.float64], axis: int = -1) -> Any:
+    first, second = np.moveaxis(x, axis, -1), np.moveaxis(y, axis, -1)
+    first, second = first[..., :, None], second[..., None, :]  # [..., runs of x, runs of y]
+    return ((first > second) + 0.5 * (first == second)).mean(axis=(-2, -1))
 
 
 def _checked(scores: ArrayLike) -> NDArray[np.float64]:
     values = np.asarray(scores, np.float64)
-    if values.ndim not in (1, 2) or values.size == 0:
-        raise ValueError(
-            f"the scores have shape {values.shape}: give [runs] or [runs, tasks], at least one"
-        )
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError(f"the scores have shape {values.shape}: give [runs], at least one")
     if not np.isfinite(values).all():
         raise ValueError(
             f"{np.count_nonzero(~np.isfinite(values))} of {values.size} scores are not finite: "

@@ -1,4 +1,4 @@
-"""Scores over training, as numbers: what learning curves are drawn from."""
+"""Compute learning curves: scores and returns over agent steps."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,55 +7,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.analysis.history import History
+from pbt.records import Version
 from pbt.task import Episode
 
 Floats = NDArray[np.float64]
 
 CURVE_POINTS = 400
-"""Of a smoothed curve: more than its pixels would show."""
+"""Points of a smoothed curve, more than a figure can show."""
 GRID_POINTS = 200
-"""Steps at which a whole population is looked at."""
+"""Intervals of the grid of agent steps on which a population's members are compared."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PopulationCurves:
-    """What every member's weights scored at the same numbers of its own agent steps."""
+    """Training scores of all members on one grid of agent steps."""
 
     steps: Floats
     """Agent steps of each member, `[points]`."""
     scores: Floats
-    """Training scores `[members, points]`; NaN where a member has none yet, or is not yet."""
+    """Training scores, `[members, points]`.
+
+    NaN where a member has no score yet or has not trained that far.
+    """
 
     @property
     def best(self) -> Floats:
-        """The highest score at each point, NaN where nobody has one."""
+        """Highest score at each point, `[points]`. NaN where no member has one."""
         highest = np.where(np.isnan(self.scores), -np.inf, self.scores).max(axis=0)
         return np.where(np.isneginf(highest), np.nan, highest)
 
     @property
     def median(self) -> Floats:
-        """The middle one of the scores there are at each point, NaN where nobody has one."""
+        """Median of the known scores at each point, `[points]`. NaN where there is none."""
         known = [column[~np.isnan(column)] for column in self.scores.T]
         return np.array([np.median(scores) if len(scores) else np.nan for scores in known])
 
     def shared(self) -> "PopulationCurves":
-        """Only the points at which at least half of the members have a score."""
+        """Return the curves at the points where at least half of the members have a score."""
         kept = 2 * np.count_nonzero(~np.isnan(self.scores), axis=0) >= len(self.scores)
         return PopulationCurves(self.steps[kept], self.scores[:, kept])
 
 
 def slice_scores(history: History) -> list[float]:
-    """Every training score that was earned by training, in no order that matters."""
+    """Return every training score that a slice of training earned, in no particular order."""
     return [v.score for v in history.versions if v.score is not None and v.kind == "slice"]
 
 
 def member_scores(history: History, member: int) -> tuple[Floats, Floats]:
-    """The training score of the weights that a member holds, from each of its agent steps on.
+    """Return the training score of the weights that a member holds, over its agent steps.
 
-    A copy changes the score at once: to the donor's. A restore takes back what came after.
+    A copy changes the score to the donor's at once. A restore removes the scores after it.
 
     Returns:
-        Agent steps, strictly increasing, and scores; both empty before the first score.
+        Agent steps, strictly increasing, and the score in force from each of them on. Both are
+        empty before the first score.
     """
     versions = (v for v in history.versions if v.member == member)
     return standing(
@@ -65,10 +70,10 @@ def member_scores(history: History, member: int) -> tuple[Floats, Floats]:
 
 
 def standing(scored: Iterable[tuple[int, float | None]]) -> tuple[Floats, Floats]:
-    """A member's scores that nothing later replaced.
+    """Return a member's scores without those that a restore took back.
 
     Args:
-        scored: Agent steps of its versions in the order of their making, and the score, if any.
+        scored: Agent steps and score, if any, of the member's versions from the first to the last.
 
     Returns:
         Agent steps, strictly increasing, and scores.
@@ -86,22 +91,57 @@ def standing(scored: Iterable[tuple[int, float | None]]) -> tuple[Floats, Floats
 
 
 def in_force(wanted: Floats, steps: Floats, values: Floats) -> Floats:
-    """The last value at or before each of the wanted steps; NaN before the first.
+    """Return the last value at or before each of the wanted steps, `[points]`.
 
     Args:
-        wanted: `[points]`.
-        steps: From which on a value is in force, increasing.
-        values: As many as `steps`; none at all is all NaN.
+        wanted: Steps to look at, `[points]`.
+        steps: Increasing steps from which on each value is in force.
+        values: Same length as `steps`. If empty, the result is all NaN.
+
+    Returns:
+        The values. NaN before the first step.
     """
     place = np.searchsorted(steps, wanted, side="right")
     return np.concatenate(([np.nan], values))[place]
 
 
-def population_curves(history: History, points: int = GRID_POINTS) -> PopulationCurves:
-    """All members' scores on one grid of agent steps.
+def best_and_median(
+    versions: Sequence[Version], interval: int, total_steps: int
+) -> list[tuple[int, float | None, float | None]]:
+    """Return the best and the median training score of a run's members over their agent steps.
 
-    A member that still trains is left out beyond its last step; one that diverged or failed keeps
-    the score of its last sound weights.
+    A member's score is the last one that it earned by training, whatever it copied since.
+
+    Args:
+        versions: Versions of all members.
+        interval: Agent steps between two points, the run's report interval.
+        total_steps: Agent steps of each member in the whole run, the last point.
+
+    Returns:
+        Agent steps per member, best score and median score of each point. The scores are None
+        before any member has one.
+    """
+    earned: dict[int, list[tuple[int, float | None]]] = {v.member: [] for v in versions}
+    for version in sorted(versions, key=lambda version: version.version):
+        if version.score is not None:
+            earned[version.member].append((version.agent_steps, version.score))
+    at = [*range(interval, total_steps, interval), total_steps]
+    # A slice ends up to one update after its interval.
+    steps = np.array(at) + (interval - 1) / 2
+    found = PopulationCurves(
+        steps, np.array([in_force(steps, *standing(own)) for own in earned.values()])
+    )
+    return [
+        (step, None, None) if np.isnan(best) else (step, float(best), float(median))
+        for step, best, median in zip(at, found.best, found.median, strict=True)
+    ]
+
+
+def population_curves(history: History, points: int = GRID_POINTS) -> PopulationCurves:
+    """Return all members' training scores on one grid of agent steps.
+
+    A member that still trains has no score beyond its last step. A member that diverged or failed
+    keeps the score of its last sound weights.
     """
     furthest = max((member.agent_steps for member in history.members), default=0)
     grid = np.linspace(0, furthest, points + 1)
@@ -113,28 +153,25 @@ def population_curves(history: History, points: int = GRID_POINTS) -> Population
     return PopulationCurves(grid, table)
 
 
-def hours_per_step(history: History) -> float:
-    """What an agent step took a worker on average, in hours; 0 before the first report."""
-    steps = sum(report.slice_steps for report in history.reports)
-    return sum(report.seconds for report in history.reports) / 3600 / steps if steps else 0.0
-
-
 def moving_mean(x: Floats, y: Floats, count: int) -> tuple[Floats, Floats]:
-    """The mean of the last `count` values (of 10 to begin with), at `CURVE_POINTS` places."""
+    """Return the moving mean of the last `count` values at up to `CURVE_POINTS` places.
+
+    Near the start, where there are fewer values, the mean is over at least 10 of them.
+    """
     if len(y) == 0:
         return x, y
     sums = np.concatenate(([0.0], np.cumsum(y)))
     ends = np.arange(1, len(y) + 1)
     starts = np.maximum(ends - count, 0)
     means = (sums[ends] - sums[starts]) / (ends - starts)
-    # The first few would be means of next to nothing.
+    # Means of fewer values would be noise.
     first = min(count, 10, len(y)) - 1
     kept = np.unique(np.linspace(first, len(y) - 1, CURVE_POINTS).round().astype(int))
     return x[kept], means[kept]
 
 
 def curve_pieces(history: History, member: int) -> Iterator[tuple[Floats, Floats]]:
-    """A member's episodes, cut where its weights were replaced: agent steps and returns."""
+    """Yield agent steps and returns of a member's episodes, cut where its weights were replaced."""
     episodes = {
         report.version: [e for e in report.episodes if e.counted]
         for report in history.reports
@@ -150,6 +187,6 @@ def curve_pieces(history: History, member: int) -> Iterator[tuple[Floats, Floats
 
 
 def returns(episodes: Sequence[Episode]) -> tuple[Floats, Floats]:
-    """Agent steps at which episodes finished, and what they returned."""
+    """Return the agent steps at which episodes finished, and their returns."""
     steps = np.array([episode.agent_steps for episode in episodes], np.float64)
     return steps, np.array([episode.episode_return for episode in episodes], np.float64)

@@ -1,4 +1,8 @@
-"""Figures of a study: scores of all runs, training curves, the winners' hyperparameters."""
+"""Figures of arms side by side: scores of all runs, training curves, hyperparameters.
+
+They show the arms of a study, or the groups of a comparison. A band is the mean over seeds with its
+pointwise 95 % bootstrap interval.
+"""
 
 import bisect
 import math
@@ -10,29 +14,49 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
-from experiments.analysis import aggregates, wording
+from experiments.analysis import aggregates, arms, wording
+from experiments.analysis.outcome import Curve, Schedule
 from experiments.pages import drawing
 
-Run = Mapping[str, Any]
-"""A line of scores.csv: panel, arm, seed, run, score."""
-Table = Sequence[Mapping[str, str]]
-
 GRID_POINTS = 41
-"""At which schedules are compared."""
+"""Points at which schedules are compared."""
+KINDS: Mapping[arms.Kind, str] = {
+    "score": "score in {}: mean of fresh episodes",
+    "training_score": "training score in {}, biased upward",
+}
+"""Labels of axes with scores."""
 
 
-def scores(described: Mapping[str, Any], runs: Sequence[Run]) -> Figure:
-    """Every run as a dot, every arm's interquartile mean with its interval; a panel each."""
-    panels = list(dict.fromkeys(arm["panel"] for arm in described["arms"]))
-    most = max(sum(arm["panel"] == panel for arm in described["arms"]) for panel in panels)
-    figure, rows = drawing.panels(len(panels), 0.45 * most + 0.5)
-    for axes, panel in zip(rows, panels, strict=True):
-        names = [arm["name"] for arm in described["arms"] if arm["panel"] == panel]
+def figures(tables: arms.Tables, title: str) -> dict[str, Figure]:
+    """Return all figures of a study by the names of their files.
+
+    The schedules are those of the reference.
+
+    Args:
+        tables: Tables of the study.
+        title: Title of the study.
+    """
+    drawn = {"scores.png": scores(tables, title), "curves.png": curves(tables)}
+    if (figure := schedules(tables, [tables.reference or ""])) is not None:
+        drawn["schedules.png"] = figure
+    return drawn
+
+
+def scores(tables: arms.Tables, title: str) -> Figure:
+    """Draw every run as a dot, and every arm's interquartile mean with its interval."""
+    panels = tables.panels
+    most = max(len(tables.names(panel)) for panel in panels)
+    figure, made = drawing.grid(
+        len(panels), 1, 0.45 * most + 0.5, share_steps=bool(tables.environment)
+    )
+    for [axes], panel in zip(made, panels, strict=True):
+        names = tables.names(panel)
         labels = []
         for place, name in enumerate(names):
-            own = [run["score"] for run in runs if (run["panel"], run["arm"]) == (panel, name)]
-            labels.append(f"{name}\nn = {len(own)}")
+            own = list(tables.scores(panel, name).values())
+            labels.append(f"{wording.shortened(name, 40)}\nn = {len(own)}")
             if not own:
                 continue
             spread = np.linspace(-0.16, 0.16, len(own)) if len(own) > 1 else np.zeros(1)
@@ -41,138 +65,206 @@ def scores(described: Mapping[str, Any], runs: Sequence[Run]) -> Figure:
             if not math.isnan(low):
                 axes.hlines(place, low, high, color=drawing.POPULATION, linewidth=3)
             axes.plot(aggregates.iqm(own), place, "D", color=drawing.POPULATION, ms=6)
-        axes.set_yticks(range(len(names)), labels)
+        axes.set_yticks(range(len(names)), labels, parse_math=False)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
-        if panel:
+        if panel and tables.environment:
             axes.set_title(panel, loc="left", fontsize=10, color=drawing.INK)
-    rows[-1].set_xlabel(f"score in {described['world']}: mean of fresh episodes")
-    drawing.title(figure, described["title"])
-    drawing.legend(
-        figure,
-        [
-            drawing.dot(drawing.OTHERS, "a run"),
-            Line2D(
-                [],
-                [],
-                color=drawing.POPULATION,
-                marker="D",
-                linewidth=3,
-                label="interquartile mean, 95 % interval over seeds",
-            ),
-        ],
-    )
+        if panel == panels[-1] or not tables.environment:
+            label = KINDS[tables.kind(panel)].format(tables.environment or panel)
+            axes.set_xlabel(label, parse_math=False)
+    drawing.title(figure, title)
+    what = "interquartile mean, 95 % interval over seeds"
+    mean = Line2D([], [], color=drawing.POPULATION, marker="D", linewidth=3, label=what)
+    drawing.legend(figure, [drawing.dot(drawing.OTHERS, "a run"), mean])
     return figure
 
 
-def curves(described: Mapping[str, Any], runs: Sequence[Run], table: Table) -> Figure:
-    """Best and median training score of the members over their steps: mean over seeds."""
-    points: dict[str, list[tuple[int, dict[str, float]]]] = {}
-    for line in table:
-        values = {name: float(line[name]) for name in ("best", "median") if line[name]}
-        points.setdefault(line["run"], []).append((int(line["agent_steps"]), values))
-    arms = [(arm["panel"], arm["name"]) for arm in described["arms"]]
-    columns = list(dict.fromkeys(panel for panel, _ in arms))
-    figure, grid = drawing.grid(2, len(columns), 2.3)
-    colours = {name: place for place, name in enumerate(dict.fromkeys(name for _, name in arms))}
-    labels: dict[str, str] = {}
-    for panel, name in arms:
-        own = [run["run"] for run in runs if (run["panel"], run["arm"]) == (panel, name)]
-        labels[name] = f"{name}, n = {len(own)}"
-        colour = drawing.SERIES[colours[name] % len(drawing.SERIES)]
-        for row, kind in enumerate(("best", "median")):
-            axes = grid[row][columns.index(panel)]
-            _band(axes, [points[run] for run in own if run in points], kind, colour)
-    for row, kind in enumerate(("best", "median")):
-        grid[row][0].set_ylabel(f"{kind} member")
-    for column, panel in enumerate(columns):
-        grid[0][column].set_title(panel, loc="left", fontsize=10, color=drawing.INK)
-        drawing.steps_axis(grid[1][column], "agent steps of each member", bins=5)
+def curves(tables: arms.Tables) -> Figure:
+    """Draw best and median training score of the members over their steps, a column per panel."""
+    kinds = ("best", "median")
+    figure, grid = drawing.grid(2, len(tables.panels), 2.3)
+    for row, kind in zip(grid, kinds, strict=True):
+        for axes, panel in zip(row, tables.panels, strict=True):
+            _draw_arms(axes, tables, panel, kind)
+        row[0].set_ylabel(f"{kind} member")
+    for top, bottom, panel in zip(*grid, tables.panels, strict=True):
+        top.set_title(panel, loc="left", fontsize=10, color=drawing.INK)
+        drawing.steps_axis(bottom, "agent steps of each member", bins=5)
     drawing.title(figure, "Training scores: mean and 95 % interval over seeds")
-    drawing.legend(
-        figure,
-        [
-            Line2D([], [], color=drawing.SERIES[place % len(drawing.SERIES)], label=labels[name])
-            for name, place in colours.items()
-        ],
-    )
+    drawing.legend(figure, _handles(tables))
     return figure
 
 
-def _band(
-    axes: Axes, runs: Sequence[Sequence[tuple[int, dict[str, float]]]], kind: str, colour: str
-) -> None:
-    """Mean and interval over runs at every step that all of them have."""
-    at: dict[int, list[float]] = {}
-    for run in runs:
-        for step, values in run:
-            if kind in values:
-                at.setdefault(step, []).append(values[kind])
-    shared = [step for step in sorted(at) if len(at[step]) == len(runs)]
-    if not shared:
-        return
-    axes.plot(shared, [float(np.mean(at[step])) for step in shared], color=colour, linewidth=1.8)
-    if len(runs) > 1:
-        ends = np.array([aggregates.interval(at[step], np.mean) for step in shared])
-        axes.fill_between(shared, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
+def curves_by_time(tables: arms.Tables) -> Figure:
+    """Draw the curves of `curves`, and the best over time of training; a row per panel.
 
-
-def schedules(described: Mapping[str, Any], runs: Sequence[Run], table: Table) -> Figure | None:
-    """The hyperparameters behind the reference arm's winners, every seed and their geometric mean.
-
-    None if its runs adapt none.
+    An agent that learns more from a step may take longer over it. The time is what workers spent
+    training a member, at the mean speed of the arm's runs.
     """
-    reference = described["reference"]
-    own = {run["run"]: run["seed"] for run in runs if run["arm"] == reference}
-    rows_of: dict[str, list[Mapping[str, str]]] = {}
-    for line in table:
-        if line["run"] in own:
-            rows_of.setdefault(line["run"], []).append(line)
-    if not rows_of:
+    ends = [(row, tables.curves[row.run]) for row in tables.rows if tables.curves[row.run]]
+    longest = max((_hours_per_step([row]) * curve[-1][0] for row, curve in ends), default=0.0)
+    units = (("hours", 1), ("minutes", 60), ("seconds", 3600))
+    unit, per_hour = next((one for one in units if longest * one[1] >= 2), units[-1])
+    figure, grid = drawing.grid(len(tables.panels), 3, 2.6, share_steps=False)
+    for (best, median, by_time), panel in zip(grid, tables.panels, strict=True):
+        _draw_arms(best, tables, panel, "best")
+        _draw_arms(median, tables, panel, "median")
+        _draw_arms(by_time, tables, panel, "best", per_hour)
+        best.set_ylabel(f"training score, {tables.environment or panel}", parse_math=False)
+        for axes in (best, median):
+            drawing.steps_axis(axes, "agent steps of each member", bins=4)
+        by_time.set_xlabel(f"{unit} per member")
+    for axes, text in zip(
+        grid[0], ("best member", "median member", "best member, by time"), strict=True
+    ):
+        axes.set_title(text, fontsize=10, loc="left", color=drawing.INK)
+    drawing.title(figure, "Training scores: mean and 95 % interval over seeds")
+    drawing.legend(figure, _handles(tables))
+    return figure
+
+
+def schedules(tables: arms.Tables, shown: Sequence[str]) -> Figure | None:
+    """Draw the hyperparameters behind the best members of some arms, one panel for each.
+
+    Thin lines are runs. A thick line is the geometric mean over an arm's runs, with its band.
+
+    Returns:
+        The figure, or None if no run of these arms has a schedule.
+    """
+    runs = {row.run: row for row in tables.rows if row.arm in shown and row.run in tables.schedules}
+    found = [arm for arm in shown if any(row.arm == arm for row in runs.values())]
+    if not found:
         return None
-    names = [name for name in table[0] if name not in ("run", "agent_steps")]
+    columns = [name for run in runs for name in tables.schedules[run][0] if name != "agent_steps"]
+    names = list(dict.fromkeys(columns))
+    styles, are_many = _styles(tables), len(found) > 1
     figure, panels = drawing.panels(len(names), 1.6)
     for axes, name in zip(panels, names, strict=True):
-        sampled = []
-        total = max(int(rows[-1]["agent_steps"]) for rows in rows_of.values())
-        grid = np.linspace(0, total, GRID_POINTS)
-        for rows in rows_of.values():
-            steps = [int(row["agent_steps"]) for row in rows]
-            values = [float(row[name]) for row in rows]
-            axes.plot(
-                steps, values, drawstyle="steps-post", color=drawing.OTHERS, linewidth=1, alpha=0.7
-            )
-            sampled.append([values[bisect.bisect_right(steps, step) - 1] for step in grid])
-        logs = np.log(sampled)  # [runs, grid]
-        axes.plot(grid, np.exp(logs.mean(axis=0)), color=drawing.BEST, linewidth=2)
-        if len(logs) > 1:
-            ends = np.exp([aggregates.interval(column, np.mean) for column in logs.T])
-            axes.fill_between(
-                grid, ends[:, 0], ends[:, 1], color=drawing.BEST, alpha=0.15, linewidth=0
-            )
-        axes.set_yscale("log")
-        narrow = np.ptp(logs) < np.log(50)
-        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if narrow else (1,)))
-        axes.yaxis.set_major_formatter(ticker.FuncFormatter(wording.value))
-        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+        given = {run: rows for run in runs if name in (rows := tables.schedules[run])[0]}
+        values = [row[name] for rows in given.values() for row in rows]
+        is_log = min(values) > 0
+        for arm in found:
+            own = {run: rows for run, rows in given.items() if runs[run].arm == arm}
+            for rows in own.values():
+                axes.plot(
+                    [row["agent_steps"] for row in rows],
+                    [row[name] for row in rows],
+                    drawstyle="steps-post",
+                    color=styles[arm]["color"] if are_many else drawing.OTHERS,
+                    linewidth=1,
+                    alpha=0.4 if are_many else 0.7,
+                )
+            counted = [rows for run, rows in own.items() if not runs[run].left_out]
+            style = styles[arm] if are_many else {"color": drawing.BEST}
+            if counted:
+                _draw_mean(axes, counted, name, is_log, style)
+        if is_log:
+            _log_axis(axes, min(values), max(values))
+            if are_many and max(values) < 4 * min(values):  # or there might be no tick
+                axes.set_ylim(min(values) / 2, 2 * max(values))
         axes.set_ylabel(name.replace("_", " "), parse_math=False)
     drawing.steps_axis(panels[-1], "agent steps of training behind the winner's weights")
-    drawing.title(figure, f"{reference}: what the winners trained with, n = {len(rows_of)}")
-    drawing.legend(
-        figure,
-        [
-            Line2D([], [], color=drawing.OTHERS, label="winner of a seed"),
-            Line2D([], [], color=drawing.BEST, linewidth=2, label="geometric mean, 95 % interval"),
-        ],
-    )
+    if are_many:
+        drawing.title(figure, "What the winners trained with")
+        drawing.legend(figure, _handles(tables))
+        return figure
+    drawing.title(figure, f"{found[0]}: what the winners trained with, n = {len(runs)}")
+    handles = [
+        Line2D([], [], color=drawing.OTHERS, label="winner of a seed"),
+        Line2D([], [], color=drawing.BEST, linewidth=2, label="geometric mean, 95 % interval"),
+    ]
+    drawing.legend(figure, handles)
     return figure
 
 
-def figures(
-    described: Mapping[str, Any], runs: Sequence[Run], curve: Table, schedule: Table
-) -> dict[str, Figure]:
-    """All figures of a study, by the names of their files."""
-    drawn = {"scores.png": scores(described, runs), "curves.png": curves(described, runs, curve)}
-    if (figure := schedules(described, runs, schedule)) is not None:
-        drawn["schedules.png"] = figure
-    return drawn
+def _draw_mean(
+    axes: Axes, runs: Sequence[Schedule], name: str, is_log: bool, style: dict[str, Any]
+) -> None:
+    """Draw the mean of a hyperparameter over runs with its band; geometric on a log axis."""
+    grid = np.linspace(0, max(rows[-1]["agent_steps"] for rows in runs), GRID_POINTS)
+    sampled = []
+    for rows in runs:
+        steps = [row["agent_steps"] for row in rows]
+        sampled.append([rows[bisect.bisect_right(steps, step) - 1][name] for step in grid])
+    values = np.log(sampled) if is_log else np.array(sampled)  # [runs, grid]
+    ends = aggregates.band(values)
+    mean, low, high = np.exp(ends) if is_log else ends
+    axes.plot(grid, mean, **style, linewidth=2)
+    if len(values) > 1:
+        axes.fill_between(grid, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _log_axis(axes: Axes, low: float, high: float) -> None:
+    axes.set_yscale("log")
+    narrow = high < 50 * low
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(wording.value))
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _draw_arms(
+    axes: Axes, tables: arms.Tables, panel: str, kind: str, per_hour: int | None = None
+) -> None:
+    """Draw a panel's arms as bands, and the runs that are left out as thin lines.
+
+    Args:
+        axes: Where to draw.
+        tables: The tables.
+        panel: Panel of the tables.
+        kind: "best" or "median".
+        per_hour: Units of time in an hour, for curves over time. None: over agent steps.
+    """
+    column = ("best", "median").index(kind) + 1
+    for arm in tables.names(panel):
+        rows = tables.runs(panel, arm)
+        scale = 1.0 if per_hour is None else per_hour * _hours_per_step(rows)
+        style = _styles(tables)[arm]
+        for row in rows:
+            if row.left_out:
+                steps, values = _shared([tables.curves[row.run]], column)
+                axes.plot(steps * scale, values[0], **style, linewidth=0.8, alpha=0.6)
+        steps, values = _shared(
+            [tables.curves[row.run] for row in rows if not row.left_out], column
+        )
+        if not len(steps):
+            continue
+        mean, low, high = aggregates.band(values)
+        axes.plot(steps * scale, mean, **style, linewidth=1.8)
+        if len(values) > 1:
+            axes.fill_between(
+                steps * scale, low, high, color=style["color"], alpha=0.15, linewidth=0
+            )
+
+
+def _shared(runs: Sequence[Curve], column: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the steps at which all runs have a score, and the scores `[runs, steps]`."""
+    scores = [{p[0]: p[column] for p in curve if p[column] is not None} for curve in runs]
+    steps = sorted(set.intersection(*map(set, scores))) if scores else []
+    return np.array(steps, float), np.array([[own[s] for s in steps] for own in scores], float)
+
+
+def _hours_per_step(rows: Sequence[arms.Row]) -> float:
+    """Return the mean hours of training per agent step of a member."""
+    steps = sum(row.agent_steps for row in rows)
+    return sum(row.seconds for row in rows) / 3600 / steps if steps else 0.0
+
+
+def _styles(tables: arms.Tables) -> dict[str, dict[str, Any]]:
+    """Return colour and dashes of every arm by its name, the same in all figures."""
+    found: dict[str, dict[str, Any]] = {}
+    for index, name in enumerate(dict.fromkeys(name for _, name in tables.arms)):
+        cycle, place = divmod(index, len(drawing.SERIES))
+        dashes = drawing.DASHES[cycle % len(drawing.DASHES)]
+        found[name] = {"color": drawing.SERIES[place], "ls": dashes}
+    return found
+
+
+def _handles(tables: arms.Tables) -> list[Line2D]:
+    """Return an entry of the legend for every arm."""
+    counts = {name: len(tables.counted(panel, name)) for panel, name in tables.arms}
+    styles = _styles(tables)
+    return [
+        Line2D([], [], **styles[name], label=f"{name}, n = {count}")
+        for name, count in counts.items()
+    ]

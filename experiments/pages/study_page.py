@@ -1,13 +1,16 @@
-"""The page of a study: its tables, its figures and what is said about it, as one HTML file."""
+"""The page of a study, and the parts of it that a comparison's page has, too."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments.analysis import arms
 from experiments.pages import drawing, markup
 from experiments.pages.markup import Column, Content, Html, element
 
+Part = tuple[str, str, list[Content]]
+"""Id, title and contents of a section. A section without contents is left out."""
 ALTERNATIVES: Mapping[str, str] = {
     "scores.png": "Every run of every arm as a dot, with interquartile means and intervals.",
     "curves.png": "Training scores of the best and the median member over agent steps, by arm.",
@@ -25,56 +28,95 @@ CAPTIONS: Mapping[str, str] = {
 
 def page(
     described: Mapping[str, Any],
-    header: Sequence[str],
-    panels: Sequence[tuple[str, Sequence[Sequence[str]]]],
+    tables: arms.Tables,
     notes: str,
     protocol: Sequence[str],
     drawn: Mapping[str, Figure],
 ) -> Html:
-    """The page.
+    """Return the page of a study.
 
     Args:
-        described: The study, from study.json.
-        header: Titles of the tables' columns.
-        panels: Name, which may be empty, and rows of each table.
-        notes: What a person says about it, in Markdown.
-        protocol: How it was done, one thing per line, in Markdown.
-        drawn: Figures by the names of their files; titles are taken off.
+        described: Contents of study.json.
+        tables: Tables of the study.
+        notes: What a person says about the results, in Markdown.
+        protocol: How the study was done, one thing per line of Markdown.
+        drawn: Figures by the names of their files. Their titles are removed.
     """
     said = notes.strip().removeprefix("## What it shows").strip()  # the section is called so
-    tables = [_table(name or described["question"], header, rows) for name, rows in panels]
     done = (element("li", markup.markdown_line(line)) for line in protocol)
-    parts: list[tuple[str, str, list[Content]]] = [
-        ("scores", "Scores", [_figure(drawn, "scores.png"), *tables]),
-        ("paper", "The paper", [element("p", described["paper"])]),
-        ("notes", "What it shows", [markup.markdown(said)] if said else []),
-        ("curves", "Training", [_figure(drawn, "curves.png"), _figure(drawn, "schedules.png")]),
-        ("how", "Protocol", [element("ul", *done)]),
-    ]
-    parts = [part for part in parts if part[2]]
-    return markup.document(
+    training: list[Content] = [figure(drawn, name) for name in ("curves.png", "schedules.png")]
+    return document(
+        f"A study in {described['world']}",
         described["title"],
-        element(
-            "header",
-            element("p", f"A study in {described['world']}", class_="kind"),
-            element("h1", described["title"]),
-            element("p", described["question"], class_="lede"),
-            markup.contents((id_, title) for id_, title, _ in parts),
-        ),
-        element(
-            "main", *(markup.section(title, *content, id_=id_) for id_, title, content in parts)
-        ),
-        element("footer", "Made from study.json and the tables beside this page."),
+        described["question"],
+        [
+            ("scores", "Scores", scores(tables, described["question"], drawn)),
+            ("paper", "The paper", [element("p", described["paper"])]),
+            ("notes", "What it shows", [markup.markdown(said)] if said else []),
+            ("curves", "Training", training),
+            ("how", "Protocol", [element("ul", *done)]),
+        ],
+        "Made from study.json and the tables beside this page.",
     )
 
 
-def _table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
-    columns = [Column(title, is_number=place > 0) for place, title in enumerate(header)]
-    return markup.table(caption, columns, rows, wide=True)
+def document(
+    kind: str,
+    title: str,
+    lede: str,
+    parts: Sequence[Part],
+    footer: str,
+    warnings: Sequence[str] = (),
+) -> Html:
+    """Return a whole page.
+
+    Args:
+        kind: What the page is, above its title.
+        title: Title of the page.
+        lede: What the page is about, below its title.
+        parts: Sections.
+        footer: Last line.
+        warnings: What must be known before any number is read.
+    """
+    shown = [part for part in parts if part[2]]
+    return markup.document(
+        title,
+        element(
+            "header",
+            element("p", kind, class_="kind"),
+            element("h1", title),
+            element("p", lede, class_="lede"),
+            *(element("p", warning, class_="warning") for warning in warnings),
+            markup.contents((id_, name) for id_, name, _ in shown),
+        ),
+        element("main", *(markup.section(name, *content, id_=id_) for id_, name, content in shown)),
+        element("footer", footer),
+    )
 
 
-def _figure(drawn: Mapping[str, Figure], name: str) -> Html | None:
+def scores(
+    tables: arms.Tables, question: str, drawn: Mapping[str, Figure], caption: str | None = None
+) -> list[Content]:
+    """Return the figure with all scores, and the table of each panel.
+
+    Args:
+        tables: The tables.
+        question: Caption of a table whose panel has no name.
+        drawn: Figures by the names of their files.
+        caption: Caption of the figure instead of the usual one.
+    """
+    made: list[Content] = [figure(drawn, "scores.png", caption)]
+    for panel in tables.panels:
+        titles = arms.header(tables, panel)
+        columns = [Column(title, is_number=place > 0) for place, title in enumerate(titles)]
+        rows = arms.cells(tables, panel)
+        made.append(markup.table(panel or question, columns, rows, wide=True))
+    return made
+
+
+def figure(drawn: Mapping[str, Figure], name: str, caption: str | None = None) -> Html | None:
+    """Return a figure with its caption, or None if it was not drawn."""
     if name not in drawn:
         return None
     svg = drawing.svg(drawn[name], name.partition(".")[0])
-    return markup.figure(svg, ALTERNATIVES[name], CAPTIONS[name])
+    return markup.figure(svg, ALTERNATIVES[name], caption or CAPTIONS[name])

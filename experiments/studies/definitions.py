@@ -1,26 +1,8 @@
-"""The studies as data: which arms each one compares, in which world, with which budget.
+"""The studies as data: the arms that each compares, and settings and budget of the environment.
 
-World, budget, prior and hand-tuned setting of the default world are the constants below: they were
-fixed after pilots with seeds from 90 on, which no study uses, and before the studies' runs.
-
-**Default world: RepeatPrevious** (`envs/toy.py`): say at every step which of three symbols was
-shown two steps before, 12 times per episode; a published test of memory (POPGym, Morad et al. 2023,
-https://arxiv.org/abs/2303.01859) at a small size. Why it is a fair one:
-
-- The present symbol says nothing of the answer, so the LSTM is needed: without memory the expected
-  return is -4, the best is 12.
-- All three hyperparameters matter. Of the grid that tuned the control (results/random-search,
-  tuning.csv), an unroll of 4, too short for the gradient to reach what is to be remembered, learned
-  nothing, 8 the most, and 16, with half the updates, less; a learning rate of 0.01 was far above
-  0.003 and 0.03, in a prior of three decades; the entropy cost matters least.
-- Every step but the first two has a reward and every episode is 14 steps long. So windows of ten
-  episodes are never older than a slice, long episodes do not lag behind short ones, and ten returns
-  can decide a t-test.
-- Learning is gradual and not over at the end of the budget: there is room above.
-- 960 steps of 32 worlds take one or two seconds of a core: all studies fit into hours. The price is
-  that agents, budgets and populations are far smaller than the paper's.
-
-Any other world starts from `experiments.worlds`; flags change budgets.
+The default environment's settings are constants below. They were fixed after pilots with seeds from
+90 on, which no study uses, and before the studies' runs. results/random-search/environment.md gives
+the reasons. Any other environment starts from `experiments.studies.defaults`.
 """
 
 import dataclasses
@@ -39,8 +21,8 @@ REPEAT_PREVIOUS = presets.GymConfig(
     population=8,
     num_envs=32,
     total_steps=30_720,
-    # 48 steps of all worlds. A window needs 64 counted episodes; those that run when a member
-    # copies finish uncounted: at most 3 x 14 steps.
+    # 48 steps of all environments. A window needs 64 counted episodes; those that run when a member
+    # copies finish uncounted, which takes at most 3 x 14 steps.
     report_interval=1_536,
     ready_interval=1_536,
     learning_rate=config.Range((1e-4, 1e-1), (1e-6, 1.0)),
@@ -52,40 +34,38 @@ TUNED: Mapping[str, tuple[str, ...]] = {
     DEFAULT_ENV: ("learning_rate=0.01", "entropy_cost=0.01", "unroll_length=8"),
     "Pong": ("learning_rate=0.005", "entropy_cost=0.01", "unroll_length=5"),
 }
-"""Hand-tuned fixed settings.
-
-RepeatPrevious: the best of a grid of learning rate 0.003, 0.01, 0.03, entropy cost 0.001, 0.01 and
-unroll length 4, 8, 16, by 30 fresh episodes of one member each with seed 95 at the studies' budget.
-These 18 member runs, more than twice those of a run with 8 members, are not charged to it: the
-control is favoured. Pong: `results/atari-pong`."""
+"""Hand-tuned fixed settings by environment: see results/random-search/environment.md and
+results/atari-pong."""
 
 Setting = Literal["drawn", "tuned", "middle", "final", "schedule"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: the world's settings but for what is named here."""
+    """One side of a comparison, as differences from the environment's settings."""
 
     name: str
     panel: str = ""
-    """Which part of the study it belongs to, where there are several."""
+    """Part of the study that the arm belongs to, if there are several."""
     exploit: run.Exploit = "t-test"
     copy: run.Copy = "both"
     population: int | None = None
-    """Members; None: the world's."""
+    """Number of members. None: the environment's."""
     equal_total: bool = False
-    """The world's agent steps of a whole population are shared among the members, however many;
-    otherwise each member has the world's steps per member."""
+    """Whether the members share the agent steps of the environment's whole population. Otherwise
+    each member has the environment's steps per member."""
     ready_factor: int = 1
-    """Ready so many times less often."""
+    """Factor of the environment's ready interval."""
     setting: Setting = "drawn"
-    """Hyperparameters: "drawn" from the prior; otherwise the same for all members: "tuned" by hand;
-    the "middle" of the prior; "final" values of the winner of the PBT run with the same seed; or
-    that winner's whole "schedule"."""
+    """Source of the hyperparameters.
+
+    "drawn": each member draws from the prior. "tuned": the hand-tuned setting. "middle": the middle
+    of the prior. "final": last values of the winner of the PBT run with the same seed. "schedule":
+    the whole schedule of that winner. All but "drawn" are the same for all members."""
 
     @property
     def needs_winner(self) -> bool:
-        """Whether a PBT run must have ended before."""
+        """Whether the PBT run with the same seed must have ended before."""
         return self.setting in ("final", "schedule")
 
 
@@ -95,19 +75,19 @@ RANDOM_SEARCH = Arm("random search", exploit="none")
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Arms that are compared, each with the first of its panel's reference."""
+    """Arms that are compared with the reference of their panel."""
 
     title: str
     question: str
     arms: tuple[Arm, ...]
     reference: str
-    """Name of the arm that the others are compared with, in every panel."""
+    """Name of the arm that the others of its panel are compared with."""
     paper: str
-    """Where the paper asks the same, and what it found."""
+    """Figure of the paper that asks the same, and its finding."""
 
     @property
     def panels(self) -> tuple[str, ...]:
-        """Their names, in order."""
+        """Names of the panels, in order."""
         return tuple(dict.fromkeys(arm.panel for arm in self.arms))
 
 
@@ -202,7 +182,7 @@ def base_settings(
         changes: Fields of `config.PopulationConfig` to change; None leaves a field as it is.
 
     Raises:
-        ValueError: There is no such environment or agent, or the settings make no sense.
+        ValueError: There is no such environment or agent, or the settings do not fit.
     """
     settings = defaults.defaults(env_id, agent)
     if settings.learner_config().env_id == DEFAULT_ENV:
@@ -220,11 +200,11 @@ def arm_config(
     tuned: tuple[str, ...] | None,
     winner: schedule.Schedule | None,
 ) -> run.RunConfig:
-    """Return what the engine is told of an arm's run.
+    """Return the engine's settings of an arm's run.
 
     Args:
         arm: The arm.
-        base: From `base_settings`.
+        base: Settings from `base_settings`.
         seed: Seed of the run. Arms with the same seed begin with the same draws and weights.
         tuned: The hand-tuned setting, for the arm that needs it.
         winner: Schedule that the PBT run with this seed found, for arms that need it.
@@ -261,7 +241,7 @@ def arm_config(
 
 
 def middle(settings: config.PopulationConfig) -> tuple[str, ...]:
-    """The median of each hyperparameter's prior, as fixed values: what the prior alone advises."""
+    """Return the median of each hyperparameter's prior, as fixed values."""
     found = []
     for name, dimension in settings.search_space().dimensions.items():
         if isinstance(dimension, space.LogUniform):

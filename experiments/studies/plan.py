@@ -1,7 +1,7 @@
-"""The runs that studies ask for: which there are, which are done, and how long the rest takes.
+"""The runs that studies need: which there are, which are done, and how long the rest takes.
 
-Every arm and seed is an ordinary run directory, named by its settings, so that arms that are the
-same are one run, whichever study asks for it.
+Every arm and seed is an ordinary run directory, named by its settings. Arms with the same settings
+are one run, whichever study asks for it.
 """
 
 import dataclasses
@@ -15,29 +15,30 @@ from pathlib import Path
 import torch
 
 from experiments import config, launch
-from experiments.analysis import provenance, schedule, tasks
+from experiments.analysis import outcome, provenance, schedule, tasks
 from experiments.members import learner
-from experiments.studies import conclude, definitions, outcome
+from experiments.studies import conclude, definitions
 from pbt import local, process, run, space, store, worker
 
 LOCK_NAME = ".study.lock"
-"""In a run's directory: held by the process whose turn it is to train the run."""
+"""Lock file in a run's directory, held by the process that trains the run."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a command asks for."""
+    """Settings of a command, and the runs that follow from them."""
 
     base: config.PopulationConfig
     """Settings that the arms start from."""
     tuned: tuple[str, ...] | None
-    """None or nothing: that arm is left out."""
+    """Hand-tuned setting. Without one, the arm "hand-tuned" is left out."""
     run_dir: Path
-    """Where the runs of this world are."""
+    """Directory of the run directories of this environment."""
     workers: int
+    """Processes per run."""
 
     def arms_of(self, study: str) -> list[definitions.Arm]:
-        """The arms that can be run here."""
+        """Return the arms of a study that can be run here."""
         return [
             arm for arm in definitions.STUDIES[study].arms if self.tuned or arm.setting != "tuned"
         ]
@@ -45,11 +46,11 @@ class Plan:
     def run_config(
         self, arm: definitions.Arm, seed: int, winner: schedule.Schedule | None
     ) -> run.RunConfig:
-        """What the engine is told of an arm's run."""
+        """Return the settings of an arm's run; arguments as in `definitions.arm_config`."""
         return definitions.arm_config(arm, self.base, seed, self.tuned, winner)
 
     def done(self, arm: definitions.Arm, seed: int) -> tuple[str, outcome.Outcome] | None:
-        """Name and outcome of an arm's run, if it is over."""
+        """Return name and outcome of an arm's run, or None if it has not ended."""
         winner = None
         if arm.needs_winner:
             found = self.done(definitions.PBT, seed)
@@ -63,16 +64,22 @@ class Plan:
     def complete(
         self, arm: definitions.Arm, seed: int, *, wait: bool = True
     ) -> tuple[str, outcome.Outcome] | None:
-        """Train an arm's run to its end, and first what it needs; or read it if it is there.
+        """Train an arm's run to its end, after the run that it needs, if any.
 
-        Two processes never train one run at the same time: a run that repeats exactly would not.
+        Two processes never train one run at the same time, since such a run would not repeat
+        exactly.
+
+        Args:
+            arm: The arm.
+            seed: Seed of the run.
+            wait: Whether to wait for another process that trains the run.
 
         Returns:
-            As `done`; None if another process is at it and we do not `wait`.
+            Name and outcome of the run, or None if another process trains it.
 
         Raises:
-            ValueError: the directory holds something else, or the run has no score.
-            SystemExit: it was interrupted, or its population died.
+            ValueError: The directory holds something else, or the run has no score.
+            SystemExit: The run was interrupted, or its population died.
         """
         if found := self.done(arm, seed):
             return found
@@ -98,56 +105,52 @@ class Plan:
             return name, conclude.conclude(directory)
 
     def jobs(self, studies: Sequence[str], seeds: int) -> Iterator[tuple[definitions.Arm, int]]:
-        """Every arm and seed of some studies, each once; seed by seed."""
+        """Yield every arm and seed of some studies once, seed by seed."""
         for seed in range(seeds):
             listed: set[definitions.Arm] = set()
-            for study in studies:
-                for arm in self.arms_of(study):
-                    # Its name and panel make no other run of it.
-                    bare = dataclasses.replace(arm, name="", panel="")
-                    size = arm.population or self.base.population
-                    if size == self.base.population:
-                        bare = dataclasses.replace(bare, population=None, equal_total=False)
-                    if bare not in listed:
-                        listed.add(bare)
-                        yield arm, seed
+            for arm in (arm for study in studies for arm in self.arms_of(study)):
+                bare = dataclasses.replace(arm, name="", panel="")  # which change nothing in a run
+                if arm.population in (None, self.base.population):
+                    bare = dataclasses.replace(bare, population=None, equal_total=False)
+                if bare not in listed:
+                    listed.add(bare)
+                    yield arm, seed
 
     def estimate(self, studies: Sequence[str], seeds: int) -> str:
-        """Member runs, agent steps, what is done and how many hours are left, in words."""
+        """Return in words what some studies take: runs, agent steps, and hours that are left."""
         members = steps = done_members = left_steps = runs = 0
         recorded_s = recorded_steps = 0.0
         for arm, seed in self.jobs(studies, seeds):
             drawn = dataclasses.replace(arm, setting="drawn")
             settings = definitions.arm_config(drawn, self.base, seed, None, None)
-            runs += 1
-            members += settings.population
-            steps += settings.population * settings.total_steps
+            total = settings.population * settings.total_steps
+            runs, members, steps = runs + 1, members + settings.population, steps + total
             if found := self.done(arm, seed):
                 done_members += settings.population
                 recorded_s += found[1].seconds
                 recorded_steps += found[1].agent_steps
             else:
-                left_steps += settings.population * settings.total_steps
+                left_steps += total
         if recorded_steps:
             pace, source = recorded_s / recorded_steps, "from the seconds of finished runs"
         else:
             pace, source = _measured_pace(self.base), "from a few seconds of training just now"
-        hours = left_steps * pace / 3600
         return (
             f"{', '.join(studies)} in {self.base.learner_config().env_id}: {runs} runs, {members} "
             f"member runs, {steps:,} agent steps; {done_members} member runs are done\n"
-            f"left: {left_steps:,} agent steps, about {hours:.2g} hours of one core "
-            f"({1 / pace:,.0f} agent steps per second, {source})"
+            f"left: {left_steps:,} agent steps, about {left_steps * pace / 3600:.2g} hours of one "
+            f"core ({1 / pace:,.0f} agent steps per second, {source})"
         )
 
 
 def train(run_dir: Path, workers: int) -> None:
-    """Train a run to its end; with one worker in this process, which saves its start.
+    """Train a run to its end.
 
-    That one uses one thread, whatever the machine has: sums of two add up in another order.
+    One worker trains in this process, which saves the start of another. It uses one thread on every
+    machine, because the order in which several threads add would change the sums.
 
     Raises:
-        SystemExit: it was interrupted, or its population died.
+        SystemExit: The run was interrupted, or its population died.
     """
     if workers > 1:
         if exit_code := local.run(run_dir, workers, say=lambda line: None):
@@ -162,7 +165,7 @@ def train(run_dir: Path, workers: int) -> None:
 
 
 def directory_name(run_config: run.RunConfig) -> str:
-    """A name that says what a run is: readable settings, a digest of all of them, the seed."""
+    """Return the name of a run's directory: some settings, a digest of all of them, the seed."""
     values = run_config.to_json()
     seed = values.pop("seed")
     values["task"] = tasks.original(run_config.task)  # a move of the factory makes no other run
@@ -180,7 +183,7 @@ def directory_name(run_config: run.RunConfig) -> str:
 
 
 def _measured_pace(base: config.PopulationConfig, seconds: float = 3.0) -> float:
-    """Seconds per agent step of one member at the middle of the prior."""
+    """Return the seconds that an agent step takes one member at the middle of the prior."""
     values = config.parse_fixed(definitions.middle(base))
     member = learner.make_task(base.learner_config().to_json(), 0, 0)
     try:

@@ -1,4 +1,4 @@
-"""Runs of fresh agents that follow a schedule, or keep its last values."""
+"""Settings of runs that follow a schedule of hyperparameters or keep its last values."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from pbt import run, space
 
 
 def follow(base: run.RunConfig, followed: schedule.Schedule, members: int) -> run.RunConfig:
-    """Return a run whose members follow a schedule, and otherwise are as `base` says.
+    """Return the settings of a run whose members follow a schedule, and are as in `base` otherwise.
 
     Raises:
         ValueError: The agent has other hyperparameters than the schedule.
@@ -23,7 +23,7 @@ def follow(base: run.RunConfig, followed: schedule.Schedule, members: int) -> ru
 
 
 def freeze(base: run.RunConfig, followed: schedule.Schedule, members: int) -> run.RunConfig:
-    """Return a run whose hyperparameters are fixed at a schedule's last values.
+    """Return the settings of a run whose hyperparameters are fixed at a schedule's last values.
 
     Raises:
         ValueError: The agent has other hyperparameters than the schedule.
@@ -38,7 +38,7 @@ def freeze(base: run.RunConfig, followed: schedule.Schedule, members: int) -> ru
 
 
 def _alone(base: run.RunConfig, members: int) -> run.RunConfig:
-    """Return a run in which nobody copies; what copying would need is left at its defaults."""
+    """Return the settings without copying; what copying would need is left at its defaults."""
     return dataclasses.replace(
         base,
         population=members,

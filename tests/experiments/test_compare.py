@@ -12,8 +12,8 @@ import pytest
 
 import projection_run as runs
 from experiments import compare
-from experiments.analysis import aggregates, comparison, scores, tasks
-from experiments.pages import comparison_figures, comparison_page
+from experiments.analysis import aggregates, arms, comparison, scores, tasks
+from experiments.pages import comparison_page, study_figures
 from html_check import check
 from pbt import space, store
 
@@ -64,48 +64,54 @@ def evaluated(run_dir, returns):
     )
 
 
-def arms(folder, *names):
+def dirs(folder, *names):
     found = [folder / f"{name}-{seed}" for name in names for seed in range(3)]
     return [path for path in found if path.exists()]
 
 
+def tables(given, names=()):
+    return comparison.tables(comparison.groups(comparison.read(given, names)))
+
+
 def test_the_whole_comparison(folder, tmp_path, capsys):
-    given = [str(path) for path in arms(folder, "pbt", "none")]
+    given = [str(path) for path in dirs(folder, "pbt", "none")]
     for index, path in enumerate(given):
         evaluated(Path(path), [index, index + 1.5])
     out = tmp_path / "out"
     assert compare.main([*given, "--out", str(out)]) == 0
-    names = {"index.html", "learning_curves.png", "schedules.png", "scores.csv"}
-    assert {path.name for path in out.iterdir()} == names
-    for name in ("learning_curves.png", "schedules.png"):
+    figures = {"scores.png", "curves.png", "schedules.png"}
+    csv_files = {"scores.csv", "curves.csv", "schedules.csv"}
+    assert {path.name for path in out.iterdir()} == {"index.html"} | figures | csv_files
+    for name in figures:
         assert matplotlib.image.imread(out / name).std() > 0.05
     elements, words = check((out / "index.html").read_text(encoding="utf-8"))
-    assert [tag for tag, _ in elements].count("svg") == 2
-    assert "biased upward" not in words.partition("Scores")[2].partition("Learning curves")[0]
+    assert [tag for tag, _ in elements].count("svg") == 3
+    assert "biased upward" not in words.partition("Scores")[2].partition("Training scores, by")[0]
     printed = capsys.readouterr().out
     means = [index + 0.75 for index in range(5)]
     low, high = aggregates.interval(means[:3])
-    assert f"pbt: 1.75 (95 % interval {low:.2f} to {high:.2f}), n = 3" in printed
-    assert (
-        "P(pbt > none) = 0.00 (95 % interval 0.00 to 0.00), fresh episodes, n = 3 and 2" in printed
-    )
-    assert "No two groups" not in printed + words
+    assert f"| pbt | 3 | 1.75 ({low:.2f} to {high:.2f}) |" in printed
+    assert "P(pbt > arm)" in printed
+    assert "| 0.00 (0.00 to 0.00) |" in printed
     for text in (printed, words):
         assert "really about 50 % with 2 seeds, 75 % with 3 seeds" in text
-    # Paired over seeds 0 and 1: 0.75 - 3.75 and 1.75 - 4.75.
-    assert "-3.00" in words
+        # Paired over seeds 0 and 1: 0.75 - 3.75 and 1.75 - 4.75.
+        assert "-3.00 (-3.00 to -3.00)" in text
     with (out / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["group"] for row in rows] == ["pbt"] * 3 + ["none"] * 2
+    assert [row["arm"] for row in rows] == ["pbt"] * 3 + ["none"] * 2
+    assert [row["run"] for row in rows] == given
     assert [float(row["score"]) for row in rows] == means
     assert [row["seed"] for row in rows] == ["0", "1", "2", "0", "1"]
+    with (out / "curves.csv").open() as file:
+        assert {row["run"] for row in csv.DictReader(file)} == set(given)
     assert "exploittruncationnone" in words  # the table of what differs
     assert "ready_interval" not in words  # the same in both
 
 
 def test_nothing_in_the_runs_changes(folder, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    given = [str(path) for path in arms(folder, "pbt")]
+    given = [str(path) for path in dirs(folder, "pbt")]
     assert compare.main([*given, "--out", str(tmp_path / "out")]) == 0
     after = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.suffix not in ("-wal", "-shm")}
     assert {p: t for p, t in after.items() if p.is_file()} == {
@@ -115,57 +121,62 @@ def test_nothing_in_the_runs_changes(folder, tmp_path):
 
 @pytest.mark.parametrize("kind", ["fresh", "training"])
 def test_statistics_are_those_of_the_groups(folder, kind):
-    given = arms(folder, "pbt", "none")
+    given = dirs(folder, "pbt", "none")
     fresh = dict(zip(given, [5.0, 1.0, 3.0, 2.0, 1.0], strict=True))
     if kind == "fresh":
         for path, mean in fresh.items():
             evaluated(path, [mean - 1, mean + 1])
-    found = comparison.groups(comparison.read(given))
-    assert [(group.name, len(group.runs)) for group in found] == [("pbt", 3), ("none", 2)]
-    values = {group.name: [run.score(kind) for run in group.runs] for group in found}
+    found = tables(given)
+    assert found.arms == [("", "pbt"), ("", "none")]
+    assert found.kind("") == ("score" if kind == "fresh" else "training_score")
+    pbt, none = (list(found.scores("", name).values()) for name in ("pbt", "none"))
     if kind == "fresh":
-        assert [*values["pbt"], *values["none"]] == list(fresh.values())
-    for one in comparison.group_scores(found):
-        assert one.kind == kind
-        assert one.iqm == pytest.approx(np.mean(values[one.group.name]))  # too few to trim
-        assert one.interval == aggregates.interval(values[one.group.name])
+        assert [*pbt, *none] == list(fresh.values())
+    else:
+        histories = [run.history for run in comparison.read(given)]
+        earned = [scores.training_score(history).mean for history in histories]
+        assert [*pbt, *none] == pytest.approx(earned, rel=1e-5)
+    cells = arms.cells(found, "")
+    for values, line in zip((pbt, none), cells, strict=True):
+        low, high = aggregates.interval(values)
+        assert line[1] == str(len(values))
+        assert line[2] == f"{np.mean(values):.2f} ({low:.2f} to {high:.2f})"  # too few to trim
     if kind == "training":
-        assert comparison.pairs(found) == []  # who is ahead by what chose it may not be better
+        assert len(cells[0]) == 6  # who is ahead by what chose it may not be better
         return
-    (pair,) = comparison.pairs(found)
-    wins = [(x > y) + (x == y) / 2 for x, y in itertools.product(values["pbt"], values["none"])]
-    assert pair.probability == pytest.approx(np.mean(wins))
-    differences = np.subtract(values["pbt"][:2], values["none"])
-    assert pair.seeds == (0, 1)
-    assert pair.difference == pytest.approx(differences.mean())
-    assert pair.difference_interval == aggregates.paired_interval(differences)
+    assert cells[0][6:] == ["", ""]
+    wins = [(x > y) + (x == y) / 2 for x, y in itertools.product(pbt, none)]
+    assert cells[1][7].startswith(f"{np.mean(wins):.2f} (")
+    differences = np.subtract(pbt[:2], none)
+    low, high = aggregates.paired_interval(differences)
+    assert cells[1][6] == f"{differences.mean():.2f} ({low:.2f} to {high:.2f})"
 
 
 def test_fresh_and_training_scores_are_never_mixed(folder, capsys, tmp_path):
-    given = arms(folder, "pbt", "none")
+    given = dirs(folder, "pbt", "none")
     for path in given[:-1]:
         evaluated(path, [1.0, 2.0])
-    found = comparison.groups(comparison.read(given))
-    assert {one.kind for one in comparison.group_scores(found)} == {"training"}
+    assert tables(given).kind("") == "training_score"
     assert compare.main([*map(str, given), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     _, words = check((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     for text in (printed, words):
         assert "1 of 5 runs has not been evaluated" in text
         assert f"python -m experiments.evaluate {given[-1]} --save" in text
-        assert "training scores, biased upward" in text
-        assert "No two groups are compared: that takes fresh episodes of every run" in text
-    assert "P(" not in printed
-    assert "Every two groups" not in words
+        assert "IQM of training scores" in text
+        assert "biased upward" in text
+        assert "no group is said to be better than another" in text
+        assert "P(" not in text
+        assert "minus arm" not in text
     evaluated(given[-1], [1.0, 2.0])
-    found = comparison.groups(comparison.read(given))
-    assert {one.kind for one in comparison.group_scores(found)} == {"fresh"}
-    assert comparison.pairs(found)[0].probability == 0.5
+    found = tables(given)
+    assert found.kind("") == "score"
+    assert arms.cells(found, "")[1][7].startswith("0.50 (")
 
 
 def test_all_runs_without_fresh_episodes_are_named_in_one_command(made):
-    given = [str(path) for path in arms(made, "pbt", "none")]
-    printed = compare.text(comparison.groups(comparison.read([Path(path) for path in given])))
+    given = [str(path) for path in dirs(made, "pbt", "none")]
+    printed = compare.text(tables([Path(path) for path in given]))
     assert "the runs have not been evaluated" in printed
     command = f'for run in {" ".join(given)}; do python -m experiments.evaluate "$run" --save; done'
     assert command in printed
@@ -190,19 +201,17 @@ def test_replays_show_their_schedules(tmp_path):
         config = {"task": tasks.SCHEDULED, "space": space.Space({}), "exploit": "none"}
         made.append(make(tmp_path / str(number), number, **config, task_config=given))
     made.append(make(tmp_path / "pbt", task_config={"env_id": "Catch"}))
-    for chosen in (made, made[:2]):  # beside a run with priors, and alone
+    for chosen in (made, made[:2]):  # beside a run that adapts, and alone
         found = comparison.groups(comparison.read(chosen))
-        figure = comparison_figures.schedules(found)
+        shown = comparison.tables(found)
+        figure = study_figures.schedules(shown, [name for _, name in shown.arms])
         rates = [
-            line.get_ydata().tolist()
-            for axes in figure.axes[: len(chosen)]
-            for line in axes.lines
+            list(line.get_ydata())
+            for line in figure.axes[0].lines
             if line.get_drawstyle() == "steps-post"
         ]
         assert rates[:2] == [[0.001, 0.0005, 0.0005], [0.004, 0.002, 0.002]]
-        assert {axes.get_yscale() for axes in figure.axes[: len(chosen)]} == {"log"}
-        told = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-        assert ("prior" in told) == (chosen is made)
+        assert {axes.get_yscale() for axes in figure.axes} == {"log"}
         (row,) = (row for row in comparison.differing_settings(found) if "schedule" in row[0])
         assert all(len(text) < 40 for text in row[1])
         assert row[1][0] != row[1][1]
@@ -215,41 +224,79 @@ def test_single_runs_are_n_1(folder, tmp_path, capsys):
     given = [str(folder / name) for name in ("pbt-0", "none-0")]
     assert compare.main([*given, "--out", str(tmp_path / "out")]) == 0
     _, words = check((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
-    assert words.count("none: one seed") == 2
-    assert "Every line is one run: n = 1" in words
-    assert "No two groups are compared" in words
     printed = capsys.readouterr().out
-    assert "n = 1" in printed
-    assert "P(" not in printed
-    assert "nan" not in printed + words
+    for text in (printed, words):
+        assert text.count("none for n = 1") == 2
+        assert "One seed: pbt-0, none-0. What separates single runs" in text
+        assert "nan" not in text
+
+
+def test_single_runs_are_not_compared_by_fresh_episodes_either(folder):
+    given = [*dirs(folder, "pbt")[:2], folder / "none-0"]
+    for path in given:
+        evaluated(path, [1.0, 2.0])
+    assert arms.cells(tables(given), "")[1][6:] == ["", ""]
 
 
 @pytest.mark.parametrize("other", ["breakout", "sticky"])
-def test_scores_of_different_worlds_are_not_compared(folder, tmp_path, capsys, other):
-    given = [*arms(folder, "pbt"), folder / other]
+def test_scores_of_different_environments_are_not_compared(folder, tmp_path, capsys, other):
+    given = [*dirs(folder, "pbt"), folder / other]
+    for path in given:
+        evaluated(path, [1.0, 2.0])
     assert compare.main([*map(str, given), "--out", str(tmp_path / "out")]) == 0
-    assert "different worlds or protocols" in capsys.readouterr().out
+    printed = capsys.readouterr().out
     _, words = check((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
-    assert "none are pooled" in words
-    found = comparison.groups(comparison.read(given))
-    assert len(found) == 2
-    assert comparison.pairs(found) == []
+    for text in (printed, words):
+        assert "different environments or protocols" in text
+        assert "none are pooled" in text
+        assert "P(" not in text
+    found = tables(given)
+    assert len(found.panels) == 2
+    assert [len(found.names(panel)) for panel in found.panels] == [1, 1]
+
+
+def test_each_environment_has_a_scale_and_a_reference_of_its_own(folder, tmp_path):
+    given = [*dirs(folder, "pbt")[:2], *dirs(folder, "none"), folder / "breakout", folder / "other"]
+    make(folder / "other", 1, task_config={"env_id": "Breakout", "preset": "a3c2016"})
+    for path in given:
+        evaluated(path, [1.0, 2.0])
+    found = tables(given, ["a", "a", "b", "b", "c", "c"])
+    assert [arms.reference(found, panel) for panel in found.panels] == ["a", "c"]
+    assert "a minus arm" in arms.header(found, found.panels[0])[6]
+    drawn = comparison_page.figures(found, "all")
+    above, below = drawn["scores.png"].axes
+    assert not above.get_shared_x_axes().joined(above, below)
+    best, other = drawn["curves.png"].axes[0], drawn["curves.png"].axes[3]
+    assert not best.get_shared_y_axes().joined(best, other)
 
 
 def test_what_is_no_sample_of_its_own_is_left_out(folder, capsys, tmp_path):
     make(folder / "again", seed=1)  # trained anew with the settings and the seed of pbt-1
-    given = [*arms(folder, "pbt"), folder / "again", folder / "half"]
-    (group,) = comparison.groups(comparison.read(given))
-    assert [run.name for run in group.counted] == ["pbt-0", "pbt-1", "pbt-2"]
-    assert comparison.group_scores([group])[0].count == 3
+    given = [*dirs(folder, "pbt"), folder / "again", folder / "half"]
+    found = tables(given)
+    ((panel, name),) = found.arms
+    assert [row.run for row in found.counted(panel, name)] == [str(path) for path in given[:3]]
+    assert len(found.scores(panel, name)) == 3
     assert compare.main([*map(str, given), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    assert "Not finished, and left out of what is computed over seeds: half." in printed
-    assert "left out of what is computed over seeds: again." in printed
+    assert f"Not finished, and left out of all statistics: {folder / 'half'}." in printed
+    assert f"left out of all statistics: {folder / 'again'}." in printed
+    with (tmp_path / "out/scores.csv").open() as file:
+        reasons = [row["left_out"] for row in csv.DictReader(file)]
+    assert reasons == ["", "", "", "repeated seed", "not finished"]
+    curve = found.curves[str(folder / "half")]
+    assert 0 < len(curve) < len(found.curves[str(given[0])])  # as far as all members are
+
+
+def test_groups_of_one_name_are_told_apart(folder):
+    for seed in range(2):
+        (folder / f"none-{seed}").rename(folder / f"pbt-{seed + 5}")
+    given = [folder / f"pbt-{seed}" for seed in (0, 1, 5, 6)]
+    assert [name for _, name in tables(given).arms] == ["pbt-0 + pbt-1", "pbt-5 + pbt-6"]
 
 
 def test_names(folder, tmp_path):
-    given = arms(folder, "pbt", "none")
+    given = dirs(folder, "pbt", "none")
     names = ["ours", "ours", "ours", "theirs a", "theirs b"]
     found = comparison.groups(comparison.read(given, names))
     assert [group.name for group in found] == ["ours", "theirs"]
@@ -272,6 +319,8 @@ def bad_input(folder, tmp_path):
     (folder / "empty").mkdir()
     shutil.copytree(folder / "pbt-0", folder / "copy")
     (tmp_path / "file").write_text("")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/study.json").write_text("{}")
     one, two, other = (str(folder / name) for name in ("pbt-0", "pbt-1", "none-0"))
     return [
         ([], "two or more"),
@@ -286,6 +335,7 @@ def bad_input(folder, tmp_path):
         ([one, other, "--names", "a", "a"], "different settings: name them apart"),
         ([one, two, "--out", str(tmp_path / "file")], "is a file"),
         ([one, two, "--out", other], "is a run"),
+        ([one, two, "--out", str(tmp_path / "study")], "is a study"),
     ]
 
 

@@ -9,9 +9,9 @@ import pytest
 
 import projection_run as runs
 from experiments import gym
-from experiments.analysis import comparison, history, scores
+from experiments.analysis import comparison, curves, history, outcome, scores
 from experiments.members import evaluation
-from experiments.studies import conclude, outcome
+from experiments.studies import conclude
 from pbt import lineage, records, store
 
 TINY = (
@@ -30,7 +30,7 @@ def slow_curve(versions, interval, total_steps):
                 last[version.member] = version.score
         known = list(last.values())
         rows.append((steps, max(known), float(np.median(known))) if known else (steps, None, None))
-    return tuple(rows)
+    return rows
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -43,7 +43,7 @@ def test_the_curve_has_what_every_member_had_earned_by_then(tmp_path, seed):
     versions = population.store.versions()
     assert {v.kind for v in versions} == {"initial", "slice", "exploit", "restore"}
     for interval in (runs.INTERVAL, runs.INTERVAL - 1, 777, 10**6):
-        found = conclude._curve(versions, interval, 10 * runs.INTERVAL)
+        found = curves.best_and_median(versions, interval, 10 * runs.INTERVAL)
         assert found == slow_curve(versions, interval, 10 * runs.INTERVAL)
         json.dumps(found, allow_nan=False)
     assert any(version.score is None for version in versions if version.kind == "slice")
@@ -52,7 +52,7 @@ def test_the_curve_has_what_every_member_had_earned_by_then(tmp_path, seed):
 def test_the_curve_before_anybody_has_a_score():
     versions = [records.Version(number, 0, "initial", 0, None, {}) for number in range(3)]
     unknown = [(steps, None, None) for steps in (100, 200, 250)]
-    assert conclude._curve(versions, 100, 250) == tuple(unknown)
+    assert curves.best_and_median(versions, 100, 250) == unknown
 
 
 def test_the_fresh_episodes_of_a_study_are_found_by_comparisons(command, here, one_process):
@@ -75,7 +75,9 @@ def test_the_fresh_episodes_of_a_study_are_found_by_comparisons(command, here, o
     )
     assert f"evaluation seed {conclude.EVALUATION_SEED + 3}" in found[0].fresh.protocol
     assert found[1].fresh.protocol.endswith("evaluation seed 0")
-    assert [run.training.mean for run in found] == [one.training_score for one in concluded]
+    assert [scores.training_score(run.history).mean for run in found] == [
+        one.training_score for one in concluded
+    ]
     # Whoever launches it again finds it evaluated, and its report has that score.
     written = path.read_text()
     again = command(gym, *TINY, "--seed", "3", "--run-dir", "run")

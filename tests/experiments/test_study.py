@@ -1,5 +1,6 @@
 """Studies: arms that differ in one thing, runs that are shared, and how they are told."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from experiments import study
-from experiments.analysis import provenance, schedule
-from experiments.studies import definitions, outcome, plan
+from experiments.analysis import outcome, provenance, schedule
+from experiments.studies import definitions, plan
 from pbt import decide, store
 from terminal import start
 
+RESULTS = Path(__file__).parents[2] / "results"
 TINY = (
     *("--world", "Catch", "--population", "2", "--num-envs", "4", "--seeds", "2"),
     *("--total-steps", "240", "--report-interval", "120", "--ready-interval", "120"),
@@ -93,6 +95,27 @@ def test_any_environment_has_settings(env_id):
     assert base.learner_config().reward_scale == (0.05 if env_id == "CartPole-v1" else 1.0)
     assert (env_id in definitions.TUNED) == (env_id == "Pong")
     definitions.arm_config(definitions.PBT, base, 0, None, None)
+
+
+def test_names_of_committed_runs_follow_from_the_definitions():
+    """Run directories of before must be found again: a changed default would train them anew."""
+    study = "random-search"
+    with (RESULTS / study / "scores.csv").open() as file:
+        names = {(row["arm"], int(row["seed"])): row["run"] for row in csv.DictReader(file)}
+    asked = plan.Plan(
+        definitions.base_settings(definitions.DEFAULT_ENV),
+        definitions.TUNED[definitions.DEFAULT_ENV],
+        Path(),
+        workers=1,
+    )
+    found = {
+        (arm.name, seed): plan.directory_name(asked.run_config(arm, seed, None))
+        for arm in asked.arms_of(study)
+        for seed in range(10)
+        if not arm.needs_winner
+    }
+    assert len(found) == 30
+    assert found == names
 
 
 def test_a_study_runs_resumes_repeats_and_shares_its_runs(command, here, monkeypatch):
