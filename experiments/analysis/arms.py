@@ -185,10 +185,8 @@ def cells(tables: Tables, panel: str) -> list[list[str]]:
             f"{np.mean([row.exploits for row in rows]):.1f}",
         ]
         if _compares(tables, panel):
-            # Of runs that somebody happens to have, single ones say nothing.
-            is_enough = tables.reference or min(len(base), len(own)) > 1
-            is_other = arm != reference(tables, panel)
-            line += _compared(base, own) if base and is_other and is_enough else ["", ""]
+            is_other = _is_compared(tables, panel, arm)
+            line += _compared(base, own) if is_other else ["", ""]
         if _has_human(tables, panel):
             human = aggregates.human_normalised(tables.environment, aggregates.iqm(scores))
             line.append(f"{human:.0%}")
@@ -226,8 +224,20 @@ def _compared(base: Mapping[int, float], own: Mapping[int, float]) -> list[str]:
 
 
 def _compares(tables: Tables, panel: str) -> bool:
-    """Return whether arms are compared: an arm with higher training scores may be the worse one."""
-    return tables.kind(panel) == "score" and len(tables.names(panel)) > 1
+    """Return whether any arms are compared: one with higher training scores may be the worse."""
+    return tables.kind(panel) == "score" and any(
+        _is_compared(tables, panel, arm) for arm in tables.names(panel)
+    )
+
+
+def _is_compared(tables: Tables, panel: str, arm: str) -> bool:
+    """Return whether an arm is compared with the reference.
+
+    In a comparison that takes two runs of each, since it has no seeds planned in advance.
+    """
+    first = reference(tables, panel)
+    fewest = min(len(tables.scores(panel, name)) for name in (arm, first))
+    return arm != first and fewest > (0 if tables.reference else 1)
 
 
 def _has_human(tables: Tables, panel: str) -> bool:

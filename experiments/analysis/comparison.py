@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.analysis import arms, outcome, protocol, scores
+from experiments.analysis import arms, outcome, protocol, scores, tasks
 from experiments.analysis.history import History
 from pbt import records
 from pbt import store as stores
+from pbt.run import RunConfig
 
 UNFINISHED, REPEATED, UNSCORED = "not finished", "repeated seed", "no score"
 """Why a run is not counted."""
@@ -138,7 +139,7 @@ def differing_settings(compared: Sequence[Group]) -> list[tuple[str, list[str]]]
     Returns:
         The dotted name of each setting, and its value in each group.
     """
-    values = [protocol.flat(group.runs[0].history.config) for group in compared]
+    values = [protocol.flat(_current(group.runs[0])) for group in compared]
     names = dict.fromkeys(name for one in values for name in one if name != "seed")
     rows = [(name, [one.get(name, "(not set)") for one in values]) for name in names]
     return [(name, row) for name, row in rows if len(set(row)) > 1]
@@ -155,9 +156,15 @@ def _left_out(run: Run, before: Sequence[Run]) -> str:
 
 
 def _settings(run: Run) -> str:
-    settings = run.history.config.to_json()
+    settings = _current(run).to_json()
     del settings["seed"]
     return json.dumps(settings, sort_keys=True)
+
+
+def _current(run: Run) -> RunConfig:
+    """Return a run's settings with the present name of its task factory."""
+    config = run.history.config
+    return dataclasses.replace(config, task=tasks.current(config.task))
 
 
 def _common_name(names: Sequence[str]) -> str:

@@ -235,7 +235,10 @@ def test_single_runs_are_not_compared_by_fresh_episodes_either(folder):
     given = [*dirs(folder, "pbt")[:2], folder / "none-0"]
     for path in given:
         evaluated(path, [1.0, 2.0])
-    assert arms.cells(tables(given), "")[1][6:] == ["", ""]
+    assert len(arms.cells(tables(given), "")[1]) == 6
+    made = [*given, make(folder / "none-9", 9, exploit="none")]
+    evaluated(made[-1], [1.0, 2.0])
+    assert arms.cells(tables(made), "")[1][7].startswith("0.50 (")
 
 
 @pytest.mark.parametrize("other", ["breakout", "sticky"])
@@ -293,6 +296,12 @@ def test_groups_of_one_name_are_told_apart(folder):
         (folder / f"none-{seed}").rename(folder / f"pbt-{seed + 5}")
     given = [folder / f"pbt-{seed}" for seed in (0, 1, 5, 6)]
     assert [name for _, name in tables(given).arms] == ["pbt-0 + pbt-1", "pbt-5 + pbt-6"]
+
+
+def test_a_factory_that_moved_makes_no_other_group(folder):
+    old, new = (next(iter(pair)) for pair in zip(*tasks.OLD.items(), strict=True))
+    given = [make(folder / "old", 0, task=old), make(folder / "new", 1, task=new)]
+    assert len(comparison.groups(comparison.read(given))) == 1
 
 
 def test_names(folder, tmp_path):
