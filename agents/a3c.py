@@ -2,8 +2,8 @@
 
 "Asynchronous Methods for Deep Reinforcement Learning", Mnih et al. 2016
 (https://arxiv.org/abs/1602.01783), algorithm S3, with the LSTM inputs of Jaderberg et al. 2016.
-A batch replaces the paper's asynchronous actors, because the members of a population already run in
-parallel.
+A batch of environments decorrelates the data as the paper's asynchronous actors do. The other
+members of the population keep the cores busy.
 """
 
 import math
@@ -41,13 +41,20 @@ class A3CConfig:
     graph_steps: int = 2_000
     """Memory limit in agent steps per update (unroll length x environments). Up to it, the update
     differentiates the graph that acting left, about 0.2 MB per step on Atari. Above it, acting
-    keeps no graph, and the update runs forward again in parts of at most this many steps."""
+    keeps no graph, and the update runs forward again in parts of the batch, each of at most this
+    many steps or one environment."""
 
     def __post_init__(self) -> None:
         if self.package not in optimiser.PACKAGES:
             raise ValueError(f"package {self.package!r}: choose from {sorted(optimiser.PACKAGES)}")
         if self.core not in ("lstm", "feedforward"):
             raise ValueError(f"core {self.core!r}: choose 'lstm' or 'feedforward'")
+        if self.torso not in ("a3c", "nature", "mlp", "auto"):
+            raise ValueError(
+                f"torso {self.torso!r}: choose 'auto', or one of 'a3c', 'nature' and 'mlp'"
+            )
+        if self.value_cost is not None and not 0 <= self.value_cost < math.inf:
+            raise ValueError(f"value_cost {self.value_cost} must be 0 or more, and finite")
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"gamma {self.gamma} must be in [0, 1]")
         if self.width is not None and self.width < 1:
@@ -64,9 +71,11 @@ class A3C:
         state = agent.initial_state(num_envs)
         while training:
             keep_graph = agent.keeps_graph(unroll_length, num_envs)
+            state = tuple(part.detach() for part in state)    # gradients end at the unroll
             for t in range(unroll_length):
                 step = agent.act(inputs, state, keep_graph)
-                ... envs.step(step.action) ...
+                state = step.state
+                ... envs.step(step.action) ...                # makes the next inputs
             agent.update(rollout, entropy_cost)
 
     Args:
@@ -132,7 +141,8 @@ class A3C:
             keep_graph: Whether `update` may differentiate the answer.
 
         Returns:
-            The action, and what the network said of it, [B].
+            The action, its log-probability, the policy's entropy and the value, each [B], and the
+            core's next state.
         """
         with torch.set_grad_enabled(keep_graph):
             parameters, value, state = self.network.step(inputs, state)
@@ -157,10 +167,11 @@ class A3C:
 
         Args:
             batch: T steps of B environments, made with this agent's current weights.
-            entropy_cost: Weight of the policy's entropy, per step.
+            entropy_cost: Weight of the policy's entropy in the loss.
 
         Returns:
-            Metrics; losses, entropy and value are means over T and B in both packages.
+            Metrics. Losses, entropy and value are means over T and B, also where the loss itself
+            is a sum over T.
 
         Raises:
             FloatingPointError: Loss or gradient is not finite; nothing was applied.
@@ -173,7 +184,8 @@ class A3C:
         """Add the gradient of the loss to that of the parameters, and change nothing else.
 
         loss = -log pi(a|s) * (R - V) + value_cost * (R - V)^2 - entropy_cost * H(pi),
-        where R is the n-step return and no gradient flows through R or the first V.
+        averaged over B, and averaged or summed over T as the package says. R is the n-step return.
+        No gradient flows through R or through the V of the first term.
 
         Args:
             batch: As in `update`.
@@ -209,7 +221,7 @@ class A3C:
         """Clip the gradient by its global norm, step the optimiser, update the normaliser.
 
         Args:
-            batch: The unroll that the gradient is of.
+            batch: The unroll that was given to `backward`.
             means: What `backward` returned.
 
         Returns:
@@ -218,6 +230,7 @@ class A3C:
         Raises:
             FloatingPointError: As `update`.
         """
+        # Not `self.parameters`: UNREAL adds its heads to the optimiser's groups.
         gradient_norm = torch.nn.utils.clip_grad_norm_(
             [p for group in self.optimiser.param_groups for p in group["params"]],
             self.package.max_gradient_norm,

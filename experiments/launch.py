@@ -186,7 +186,7 @@ def _conclude(run_dir: Path) -> int:
         return 130
     except OSError as error:
         print(
-            f"error: the run is complete, but not its report ({error}): see to that, and "
+            f"error: the run is complete, but not its report ({error}): fix that, and "
             "give the same command again",
             file=sys.stderr,
         )
