@@ -165,6 +165,9 @@ def test_the_same_seed_acts_the_same():
     [
         ({"package": "mixed"}, r"package 'mixed'.*\['batched', 'paper'\]"),
         ({"core": "gru"}, "core 'gru'"),
+        ({"torso": "resnet"}, "torso 'resnet'"),
+        ({"value_cost": -0.1}, "value_cost -0.1"),
+        ({"value_cost": float("nan")}, "value_cost nan"),
         ({"gamma": 1.5}, r"gamma 1.5 must be in \[0, 1\]"),
         ({"width": 0}, "width 0"),
         ({"graph_steps": 0}, "graph_steps 0"),
