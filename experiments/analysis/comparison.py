@@ -96,11 +96,12 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     found: dict[str, list[Run]] = {}
     for run in runs:
         found.setdefault(_settings(run), []).append(run)
-    names = [_common_name([run.name for run in together]) for together in found.values()]
+    listed = [[run.name for run in together] for together in found.values()]
+    short = [_common_name(names) for names in listed]
     return [
         # Two groups of one name would be one arm.
-        Group(name if names.count(name) == 1 else _all_names(together), tuple(together))
-        for name, together in zip(names, found.values(), strict=True)
+        Group(name if short.count(name) == 1 else _listed(names), tuple(together))
+        for name, names, together in zip(short, listed, found.values(), strict=True)
     ]
 
 
@@ -173,11 +174,11 @@ def _common_name(names: Sequence[str]) -> str:
         return names[0]
     same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
     prefix = re.sub(r"[\W_]*(seed)?[\W_]*\d*$", "", "".join(letters[0] for letters in same))
-    return prefix or " + ".join(names)
+    return prefix or _listed(names)
 
 
-def _all_names(runs: Sequence[Run]) -> str:
-    return " + ".join(run.name for run in runs)
+def _listed(names: Sequence[str]) -> str:
+    return " + ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} others"
 
 
 def _are_copies(history: History, other: History) -> bool:

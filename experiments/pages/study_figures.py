@@ -136,13 +136,19 @@ def schedules(tables: arms.Tables, shown: Sequence[str]) -> Figure | None:
     found = [arm for arm in shown if any(row.arm == arm for row in runs.values())]
     if not found:
         return None
-    columns = [name for run in runs for name in tables.schedules[run][0] if name != "agent_steps"]
-    names = list(dict.fromkeys(columns))
+    values_of: dict[str, list[float]] = {}
+    for name, value in (
+        one for run in runs for row in tables.schedules[run] for one in row.items()
+    ):
+        values_of.setdefault(name, []).append(value)
+    del values_of["agent_steps"]
+    # A hyperparameter that is fixed for all has nothing to show.
+    names = [name for name, values in values_of.items() if len(set(values)) > 1] or list(values_of)
     styles, are_many = _styles(tables), len(found) > 1
     figure, panels = drawing.panels(len(names), 1.6)
     for axes, name in zip(panels, names, strict=True):
         given = {run: rows for run in runs if name in (rows := tables.schedules[run])[0]}
-        values = [row[name] for rows in given.values() for row in rows]
+        values = values_of[name]
         is_log = min(values) > 0
         for arm in found:
             own = {run: rows for run, rows in given.items() if runs[run].arm == arm}
