@@ -85,30 +85,35 @@ def readme(
 
 def protocol(described: Mapping[str, Any], found: arms.Tables) -> list[str]:
     """Return how the study was done, one thing per line of Markdown."""
-    settings = "; ".join(f"{name} {_setting(v)}" for name, v in described["settings"].items())
+    settings = "; ".join(
+        f"{name.replace('worlds', 'environments')} {_setting(v)}"  # the key's older word is stored
+        for name, v in described["settings"].items()
+    )
     seconds = sum({row.run: row.seconds for row in found.rows}.values())
     commits: Mapping[str, int] = described.get("run_commits", {})
     counted = ", ".join(f"{commit} ({count})" for commit, count in commits.items())
     return [
-        f"world: {described['protocol']}; agent {described['agent']}",
+        f"environment: {described['protocol']}; agent {described['agent']}",
         f"{settings}; priors log-uniform",
         *(
             f"{arm['name']}{' (' + arm['panel'] + ')' if arm['panel'] else ''}: {arm['settings']}"
             for arm in described["arms"]
         ),
         f"score of a run: mean of {outcome.EPISODES} fresh episodes of the member with the "
-        "highest training score, which is the mean of the last ten counted training episodes of "
-        "its weights; of those that it copied or of its earlier ones where fewer have ended since",
+        "highest training score. A training score is the mean of the last ten counted training "
+        "episodes of the member's weights. Where fewer have ended since its last copy, it is the "
+        "score of the weights that were copied, or of the member's earlier ones",
         f"seeds {_ranges(sorted({row.seed for row in found.rows}))}; within a seed all arms begin "
         "with the same draws and weights, as far as they have them",
-        "IQM: interquartile mean over seeds; its interval and that of P (of any two runs, paired "
-        "or not): 95 % percentile bootstrap, 10,000 resamples of seeds, too narrow for few of "
-        "them; of paired differences: Student's t (`experiments/statistics.py`)",
-        "every interval is that of one comparison: none is corrected for there being several",
+        "IQM: interquartile mean over seeds. P: probability that a run of the reference scores "
+        "above a run of the arm, paired or not. Their intervals: 95 % percentile bootstrap, 10,000 "
+        "resamples of seeds, too narrow for few seeds. Intervals of paired differences: Student's "
+        "t. See `experiments/analysis/aggregates.py`",
+        "each interval is that of one comparison; none is corrected for there being several",
         f"command: `{described['command']}`",
         f"commit of these tables: {described['commit']}; of the runs: {counted or 'not recorded'}",
-        f"{seconds / 3600:.2f} hours of training, summed over members; runs that other studies "
-        "share are counted here too",
+        f"{seconds / 3600:.2f} hours of training, summed over members, with the runs that other "
+        "studies share",
     ]
 
 
