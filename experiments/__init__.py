@@ -1,1 +1,1 @@
-"""Commands: the only place where agents, worlds and the PBT engine meet."""
+"""Commands, and the only place where agents, environments and the PBT engine meet."""
