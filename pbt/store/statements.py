@@ -16,13 +16,13 @@ from pbt.store.schema import member_table, pin_table, version_table
 def read_member(connection: sa.Connection, config: RunConfig, member: int) -> Member | None:
     """Return one member as it is now; None for an unknown id."""
     row = connection.execute(sa.select(member_table).where(member_table.c.id == member)).first()
-    return None if row is None else schema.to_member(row, config.max_attempts)
+    return None if row is None else schema.to_member(row, config)
 
 
 def read_members(connection: sa.Connection, config: RunConfig) -> list[Member]:
     """Return all members as they are now, by id."""
     rows = connection.execute(sa.select(member_table).order_by(member_table.c.id)).all()
-    return [schema.to_member(row, config.max_attempts) for row in rows]
+    return schema.to_members(rows, config)
 
 
 def update_member(connection: sa.Connection, member: int, **values: Any) -> None:
