@@ -1,5 +1,6 @@
 """Checkpoints: immutable directories, published atomically, verified before they are read.
 
+    ROOT/RUN.json                                   whose checkpoints these are
     ROOT/<member>/<version>-<nonce>/manifest.json   member, size and sha256 of each file, ...
     ROOT/<member>/<version>-<nonce>/<file>          plain files, written by `Task.save`
     ROOT/<member>/.tmp-<nonce>/                     a directory that is being written or deleted
@@ -8,6 +9,9 @@ The order is always files before rows, rows before deletion. A directory is publ
 store names it, and deleted only after no row and no pin names it any more. A published directory is
 complete, because it is written and synced under another name and then renamed. The nonce keeps it
 apart from the remains of an earlier attempt at the same version.
+
+RUN.json tells a disk that is not mounted from checkpoints that were lost. Without it nothing is
+known about any checkpoint, so none counts as damaged.
 
 This module does not know what the files contain. It executes and unpickles nothing.
 """
@@ -30,6 +34,7 @@ from pbt import files as file_system
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+MARKER = "RUN.json"
 _NAME = re.compile(r"(0|[1-9][0-9]{0,8})/(0|[1-9][0-9]{0,8})-([0-9a-f]{16})", re.ASCII)
 _TEMPORARY = ".tmp-"
 _RESERVED = ("format", "member", "version", "files")
@@ -39,6 +44,98 @@ _MANIFEST_LIMIT_BYTES = 4_000_000
 
 class CheckpointError(Exception):
     """A checkpoint cannot be used. The message names the member, the file and the problem."""
+
+
+class NotThere(CheckpointError):
+    """The checkpoint directory or its disk is not there, so nothing is known to be damaged."""
+
+
+def mark(root: Path, identity: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Make a run's checkpoint directory, and write into it whose it is. Do nothing if it is there.
+
+    Args:
+        root: The run's checkpoint directory.
+        identity: JSON that tells the run from all others, see `Store.identity`.
+        durable: Whether it survives a power cut (fsync). False is for toys and tests.
+
+    Raises:
+        NotThere: The directory is marked as another run's.
+        OSError: The directory cannot be written.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    found = _read_marker(root)
+    if found == _plain(identity):
+        return
+    if isinstance(found, dict):
+        raise NotThere(_of_another_run(root))
+    temporary = root / f"{_TEMPORARY}{MARKER}-{secrets.token_hex(8)}"
+    try:
+        temporary.write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n")
+        _seal(temporary, durable)
+        os.replace(temporary, root / MARKER)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if durable:
+        file_system.sync_directory(root)
+        file_system.sync_directory(root.parent)
+
+
+def check_there(root: Path, identity: Mapping[str, Any]) -> None:
+    """Check that a run's checkpoint directory can be read, and is that run's.
+
+    Args:
+        root: The run's checkpoint directory.
+        identity: As given to `mark`.
+
+    Raises:
+        NotThere: It is not there, or is marked as another run's. The message says what to do.
+    """
+    try:
+        found = _read_marker(root)
+    except OSError as error:
+        raise NotThere(
+            f"{root} is not there ({error.strerror or error}): mount its disk or put the directory "
+            "back, and give the same command again"
+        ) from error
+    if found is None:
+        raise NotThere(
+            f"{root} is not there, or is empty: there is no {MARKER} in it. Mount its disk or put "
+            "the checkpoints back, and give the same command again"
+        )
+    if found != _plain(identity):
+        raise NotThere(_of_another_run(root))
+
+
+def is_there(root: Path, identity: Mapping[str, Any]) -> bool:
+    """Return whether `check_there` finds nothing wrong."""
+    try:
+        check_there(root, identity)
+    except NotThere:
+        return False
+    return True
+
+
+def adopt(
+    root: Path, identity: Mapping[str, Any], names: Collection[str], *, durable: bool = True
+) -> bool:
+    """Mark the checkpoint directory of a run that was made before directories were marked.
+
+    Args:
+        root: The run's checkpoint directory.
+        identity: As given to `mark`.
+        names: Checkpoints that the store keeps. Without any the run has not trained yet. Otherwise
+            one of them has to be there, because an empty directory may be an unused mount point.
+        durable: As for `mark`.
+
+    Returns:
+        Whether the directory is there and marked as this run's.
+    """
+    try:
+        if not names or any((root / name).is_dir() for name in names):
+            mark(root, identity, durable=durable)
+    except (OSError, NotThere):
+        return False
+    return is_there(root, identity)
 
 
 def publish(
@@ -133,9 +230,8 @@ def child_of(
             try:
                 _link_or_copy(source / name, directory / name, durable)
             except FileNotFoundError as error:  # it was collected meanwhile
-                raise CheckpointError(
-                    f"member {donor_member}: {donor}/{name} is missing"
-                ) from error
+                where = f"member {donor_member}: {donor}/{name}"
+                raise _missing(donor_root or root, where) from error
         return files
 
     return _publish(root, member, version, fill, manifest, durable)
@@ -151,6 +247,7 @@ def open_verified(root: Path, name: str, member: int, version: int) -> Path:
         version: Version that it must be of.
 
     Raises:
+        NotThere: The disk or the whole directory is not there. This is no damage.
         CheckpointError: It is missing, incomplete, changed, of another member, or outside `root`.
     """
     directory, files = _inspect(root, name, member, version)
@@ -159,7 +256,7 @@ def open_verified(root: Path, name: str, member: int, version: int) -> Path:
         try:
             digest = _digest(directory / file_name)
         except OSError as error:
-            raise CheckpointError(f"{where} cannot be read: {error.strerror}") from error
+            raise _unreadable(root, name, where, error) from error
         if digest != expected["sha256"]:
             raise CheckpointError(
                 f"{where} is damaged: its sha256 is {digest}, "
@@ -207,6 +304,42 @@ def collect(
             removed.append(name)
         shutil.rmtree(doomed, ignore_errors=True)
     return removed
+
+
+def _read_marker(root: Path) -> Any:
+    """Return what RUN.json holds; None if it is missing or no JSON."""
+    try:
+        return json.loads((root / MARKER).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _plain(identity: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(identity))
+
+
+def _of_another_run(root: Path) -> str:
+    return (
+        f"{root / MARKER} says that the checkpoints there are another run's: put this run's own "
+        "checkpoints there, and give the same command again"
+    )
+
+
+def _missing(root: Path, what: str) -> CheckpointError:
+    """Return the error for something that is missing, by whether the rest is there."""
+    if (root / MARKER).exists():
+        return CheckpointError(f"{what} is missing")
+    return NotThere(f"{what} is missing, and so is {root / MARKER}")
+
+
+def _unreadable(root: Path, name: str, where: str, error: OSError) -> CheckpointError:
+    """Return the error for something that the file system does not give out."""
+    if isinstance(error, FileNotFoundError):
+        return _missing(root, where)
+    return NotThere(
+        f"{where} cannot be read ({error.strerror or error}): see to the disk. If it is well, "
+        f"delete {root / name}, and the member goes back to its version before"
+    )
 
 
 def _publish(
@@ -259,7 +392,7 @@ def _directory(root: Path, name: str, member: int, version: int) -> Path:
         try:
             mode = directory.lstat().st_mode
         except OSError as error:
-            raise CheckpointError(f"member {member}: {name} is missing") from error
+            raise _unreadable(root, name, f"member {member}: {name}", error) from error
         if not stat.S_ISDIR(mode):  # a link to a directory is none either
             raise CheckpointError(
                 f"member {member}: {name} is not a directory but a link or a file"
@@ -284,7 +417,7 @@ def _inspect(
         with open(directory / MANIFEST, "rb") as file:
             raw = file.read(_MANIFEST_LIMIT_BYTES + 1)
     except OSError as error:
-        raise CheckpointError(f"{where} cannot be read: {error}") from error
+        raise _unreadable(root, name, where, error) from error
     files = _manifest_files(raw, f"{where}/{MANIFEST}", member, version)
     if extra := sorted(set(sizes) - set(files)):
         raise CheckpointError(f"{where}/{extra[0]} is not in the manifest")

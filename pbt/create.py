@@ -52,9 +52,11 @@ def create_run(
             drawn = members[source.id]
             members[source.id], event = _fork(run_dir, fork, source, drawn, config, durable)
             events.append(event)
-    return store.Store.create(
+    run_store = store.Store.create(
         run_dir / store.FILE_NAME, config, members, events=events, durable=durable
     )
+    checkpoint.mark(run_dir / "checkpoints", run_store.identity(), durable=durable)
+    return run_store
 
 
 def _trained_members(fork: Path, population: int) -> list[Member]:

@@ -193,6 +193,12 @@ class Reader:
         seed, population = self.config.seed, self.config.population
         return {"created_s": row.created_s, "seed": seed, "population": population}
 
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this run from all others and never changes, see `checkpoint.mark`."""
+        [row] = self._rows(sa.select(run_table.c.created_s))
+        seed, population = self.config.seed, self.config.population
+        return {"created_s": row.created_s, "seed": seed, "population": population}
+
     def owners(self) -> set[str]:
         """Return everyone who is recorded as holding a member. Some may be gone."""
         return {member.owner for member in self.members() if member.owner is not None}
