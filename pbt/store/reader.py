@@ -189,15 +189,10 @@ class Reader:
 
     def identity(self) -> dict[str, Any]:
         """Return what tells this run from all others and never changes, see `checkpoint.mark`."""
-        [row] = self._rows(sa.select(run_table.c.created_s))
+        with self._database.transaction() as connection:
+            created_s = connection.execute(sa.select(run_table.c.created_s)).scalar_one()
         seed, population = self.config.seed, self.config.population
-        return {"created_s": row.created_s, "seed": seed, "population": population}
-
-    def identity(self) -> dict[str, Any]:
-        """Return what tells this run from all others and never changes, see `checkpoint.mark`."""
-        [row] = self._rows(sa.select(run_table.c.created_s))
-        seed, population = self.config.seed, self.config.population
-        return {"created_s": row.created_s, "seed": seed, "population": population}
+        return {"created_s": created_s, "seed": seed, "population": population}
 
     def owners(self) -> set[str]:
         """Return everyone who is recorded as holding a member. Some may be gone."""
