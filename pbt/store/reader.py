@@ -5,7 +5,7 @@ meaning of what it returns see `pbt.records` and the contract in `pbt.store.stor
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -16,7 +16,7 @@ from pbt.records import Event, Member, Report, Version
 from pbt.run import RunConfig
 from pbt.store import schema, statements
 from pbt.store.database import BUSY_TIMEOUT_S, DamagedRow, Database, NotARun, StoreError
-from pbt.store.schema import run_table, version_table
+from pbt.store.schema import member_table, run_table, version_table
 
 FILE_NAME = "run.sqlite3"
 Record = TypeVar("Record")
@@ -205,6 +205,28 @@ class Reader:
         worker holds a member, so wait and try again.
         """
         return records.unfinished(self.members(), self.config)
+
+    def unneeded_checkpoints(self, names: Collection[str]) -> set[str]:
+        """Return those of some existing checkpoints that no row will ever need.
+
+        These are checkpoints that a version named and that are not kept any more, and checkpoints
+        of members that nobody holds: what such a member's last holder did not commit, nobody can.
+
+        Args:
+            names: Names of checkpoints that were published before this call.
+        """
+        unneeded = set()
+        is_held = sa.select(member_table.c.id).where(member_table.c.owner.is_not(None))
+        with self._database.transaction() as connection:
+            held = set(connection.execute(is_held).scalars())
+            for name in set(names) - schema.referenced(connection, self._database.now(connection)):
+                member, version = map(int, name.partition("-")[0].split("/"))
+                committed = sa.select(version_table.c.checkpoint).where(
+                    version_table.c.member == member, version_table.c.version == version
+                )
+                if member not in held or connection.execute(committed).scalar() == name:
+                    unneeded.add(name)
+        return unneeded
 
     def referenced_checkpoints(self) -> set[str]:
         """Return the names of the checkpoints to keep.
