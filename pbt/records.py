@@ -161,6 +161,10 @@ class Lease:
     fence: int
 
 
+class DamagedRow(ValueError):
+    """A row of the store holds what no store writes. The message names its table and its id."""
+
+
 # Numbers and events.
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from pbt import files
+from pbt import files, records
 
 BUSY_TIMEOUT_S = 30.0
 """Seconds that a transaction waits for another one before it raises `StoreBusy`."""
@@ -43,10 +43,6 @@ class RunExists(StoreError):
 
 class StoreBusy(StoreError):
     """Another process kept the database locked longer than the busy timeout."""
-
-
-class DamagedRow(StoreError):
-    """A row holds what no store writes. The message names its table and its id."""
 
 
 class ReadOnly(StoreError):
@@ -123,7 +119,7 @@ class Database:
             raise self._explain(error.orig) from error
         except sqlite3.Error as error:  # from `connect` itself
             raise self._explain(error) from error
-        except DamagedRow as error:
+        except records.DamagedRow as error:
             raise self.damaged(str(error)) from error
 
     def now(self, connection: sa.Connection) -> float:

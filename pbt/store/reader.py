@@ -12,10 +12,10 @@ from typing import Any, Self, TypeVar
 import sqlalchemy as sa
 
 from pbt import records
-from pbt.records import Event, Member, Report, Version
+from pbt.records import DamagedRow, Event, Member, Report, Version
 from pbt.run import RunConfig
 from pbt.store import schema, statements
-from pbt.store.database import BUSY_TIMEOUT_S, DamagedRow, Database, NotARun, StoreError
+from pbt.store.database import BUSY_TIMEOUT_S, Database, NotARun, StoreError
 from pbt.store.schema import member_table, run_table, version_table
 
 FILE_NAME = "run.sqlite3"

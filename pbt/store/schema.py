@@ -18,9 +18,8 @@ from typing import Any, cast, get_args
 import sqlalchemy as sa
 
 from pbt import records
-from pbt.records import Event, Member, Report, Version, VersionKind
+from pbt.records import DamagedRow, Event, Member, Report, Version, VersionKind
 from pbt.run import RunConfig
-from pbt.store.database import DamagedRow
 from pbt.task import Episode
 
 VERSION = 1
@@ -228,24 +227,37 @@ def to_version(row: sa.Row[Any], config: RunConfig) -> Version:
         del values["id"]
         _check_one_of(values["kind"], get_args(VersionKind), "kind")
         _check_member(values["member"], config)
+        if (values["parent"] is None) == (values["kind"] in records.COPIES):
+            raise ValueError(f"a version of kind {values['kind']} has parent {values['parent']}")
         config.space.validate(values["hyperparameters"])
         return Version(**values)
 
 
 def check_versions(versions: Sequence[Version]) -> None:
-    """Raise `DamagedRow` unless all versions are of one history: none and no parent is missing."""
-    keys = {(version.member, version.version) for version in versions}
+    """Raise `DamagedRow` unless versions are one whole history.
+
+    Args:
+        versions: All versions of a run, in order of commit.
+    """
+    steps: dict[tuple[int, int], int] = {}
     for version in versions:
         key = (version.member, version.version)
-        before = (version.member, version.version - 1)
-        needed = [] if version.version == 0 else [before]
-        needed += [version.parent] if version.parent is not None else []
-        for missing in needed:
-            if missing not in keys:
+        before = (version.member, version.version - 1) if version.version else None
+        for needed in (before, version.parent):
+            if needed is not None and needed not in steps:
                 raise DamagedRow(
-                    f"table version: version {missing[1]} of member {missing[0]} is missing, "
-                    f"which version {key[1]} of member {key[0]} comes from"
+                    f"table version: version {needed[1]} of member {needed[0]}, which version "
+                    f"{key[1]} of member {key[0]} comes from, is missing"
                 )
+        trained = version.agent_steps - (steps[before] if before else 0)
+        if (trained < 0 and version.kind != "restore") or (
+            trained > 0 and version.kind not in ("initial", "slice")
+        ):
+            raise DamagedRow(
+                f"table version: version {key[1]} of member {key[0]}, of kind {version.kind}, adds "
+                f"{trained} agent steps"
+            )
+        steps[key] = version.agent_steps
 
 
 def to_report(row: sa.Row[Any], config: RunConfig) -> Report:

@@ -9,7 +9,7 @@ from pbt.run import RunConfig
 
 _BEHIND_SLICES = 2
 """A worker leaves a live task for a member that is more than this many slices behind it."""
-_CLOCK_SLACK_S = 1.0
+CLOCK_SLACK_S = 1.0
 
 
 def free(
@@ -29,7 +29,7 @@ def free(
         if member.owner is None or member.owner in dead_owners or expires is None:
             return False
         # A lease that ends later than a lease can last means that the clock was set back.
-        return now < expires <= now + config.lease_seconds + _CLOCK_SLACK_S
+        return now < expires <= now + config.lease_seconds + CLOCK_SLACK_S
 
     return [m for m in members if records.may_go_on(m, config) and not is_held(m)]
 
