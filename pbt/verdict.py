@@ -2,7 +2,8 @@
 
 import json
 
-from pbt.store import Store
+from pbt import disk
+from pbt.store import NotARun, ReadOnly, Store, StoreError
 
 EXIT_DEAD = 1
 """Every member diverged, failed or was lost."""
@@ -31,6 +32,13 @@ def of(store: Store) -> tuple[int, str] | None:
         f"finished: {len(members) - len(dead)} of {len(members)} members; the others diverged or"
         f" failed for good and left {unspent:,} agent steps unspent; {story}"
     )
+
+
+def of_error(error: StoreError) -> int:
+    """Return the exit code of a worker that the store's error ends."""
+    if disk.is_full(error):
+        return EXIT_DISK_FULL
+    return EXIT_NO_RUN if isinstance(error, NotARun | ReadOnly) else EXIT_BUSY
 
 
 def _first_death(store: Store) -> str:

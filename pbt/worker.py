@@ -66,6 +66,9 @@ PROBES: Mapping[str, str] = {
 }
 """Points at which a test may kill, hang or raise, and the faults that they stand for."""
 
+_LOCK_POLL_S = 1.0
+"""Seconds between two signs of life of a worker that waits for a locked store."""
+_SAY_LOCKED_S = 5.0
 COLLECTION_GRACE_S = 300.0
 """Age in seconds from which an unnamed checkpoint is deleted. A younger one may get its row yet."""
 
@@ -403,6 +406,7 @@ def main(
     parser.add_argument("run_dir", type=Path, help="directory of the run")
     parser.add_argument("--residents", type=int, default=16, help="tasks kept alive in memory")
     parser.add_argument("--beat", type=int, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--exit-after", type=float, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s worker {os.getpid()} %(levelname)s %(message)s"
@@ -411,9 +415,23 @@ def main(
     with process.Stop().installed() as stop:
         if options.beat is not None:
             process.die_with_parent()
-        beat = process.Beat(stop, options.beat)
+        beat = process.Beat(stop, options.beat, options.exit_after)
+        waiting = process.Waiting(options.run_dir / store.FILE_NAME, _log.warning)
+
+        def on_locked(waited_s: float) -> None:
+            beat()  # it is no hang, and the launcher cannot help
+            if waited_s >= _SAY_LOCKED_S:
+                waiting()
+            if stop() and waited_s >= store.BUSY_TIMEOUT_S:
+                raise store.StoreBusy(f"{options.run_dir} stayed locked; the work is dropped")
+
         try:
-            with store.Store.open(options.run_dir, durable=durable) as run_store:
+            with store.Store.open(
+                options.run_dir,
+                durable=durable,
+                busy_timeout_s=_LOCK_POLL_S,
+                on_locked=on_locked,
+            ) as run_store:
                 outcome = run(
                     run_store,
                     options.run_dir,
@@ -425,7 +443,7 @@ def main(
                 )
         except store.StoreError as error:
             _log.error("%s", error)
-            return verdict.EXIT_NO_RUN if isinstance(error, store.NotARun) else verdict.EXIT_BUSY
+            return 128 + stop() if stop() else verdict.of_error(error)
     _log.info("%s", outcome.message)
     with contextlib.suppress(OSError):  # for benchmarks; nothing depends on it
         path = options.run_dir / "logs" / f"seconds-{os.getpid()}.json"

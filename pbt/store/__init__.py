@@ -4,8 +4,10 @@
 which states may follow which. `statements` and `schema` hold the SQL, `database` the transactions.
 """
 
+from pbt.store.database import BUSY_TIMEOUT_S as BUSY_TIMEOUT_S
 from pbt.store.database import LostLease as LostLease
 from pbt.store.database import NotARun as NotARun
+from pbt.store.database import ReadOnly as ReadOnly
 from pbt.store.database import RunExists as RunExists
 from pbt.store.database import StoreBusy as StoreBusy
 from pbt.store.database import StoreError as StoreError

@@ -254,6 +254,6 @@ def test_what_nohup_ignores_stays_ignored():
 def test_each_worker_gets_its_share_of_the_cores(monkeypatch, cores, workers, threads):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(local, "available_cores", lambda: cores)
-    assert local._environment(workers)["OMP_NUM_THREADS"] == threads
+    assert local._environment(workers, joins=False)["OMP_NUM_THREADS"] == threads
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert "OMP_NUM_THREADS" not in local._environment(workers)
+    assert "OMP_NUM_THREADS" not in local._environment(workers, joins=False)
