@@ -49,13 +49,33 @@ class Context:
     _collected_s: float = -math.inf
 
     def collect_if_due(self) -> None:
-        """Delete checkpoints that no row names any more, every ten seconds at most."""
-        if time.monotonic() - self._collected_s < min(10.0, self.grace_s / 4):
-            return
+        """Delete checkpoints that nobody needs any more, every ten seconds at most."""
+        if time.monotonic() - self._collected_s >= min(10.0, self.grace_s / 4):
+            self.collect()
+
+    def collect(self) -> None:
+        """Delete checkpoints that nobody needs any more."""
         self._collected_s = time.monotonic()
         self.probe("collecting")
         with self.stopwatch.on("collect"):
-            checkpoint.collect(self.checkpoints, self.store.referenced_checkpoints, self.grace_s)
+            collect(self.store, self.checkpoints, self.grace_s)
+
+
+def collect(run_store: Store, checkpoints: Path, grace_s: float) -> None:
+    """Delete checkpoints that nobody needs any more, unless the directory is another run's.
+
+    Args:
+        run_store: The run's store.
+        checkpoints: The run's checkpoint directory.
+        grace_s: Age in seconds from which a checkpoint is deleted that no row named yet.
+    """
+    if checkpoint.is_there(checkpoints, run_store.identity()):
+        checkpoint.collect(
+            checkpoints,
+            run_store.referenced_checkpoints,
+            grace_s,
+            run_store.unneeded_checkpoints,
+        )
 
 
 class Claim:
@@ -95,10 +115,15 @@ class Claim:
         """Return the directory of a checkpoint after its digests were checked.
 
         Raises:
-            CheckpointError: It cannot be used.
+            checkpoint.NotThere: The disk or the whole directory is not there.
+            CheckpointError: It cannot be used, or is not what the row says.
         """
+        expected = {
+            "agent_steps": of.agent_steps,
+            "hyperparameters": dict(of.hyperparameters),
+        }
         with self._stopwatch.on("load"):
-            return checkpoint.open_verified(self._context.checkpoints, *_key(of))
+            return checkpoint.open_verified(self._context.checkpoints, *_key(of), expected)
 
     @contextlib.contextmanager
     def pinned(self, donor: Member) -> Iterator[None]:
@@ -197,7 +222,7 @@ class Claim:
                     self._lease, member, kind=kind, report=report, events=events, release=release
                 )
 
-        self._lease = disk.retry(write, self._space)
+        self._lease = disk.retry(write, self._space, self._context.collect)
         self._renewed_s = time.monotonic()
         self._context.probe("committed")
         return self._lease.member
@@ -218,7 +243,9 @@ class Claim:
                 return publish()
 
         self.progress()
-        name = disk.retry(timed, self._space)
+        # On a disk that is not mounted, it would be written below the mount point.
+        checkpoint.check_there(self._context.checkpoints, self.store.identity())
+        name = disk.retry(timed, self._space, self._context.collect)
         self._published_s = time.monotonic()
         return name
 
