@@ -121,6 +121,7 @@ def run(
     )
     try:
         exit_code, message = worker.work(idle_s)
+        worker.context.collect()
     except disk.DiskFull as error:
         exit_code, message = verdict.EXIT_DISK_FULL, str(error)
     finally:
