@@ -17,6 +17,7 @@ This module does not know what the files contain. It executes and unpickles noth
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import math
@@ -223,7 +224,7 @@ def child_of(
         CheckpointError: The donor's checkpoint is missing, incomplete or of another member.
         OSError: The files cannot be written.
     """
-    source, files = _inspect(donor_root or root, donor, donor_member, donor_version)
+    source, files, _ = _inspect(donor_root or root, donor, donor_member, donor_version)
 
     def fill(directory: Path) -> dict[str, Any]:
         for name in files:
@@ -237,7 +238,13 @@ def child_of(
     return _publish(root, member, version, fill, manifest, durable)
 
 
-def open_verified(root: Path, name: str, member: int, version: int) -> Path:
+def open_verified(
+    root: Path,
+    name: str,
+    member: int,
+    version: int,
+    expected: Mapping[str, Any] | None = None,
+) -> Path:
     """Check a checkpoint completely, digests included, and return its directory.
 
     Args:
@@ -245,22 +252,28 @@ def open_verified(root: Path, name: str, member: int, version: int) -> Path:
         name: The checkpoint's name.
         member: Member that it must be of.
         version: Version that it must be of.
+        expected: What the store's row says. A field that the manifest has too must be equal.
 
     Raises:
         NotThere: The disk or the whole directory is not there. This is no damage.
         CheckpointError: It is missing, incomplete, changed, of another member, or outside `root`.
     """
-    directory, files = _inspect(root, name, member, version)
-    for file_name, expected in files.items():
+    directory, files, manifest = _inspect(root, name, member, version)
+    for field, value in (expected or {}).items():
+        if field in manifest and manifest[field] != _plain(value):
+            raise CheckpointError(
+                f"member {member}: {name}/{MANIFEST} has {field} {manifest[field]}, but the row "
+                f"of member {member} version {version} in the store has {value}"
+            )
+    for file_name, entry in files.items():
         where = f"member {member}: {name}/{file_name}"
         try:
             digest = _digest(directory / file_name)
         except OSError as error:
             raise _unreadable(root, name, where, error) from error
-        if digest != expected["sha256"]:
+        if digest != entry["sha256"]:
             raise CheckpointError(
-                f"{where} is damaged: its sha256 is {digest}, "
-                f"the manifest says {expected['sha256']}"
+                f"{where} is damaged: its sha256 is {digest}, the manifest says {entry['sha256']}"
             )
     return directory
 
@@ -269,19 +282,23 @@ def collect(
     root: Path,
     referenced: Collection[str] | Callable[[], Collection[str]],
     grace_s: float,
+    unneeded: Callable[[Collection[str]], Collection[str]] = lambda names: (),
 ) -> list[str]:
     """Delete checkpoints that no row names, and remains of interrupted writes and deletions.
 
     Several collectors may run at once. The next one completes what a killed one began. Links are
-    never followed, and anything that does not look like a checkpoint is left alone.
+    never followed, and anything that does not look like a checkpoint is left alone. What a killed
+    writer left goes at once, because its lock ended with it. What a living one writes stays.
 
     Args:
         root: The run's checkpoint directory.
         referenced: Names to keep, or better the store's method that returns them. The method is
             called after the directory was listed, so a checkpoint that is committed meanwhile is
             safe, however short the grace time.
-        grace_s: Age in seconds from which a directory may be deleted. A younger one may be in the
-            middle of being written, or not in the store yet.
+        grace_s: Age in seconds from which a checkpoint may be deleted. A younger one may not be in
+            the store yet.
+        unneeded: Returns those of the names that need no grace, because no row can name them any
+            more. Called like `referenced`, see `Store.unneeded_checkpoints`.
 
     Returns:
         Names of the checkpoints that this call deleted.
@@ -289,20 +306,23 @@ def collect(
     now = time.time()
     found = list(_candidates(root))
     keep = set(referenced() if callable(referenced) else referenced)
+    at_once = set(unneeded([name for name, _ in found if name is not None and name not in keep]))
     removed = []
     for name, directory in found:
-        if name in keep or _age_s(directory, now) < grace_s:
+        if name is None:
+            _remove_abandoned(directory, now)
             continue
-        doomed = directory
-        if name is not None:
-            # Under its own name a checkpoint is always complete, so rename it before deleting it.
-            doomed = directory.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
-            try:
-                os.rename(directory, doomed)
-            except FileNotFoundError:  # another collector was quicker
-                continue
-            removed.append(name)
+        if name in keep or (name not in at_once and _age_s(directory, now) < grace_s):
+            continue
+        # Under its own name a checkpoint is always complete, so rename it before deleting it.
+        doomed = directory.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
+        try:
+            os.rename(directory, doomed)
+        except FileNotFoundError:  # another collector was quicker
+            continue
+        removed.append(name)
         shutil.rmtree(doomed, ignore_errors=True)
+    file_system.remove_old(root, f"{_TEMPORARY}*")  # of `mark`
     return removed
 
 
@@ -361,7 +381,7 @@ def _publish(
     if durable and is_new_home:
         file_system.sync_directory(root)
     temporary = home / f"{_TEMPORARY}{nonce}"
-    temporary.mkdir()
+    lock = _make_locked(temporary)
     try:
         content: dict[str, Any] = {"format": FORMAT, "member": member, "version": version}
         content |= {"files": fill(temporary), **manifest}
@@ -374,9 +394,49 @@ def _publish(
         # Free the space at once, because the disk may be full.
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        os.close(lock)
     if durable:
         file_system.sync_directory(home)
     return name
+
+
+def _make_locked(directory: Path) -> int:
+    """Make a directory that no collector deletes while this process lives.
+
+    Returns:
+        A descriptor that holds the lock. The kernel releases it when the process ends.
+    """
+    while True:
+        directory.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            # A file system without locks makes collectors wait for the age instead.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if directory.exists():
+                return descriptor
+            os.close(descriptor)  # a collector held the lock first, and has deleted it
+
+
+def _remove_abandoned(directory: Path, now: float) -> None:
+    """Delete a temporary directory unless its writer lives."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_abandoned = True
+    except BlockingIOError:
+        is_abandoned = False
+    except OSError:  # no locks here
+        is_abandoned = _age_s(directory, now) > file_system.OLD_S
+    try:
+        if is_abandoned:
+            shutil.rmtree(directory, ignore_errors=True)
+    finally:
+        os.close(descriptor)
 
 
 def _directory(root: Path, name: str, member: int, version: int) -> Path:
@@ -402,8 +462,8 @@ def _directory(root: Path, name: str, member: int, version: int) -> Path:
 
 def _inspect(
     root: Path, name: str, member: int, version: int
-) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """Check all but the digests; return the directory and the manifest's entries of its files."""
+) -> tuple[Path, dict[str, dict[str, Any]], dict[str, Any]]:
+    """Check all but the digests; return the directory, its files' entries and the manifest."""
     directory = _directory(root, name, member, version)
     where = f"member {member}: {name}"
     sizes: dict[str, int] = {}
@@ -418,7 +478,8 @@ def _inspect(
             raw = file.read(_MANIFEST_LIMIT_BYTES + 1)
     except OSError as error:
         raise _unreadable(root, name, where, error) from error
-    files = _manifest_files(raw, f"{where}/{MANIFEST}", member, version)
+    manifest = _manifest(raw, f"{where}/{MANIFEST}", member, version)
+    files = manifest["files"]
     if extra := sorted(set(sizes) - set(files)):
         raise CheckpointError(f"{where}/{extra[0]} is not in the manifest")
     for file_name, expected in files.items():
@@ -429,15 +490,15 @@ def _inspect(
                 f"{where}/{file_name} is damaged: it has {sizes[file_name]} bytes, "
                 f"the manifest says {expected['bytes']}"
             )
-    return directory, files
+    return directory, files, manifest
 
 
-def _manifest_files(raw: bytes, where: str, member: int, version: int) -> dict[str, dict[str, Any]]:
-    """Check a manifest; return its entries of files, each with "sha256" and "bytes"."""
+def _manifest(raw: bytes, where: str, member: int, version: int) -> dict[str, Any]:
+    """Check a manifest and return it. Its "files" have "sha256" and "bytes" each."""
     if len(raw) > _MANIFEST_LIMIT_BYTES:
         raise CheckpointError(f"{where} is larger than {_MANIFEST_LIMIT_BYTES} bytes")
     try:
-        content = json.loads(raw)
+        content: dict[str, Any] = json.loads(raw)
         digest = content.pop("digest")
         found = content.get("format")
         if isinstance(found, int) and found > FORMAT:
@@ -463,7 +524,7 @@ def _manifest_files(raw: bytes, where: str, member: int, version: int) -> dict[s
         known = entry if isinstance(entry, dict) else {}
         if not (isinstance(known.get("sha256"), str) and isinstance(known.get("bytes"), int)):
             raise CheckpointError(f"{where} has no digest or size of {name!r}")
-    return files
+    return content
 
 
 def _encode(content: Mapping[str, Any]) -> bytes:

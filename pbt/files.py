@@ -3,8 +3,20 @@
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+OLD_S = 3600.0
+"""Age in seconds from which a temporary file is taken for the remains of a killed process."""
+
+
+def remove_old(directory: Path, pattern: str) -> None:
+    """Delete the files that match a pattern and that nobody has written to for `OLD_S`."""
+    for path in directory.glob(pattern):
+        with contextlib.suppress(OSError):  # gone, or a directory
+            if time.time() - path.lstat().st_mtime > OLD_S:
+                path.unlink()
 
 
 def sync_directory(path: Path) -> None:
