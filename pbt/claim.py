@@ -14,6 +14,10 @@ from pbt.records import Event, Lease, Member, Report, Version, VersionKind
 from pbt.store import LostLease, Store
 
 
+COLLECTION_GRACE_S = 300.0
+"""Age in seconds from which an unnamed checkpoint is deleted. A younger one may get its row yet."""
+
+
 class Stopwatch:
     """Sums of the seconds that a worker spends on each kind of work."""
 
@@ -61,7 +65,9 @@ class Context:
             collect(self.store, self.checkpoints, self.grace_s)
 
 
-def collect(run_store: Store, checkpoints: Path, grace_s: float) -> None:
+def collect(
+    run_store: Store, checkpoints: Path, grace_s: float = COLLECTION_GRACE_S
+) -> None:
     """Delete checkpoints that nobody needs any more, unless the directory is another run's.
 
     Args:

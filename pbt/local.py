@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pbt import disk, owner, process, store, verdict
+from pbt import claim, disk, files, owner, process, store, verdict
 
 _log = logging.getLogger(__name__)
 
@@ -111,6 +111,7 @@ def run(
 
     with patiently(lambda: store.Store.open(run_dir, busy_timeout_s=busy_timeout_s)) as run_store:
         if over := patiently(lambda: verdict.of(run_store)):
+            _tidy(run_store, run_dir)
             _tick(on_tick, run_store, waiting)
             say(over[1])
             return over[0]
@@ -148,6 +149,7 @@ def run(
             over = launcher.ask(verdict.of)
         else:
             over = patiently(lambda: verdict.of(run_store))
+        _tidy(run_store, run_dir)
         _tick(on_tick, run_store, waiting)
     if over is not None:
         # A run that is over is over, even if a signal came at the last moment.
@@ -184,6 +186,14 @@ def refusal(run_dir: Path) -> tuple[int, str] | None:
         with contextlib.suppress(OSError):
             probe.unlink()
     return None
+
+
+def _tidy(run_store: store.Store, run_dir: Path) -> None:
+    """Delete what nobody needs any more: superseded checkpoints, and what killed processes left."""
+    with contextlib.suppress(OSError, store.StoreError):
+        claim.collect(run_store, run_dir / "checkpoints")
+        for pattern in (f".{store.FILE_NAME}.creating-*", ".probe-*"):
+            files.remove_old(run_dir, pattern)
 
 
 def _no_space(run_dir: Path) -> str:

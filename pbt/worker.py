@@ -69,8 +69,6 @@ PROBES: Mapping[str, str] = {
 _LOCK_POLL_S = 1.0
 """Seconds between two signs of life of a worker that waits for a locked store."""
 _SAY_LOCKED_S = 5.0
-COLLECTION_GRACE_S = 300.0
-"""Age in seconds from which an unnamed checkpoint is deleted. A younger one may get its row yet."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def run(
     make_task: MakeTask | None = None,
     durable: bool = True,
     idle_s: float = 0.2,
-    grace_s: float = COLLECTION_GRACE_S,
+    grace_s: float = claim.COLLECTION_GRACE_S,
 ) -> Outcome:
     """Work on a run until it is over or a signal asks to stop.
 
