@@ -65,9 +65,7 @@ class Context:
             collect(self.store, self.checkpoints, self.grace_s)
 
 
-def collect(
-    run_store: Store, checkpoints: Path, grace_s: float = COLLECTION_GRACE_S
-) -> None:
+def collect(run_store: Store, checkpoints: Path, grace_s: float = COLLECTION_GRACE_S) -> None:
     """Delete checkpoints that nobody needs any more, unless the directory is another run's.
 
     Args:
