@@ -139,6 +139,16 @@ def adopt(
     return is_there(root, identity)
 
 
+def is_used(root: Path) -> bool:
+    """Return whether a checkpoint directory is marked, or holds a version of a trained member.
+
+    Versions 0 without a mark are the remains of the killed creation of a fork, which publishes
+    its checkpoints before the store exists.
+    """
+    versions = (match[2] for name, _ in _candidates(root) if (match := _NAME.fullmatch(name or "")))
+    return (root / MARKER).exists() or any(version != "0" for version in versions)
+
+
 def publish(
     root: Path,
     member: int,
