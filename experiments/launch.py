@@ -136,7 +136,8 @@ def open_or_create(
         begun = (f".{store.FILE_NAME}.", "checkpoints")
         if run_dir.exists() and any(not p.name.startswith(begun) for p in run_dir.iterdir()):
             raise ValueError(
-                f"{run_dir} is not a run, and not empty: choose another --run-dir, or remove it"
+                f"{run_dir} is not a run ({store.FILE_NAME} is missing), and not empty: choose "
+                "another --run-dir, or remove it"
             )
         if fork is not None:
             checks.check_fork(run_config, fork)
@@ -147,18 +148,14 @@ def open_or_create(
             pass  # the same command in another terminal was a moment faster, so join it
     with store.Store.open(run_dir) as run_store:
         stored = run_store.config
-        run_config = dataclasses.replace(run_config, task=tasks.as_stored(run_config, stored))
-        larger = max(stored.total_steps, run_config.total_steps)
-        if not dataclasses.replace(stored, total_steps=larger).differences(run_config):
-            if larger == stored.total_steps:
-                return "resuming"
-            run_store.extend(larger)
-            return "extending"
-    raise ValueError(
-        f"{run_dir} holds a run with other settings (stored -> given: "
-        f"{'; '.join(stored.differences(run_config))}): give the stored ones (only --total-steps "
-        f"may grow), another --run-dir, or --fork {shlex.quote(str(run_dir))} --run-dir NEW"
-    )
+    run_config = dataclasses.replace(run_config, task=tasks.as_stored(run_config, stored))
+    try:
+        with create.resume(run_dir, run_config) as run_store:
+            total_steps = run_store.config.total_steps
+            return "extending" if total_steps > stored.total_steps else "resuming"
+    except create.OtherSettings as error:
+        way_out = f"--fork {shlex.quote(str(run_dir))} --run-dir NEW"
+        raise ValueError(f"{error}. For a run that starts from this one: {way_out}") from None
 
 
 def _conclude(run_dir: Path) -> int:
