@@ -328,7 +328,7 @@ def collect(
         doomed = directory.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
         try:
             os.rename(directory, doomed)
-        except FileNotFoundError:  # another collector was quicker
+        except OSError:  # another collector was quicker, or nothing can be deleted here
             continue
         removed.append(name)
         shutil.rmtree(doomed, ignore_errors=True)
@@ -597,18 +597,18 @@ def _candidates(root: Path) -> Iterator[tuple[str | None, Path]]:
 
 
 def _directories(path: Path) -> list[Path]:
-    """Return the directories, but no links, in a directory that may be gone."""
+    """Return the directories, but no links, in a directory; none if it cannot be read."""
     try:
         with os.scandir(path) as entries:
             return sorted(
                 Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)
             )
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return []
 
 
 def _age_s(directory: Path, now: float) -> float:
-    """Return the seconds since anything in a directory was written; -infinity if it is gone.
+    """Return the seconds since anything in a directory was written; -infinity if nobody can tell.
 
     The files count too, because a directory does not change while a large file is written.
     """
@@ -618,6 +618,6 @@ def _age_s(directory: Path, now: float) -> float:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
                     newest = max(newest, entry.stat(follow_symlinks=False).st_mtime)
-    except FileNotFoundError:
+    except OSError:
         return -math.inf
     return now - newest

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,14 @@ OLD_S = 3600.0
 
 
 def remove_old(directory: Path, pattern: str) -> None:
-    """Delete the files that match a pattern and that nobody has written to for `OLD_S`."""
+    """Delete files and directories that match a pattern and are older than `OLD_S`."""
     for path in directory.glob(pattern):
-        with contextlib.suppress(OSError):  # gone, or a directory
+        with contextlib.suppress(OSError):  # another process was quicker
             if time.time() - path.lstat().st_mtime > OLD_S:
-                path.unlink()
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
 
 def sync_directory(path: Path) -> None:
