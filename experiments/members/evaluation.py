@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 
 from envs import make
 from experiments.analysis import aggregates, tasks
@@ -119,6 +118,8 @@ def evaluate(
                     played[slot] += 1
                     returns.append(episode_return)
                     lengths.append(length)
+    except RuntimeError as error:  # torch's, of weights so large that the policy overflows
+        raise ValueError(f"member {member.id} cannot be played: {error}") from error
     finally:
         envs.close()
     protocol = (
@@ -143,7 +144,12 @@ def learner_config(run_store: store.Store) -> learner.LearnerConfig:
             f"{run_store.path.parent} trains {stored.task}: only runs of the suite's agents "
             f"({tasks.LEARNER}) can be played or replayed"
         )
-    return learner.LearnerConfig.from_json(stored.task_config)
+    try:
+        return learner.LearnerConfig.from_json(stored.task_config)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{run_store.path.parent} holds no settings of the suite's agents: {error!r}"
+        ) from error
 
 
 def load_agent(
@@ -175,7 +181,7 @@ def load_agent(
         agent = learner.make_agent(played, envs, seed)
     finally:
         envs.close()
-    state = safetensors.torch.load_file(directory / "agent.safetensors")
+    state = learner.read_tensors(directory)
     # `make_agent` has seeded the generator; the checkpoint's must not replace it.
     agent.load_state_dict(state | {"generator": agent.generator.get_state()})
     return agent, played
