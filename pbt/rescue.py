@@ -29,6 +29,8 @@ def restore(claimed: claim.Claim, error: checkpoint.CheckpointError) -> bool:
                 last_ready_steps=min(member.last_ready_steps, old.agent_steps),
                 parent=(old.member, old.version),
             )
+        except checkpoint.NotThere:
+            raise
         except checkpoint.CheckpointError:
             old = claimed.store.previous_version(member.id, old.version)
             continue

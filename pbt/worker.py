@@ -111,7 +111,9 @@ def run(
         grace_s: Age in seconds from which a checkpoint that no row names is deleted.
     """
     worker = _Worker(
-        context=claim.Context(run_store, run_dir / "checkpoints", probe, durable, grace_s),
+        context=claim.Context(
+            run_store, run_dir / "checkpoints", probe, durable, grace_s, stop=stop, beat=beat
+        ),
         tasks=task_cache.TaskCache(resident_limit),
         make_task=make_task or slices.named_factory(run_store.config.task),
         stop=stop,
@@ -122,6 +124,9 @@ def run(
         worker.context.collect()
     except disk.DiskFull as error:
         exit_code, message = verdict.EXIT_DISK_FULL, str(error)
+    except claim.CheckpointsAway as error:
+        exit_code = 128 + stop() if stop() else verdict.EXIT_DEAD
+        message = str(error)
     finally:
         worker.tasks.close()
     return Outcome(exit_code, message, worker.context.stopwatch.seconds)
@@ -155,29 +160,39 @@ class _Worker:
             self.beat()
             if signal_number := self.stop():
                 return 128 + signal_number, f"stopped by signal {signal_number}"
-            if claimed := self._claim():
-                self._turn(claimed)
+            self.context.await_checkpoints()
+            claimed = self._claim()
+            if claimed is not None:
+                crashed = self._turn(claimed)
                 self.context.collect_if_due()
-            elif over := verdict.of(self.store):
+                if not crashed:
+                    continue
+            if over := verdict.of(self.store):
                 return over
-            else:
+            if claimed is None:
                 with self.stopwatch.on("idle"):
                     time.sleep(idle_s)
 
     def _claim(self) -> claim.Claim | None:
         self.probe("before-claim")
         with self.stopwatch.on("claim"):
-            members = self.store.members()
-            self.tasks.drop_stale({member.id: member.version for member in members})
-            gone = owner.gone(member.owner for member in members)
-            lease = self.store.claim(self.owner, self.tasks.versions(), gone)
+            owners, versions = self.store.owners_and_versions(self.tasks.versions())
+            self.tasks.drop_stale(versions)
+            gone = owner.gone(owners)
+            lease = self.store.claim(
+                self.owner,
+                self.tasks.versions(),
+                gone,
+                owner.at_work(owners - gone - {self.owner}),
+                self.context.lease_s,
+            )
         if lease is None:
             return None
         self.probe("after-claim")
         return claim.Claim(self.context, lease)
 
-    def _turn(self, claimed: claim.Claim) -> None:
-        """Take one turn with a member, and handle errors that are the member's own."""
+    def _turn(self, claimed: claim.Claim) -> bool:
+        """Take one turn with a member, and handle its errors; return whether it crashed."""
         member = claimed.member.id
         try:
             if records.is_dead(claimed.member):
@@ -193,7 +208,7 @@ class _Worker:
         except Diverged as error:
             self.tasks.drop(member)
             rescue.diverged(claimed, str(error))
-        except disk.DiskFull:
+        except (disk.DiskFull, claim.CheckpointsAway):
             self.tasks.drop(member)
             with contextlib.suppress(store.StoreError):  # the database may be on the same disk
                 claimed.release()
@@ -206,6 +221,8 @@ class _Worker:
             self.tasks.drop(member)
             with contextlib.suppress(store.LostLease):
                 claimed.crashed(crash)
+            return True
+        return False
 
     # Open: a live task at the committed version, with the store's hyperparameters in force.
 
@@ -221,6 +238,8 @@ class _Worker:
             if member.checkpoint is not None:
                 try:
                     directory = claimed.open_verified(member)
+                except checkpoint.NotThere:
+                    raise  # the disk's error: the checkpoint may be whole
                 except checkpoint.CheckpointError as error:
                     return self._open(claimed) if rescue.restore(claimed, error) else None
             task = self._build(member)

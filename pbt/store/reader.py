@@ -11,7 +11,6 @@ from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 
-from pbt import records
 from pbt.records import DamagedRow, Event, Member, Report, Version
 from pbt.run import RunConfig
 from pbt.store import schema, statements
@@ -34,6 +33,7 @@ class Reader:
         self._database = database
         self.path = database.path
         self.config = config
+        self._known: dict[int, tuple[sa.Row[Any], Member]] = {}
 
     @classmethod
     def open(
@@ -52,8 +52,8 @@ class Reader:
             durable: Whether later commits survive a power cut (fsync). False is for toys and tests.
             clock: Returns the time in seconds, in place of the database's clock. For tests.
             busy_timeout_s: How long each transaction waits for another one, in seconds.
-            on_locked: Called after each `busy_timeout_s` in vain with the seconds waited so far, and
-                then the transaction goes on waiting. What it raises ends it. None: it raises
+            on_locked: Called after each `busy_timeout_s` in vain with the seconds waited so far,
+                and then the transaction goes on waiting. What it raises ends it. None: it raises
                 `StoreBusy`.
 
         Raises:
@@ -113,7 +113,7 @@ class Reader:
     def members(self) -> list[Member]:
         """Return all members at their last committed versions, by id."""
         with self._database.transaction() as connection:
-            return statements.read_members(connection, self.config)
+            return statements.read_members(connection, self.config, self._known)
 
     def member(self, member: int) -> Member:
         """Return one member at its last committed version; raise `KeyError` for an unknown id."""
@@ -196,15 +196,36 @@ class Reader:
 
     def owners(self) -> set[str]:
         """Return everyone who is recorded as holding a member. Some may be gone."""
-        return {member.owner for member in self.members() if member.owner is not None}
+        with self._database.transaction() as connection:
+            return statements.read_owners(connection)
+
+    def owners_and_versions(self, members: Collection[int]) -> tuple[set[str], dict[int, int]]:
+        """Return what `owners` does, and the committed versions of the given members, by id."""
+        with self._database.transaction() as connection:
+            versions = statements.read_versions(connection, members) if members else {}
+            return statements.read_owners(connection), versions
 
     def unfinished(self) -> list[Member]:
         """Return the members that may go on, see `records.unfinished`.
 
         After `claim` returned None, an empty list means that the run is over. Otherwise another
-        worker holds a member, so wait and try again.
+        worker holds a member or members rest after crashes, so wait and try again.
         """
-        return records.unfinished(self.members(), self.config)
+        with self._database.transaction() as connection:
+            return statements.unfinished(connection, self.config)
+
+    def all_crash_alike(self) -> bool:
+        """Return whether what stops the members is nothing of their own.
+
+        It is so if each member that may go on crashed at least `max_attempts` + 2 times in a row,
+        and none of them trained a slice since any of them first crashed.
+        """
+        with self._database.transaction() as connection:
+            members = statements.unfinished(connection, self.config)
+            tried = [member.attempts - (member.owner is not None) for member in members]
+            return min(tried, default=0) >= self.config.max_attempts + 2 and not any(
+                statements.is_own_fault(connection, self.config, member) for member in members
+            )
 
     def unneeded_checkpoints(self, names: Collection[str]) -> set[str]:
         """Return those of some existing checkpoints that no row will ever need.

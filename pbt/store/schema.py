@@ -117,6 +117,20 @@ named_lease_table = sa.Table(
 )
 
 
+def printable(value: Any) -> Any:
+    """Return JSON whose texts can be stored and shown: lone surrogates and NUL are escaped.
+
+    The text of an error may hold anything, such as bytes of a file name.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    if isinstance(value, Mapping):
+        return {printable(name): printable(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [printable(entry) for entry in value]
+    return value
+
+
 def dumps(value: Any, what: str) -> str:
     """Return JSON text; raise `ValueError` for NaN, infinity and anything else but JSON."""
     try:
@@ -164,8 +178,11 @@ def insert_events(connection: sa.Connection, events: Sequence[Event], now: float
         connection.execute(event_table.insert().values(values))
 
 
-def referenced(connection: sa.Connection, now: float) -> set[str]:
-    """Return the names of the checkpoints that must be kept at this time."""
+def referenced(connection: sa.Connection, now: float, member: int | None = None) -> set[str]:
+    """Return the names of the checkpoints that must be kept at this time.
+
+    With `member`, those of other members are only in it if they are pinned or the best ever.
+    """
     # The earliest of equal scores, so that the best version changes rarely.
     best = (
         sa.select(version_table.c.checkpoint)
@@ -175,15 +192,18 @@ def referenced(connection: sa.Connection, now: float) -> set[str]:
     )
     pinned = sa.select(pin_table.c.checkpoint).where(pin_table.c.expires_s > now)
     names = {*connection.execute(best).scalars(), *connection.execute(pinned).scalars()}
-    for member in connection.execute(sa.select(member_table.c.id)).scalars().all():
-        # One query per member uses the index. A long run has tens of thousands of versions.
-        newest = (
-            sa.select(version_table.c.checkpoint)
-            .where(version_table.c.member == member, version_table.c.checkpoint.is_not(None))
-            .order_by(version_table.c.version.desc())
-            .limit(2)
-        )
-        names |= set(connection.execute(newest).scalars())
+    # Subqueries by member use the index. A long run has tens of thousands of versions.
+    newest = (
+        sa.select(version_table.c.checkpoint)
+        .where(version_table.c.member == member_table.c.id, version_table.c.checkpoint.is_not(None))
+        .order_by(version_table.c.version.desc())
+        .limit(1)
+    )
+    query = sa.select(newest.scalar_subquery(), newest.offset(1).scalar_subquery())
+    if member is not None:
+        query = query.where(member_table.c.id == member)
+    for row in connection.execute(query.select_from(member_table)):
+        names |= set(row) - {None}
     return cast(set[str], names)
 
 
@@ -212,9 +232,24 @@ def to_member(row: sa.Row[Any], config: RunConfig) -> Member:
         return Member(**values)
 
 
-def to_members(rows: Sequence[sa.Row[Any]], config: RunConfig) -> list[Member]:
-    """Return the rows of `member` as records; raise `DamagedRow` unless all members are there."""
-    members = [to_member(row, config) for row in rows]
+def to_members(
+    rows: Sequence[sa.Row[Any]],
+    config: RunConfig,
+    known: dict[int, tuple[sa.Row[Any], Member]] | None = None,
+) -> list[Member]:
+    """Return the rows of `member` as records; raise `DamagedRow` unless all members are there.
+
+    Args:
+        rows: The rows, by id.
+        config: The run's settings.
+        known: Rows that were read before and their records, by id. Only rows that have changed
+            since are read again.
+    """
+    known = {} if known is None else known
+    for row in rows:
+        if row.id not in known or known[row.id][0] != row:
+            known[row.id] = (row, to_member(row, config))
+    members = [known[row.id][1] for row in rows]
     if [member.id for member in members] != list(range(config.population)):
         raise DamagedRow(f"table member has {len(members)} of {config.population} members")
     return members
@@ -296,7 +331,7 @@ def _numbers(values: Mapping[str, float]) -> dict[str, float]:
 _PLAIN: Mapping[str, Callable[[Any], Any]] = {
     "hyperparameters": _numbers,
     "metrics": _numbers,
-    "details": dict,
+    "details": lambda details: printable(dict(details)),
     "window": lambda returns: [float(value) for value in returns],
     "episodes": lambda episodes: [
         (int(steps), float(episode_return), int(length), bool(counted))
