@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pbt import claim, disk, files, owner, process, store, verdict
+from pbt import checkpoint, claim, disk, files, owner, process, store, verdict
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +110,9 @@ def run(
                 waiting()
 
     with patiently(lambda: store.Store.open(run_dir, busy_timeout_s=busy_timeout_s)) as run_store:
+        # Runs of before were not marked.
+        identity, names = patiently(run_store.identity), patiently(run_store.referenced_checkpoints)
+        checkpoint.adopt(run_dir / "checkpoints", identity, names)
         if over := patiently(lambda: verdict.of(run_store)):
             _tidy(run_store, run_dir)
             _tick(on_tick, run_store, waiting)
