@@ -5,6 +5,7 @@ upward. Fresh episodes had no part in the choice, so their mean is unbiased. Act
 from the policy, as in training.
 """
 
+import contextlib
 import dataclasses
 import math
 from pathlib import Path
@@ -15,9 +16,11 @@ import numpy as np
 from envs import make
 from experiments.analysis import aggregates, tasks
 from experiments.members import actor, learner
-from pbt import checkpoint, lineage, store
+from pbt import checkpoint, lineage, owner, store
 from pbt.records import Member
 
+_PIN_S = 60.0
+"""Seconds for which a checkpoint is kept while it is loaded, though its member trains on."""
 MAX_PARALLEL = 32
 """Largest number of environments stepped together. Each plays the same number of episodes, since
 the first episodes to finish are the shortest."""
@@ -173,6 +176,8 @@ def load_agent(
         learner_config(run_store),
         device="cpu",  # any machine can evaluate, wherever the run was trained
     )
+    with contextlib.suppress(store.StoreError):  # read-only, so no worker deletes it
+        run_store.pin(member.checkpoint, owner.current(), _PIN_S)
     directory = checkpoint.open_verified(
         run_dir / "checkpoints", member.checkpoint, member.id, member.version
     )

@@ -47,7 +47,7 @@ from tensorboard.plugins.custom_scalar import metadata as custom_scalar
 from experiments.analysis import wording
 from experiments.projections import event_file
 from experiments.projections.event_file import Point
-from pbt import lineage, owner, run, space, task
+from pbt import files, lineage, owner, run, space, task
 from pbt import store as stores
 from pbt.records import Event, Report, Version
 
@@ -404,6 +404,7 @@ def write_best_lineage(
     counted = [e for e in lineage.episodes(steps, reports) if e.counted]
     points += episode_points(counted, steps[0].training, wall_time)
 
+    files.remove_old(directory.parent, f"{directory.name}.*.tmp")  # of killed processes
     fresh = directory.with_name(f"{directory.name}.{os.getpid()}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
