@@ -200,6 +200,15 @@ def test_the_command_of_a_finished_run_collects(toy_run):
     assert run.store.members() == members
 
 
+def test_the_checkpoints_of_a_run_of_before_are_marked(toy_run):
+    run = toy_run()
+    run.work_until(8)
+    (run.checkpoints / checkpoint.MARKER).unlink()
+    assert run.launch() == 0
+    assert checkpoint.is_there(run.checkpoints, run.store.identity())
+    run.assert_complete()
+
+
 def test_a_checkpoint_that_is_not_committed_yet_is_kept(toy_run):
     """However short the run, and though other workers collect."""
     run = toy_run()
