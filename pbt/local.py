@@ -6,15 +6,17 @@ directory resumes the run. A second launcher joins, and its workers help those o
 """
 
 import contextlib
+import errno
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,6 +40,7 @@ BUSY_TIMEOUT_S = 5.0
 _ORPHAN_GRACE_S = 15.0
 """A worker ends by itself so many seconds after the launcher would have ended it."""
 _PROBE_BYTES = 65536
+_LOG_PREFIX = re.compile(r"^[-\d]+ [:,\d]+ worker \d+ [A-Z]+ ")
 _NOT_RESTARTED = (0, verdict.EXIT_NO_RUN, verdict.EXIT_DISK_FULL)
 _ASKED_TO_LEAVE = tuple(128 + number for number in process.STOP_SIGNALS)
 _THREAD_SETTINGS = (
@@ -113,22 +116,25 @@ def run(
         # Runs of before were not marked.
         identity, names = patiently(run_store.identity), patiently(run_store.referenced_checkpoints)
         checkpoint.adopt(run_dir / "checkpoints", identity, names)
-        if over := patiently(lambda: verdict.of(run_store)):
+        holders = patiently(run_store.owners)
+        gone, at_work = owner.gone(holders), owner.at_work(holders)
+        over = patiently(lambda: verdict.of(run_store))
+        if over is None or over[0] != 0:
+            if refused := refusal(run_dir):
+                say(refused[1])
+                return refused[0]
+            if changed := patiently(lambda: run_store.forgive(gone, at_work)):
+                _log.info("members %s may be tried again", changed)
+            over = patiently(lambda: verdict.of(run_store))
+        if over is not None:
             _tidy(run_store, run_dir)
             _tick(on_tick, run_store, waiting)
             say(over[1])
             return over[0]
-        if refused := refusal(run_dir):
-            say(refused[1])
-            return refused[0]
-        holders = patiently(run_store.owners)
-        gone = owner.gone(holders)
-        if freed := patiently(lambda: run_store.forgive(gone)):
-            _log.info("members %s were held by processes that are gone", freed)
         config = run_store.config
         share = -(-config.population // workers) + 1
         hang_s = hang_s or 3 * config.lease_seconds
-        added = _environment(workers, joins=bool(holders - gone))
+        added = _environment(workers, joins=bool(at_work))
         launcher = _Launcher(
             run_store=run_store,
             command=[
@@ -176,8 +182,9 @@ def refusal(run_dir: Path) -> tuple[int, str] | None:
             file.write(bytes(_PROBE_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        # The database is a file of its own, which may have other permissions.
-        os.close(os.open(run_dir / store.FILE_NAME, os.O_RDWR))
+        # The database has permissions of its own. To open it here would end SQLite's locks on it.
+        if not os.access(run_dir / store.FILE_NAME, os.W_OK):
+            raise PermissionError(errno.EACCES, "no permission", str(run_dir / store.FILE_NAME))
     except OSError as error:
         if disk.is_full(error):
             return verdict.EXIT_DISK_FULL, _no_space(run_dir)
@@ -268,10 +275,10 @@ class _Place:
         self.child, self.pipe, self.start_at_s = None, -1, None
 
     def last_words(self) -> str:
-        """Return the last line of the log."""
+        """Return the last line of the log, without the time and the process that it begins with."""
         with contextlib.suppress(OSError):
             lines = self.log.read_text(errors="replace").strip().splitlines()
-            return lines[-1] if lines else "it left no message"
+            return _LOG_PREFIX.sub("", lines[-1]) if lines else "it left no message"
         return f"see {self.log}"
 
 
@@ -289,6 +296,7 @@ class _Launcher:
     waiting: process.Waiting
     places: list[_Place]
     worst_exit: int = 0
+    _said: set[str] = field(default_factory=set)
 
     def watch(
         self,
@@ -364,6 +372,20 @@ class _Launcher:
             place.child.send_signal(signal.SIGABRT)
             place.aborted_s = now_s
 
+    def _checkpoints_away(self, run_store: store.Store) -> str | None:
+        """Return why the run's checkpoints are not there; None if they are."""
+        try:
+            checkpoint.check_there(self.run_dir / "checkpoints", run_store.identity())
+        except checkpoint.NotThere as error:
+            return str(error)
+        return None
+
+    def _say_once(self, line: str) -> None:
+        """Say what several workers may end with only once."""
+        if line not in self._said:
+            self._said.add(line)
+            self.say(line)
+
     def _start_later(self, place: _Place, error: OSError, now_s: float) -> None:
         """Try again to start a worker, after a pause. The system may be short of processes."""
         starting_works = any(other.lived or other.child is not None for other in self.places)
@@ -394,7 +416,11 @@ class _Launcher:
         if exit_code in _NOT_RESTARTED:
             self.worst_exit = max(self.worst_exit, exit_code)
             if exit_code != 0:
-                self.say(place.last_words())
+                self._say_once(place.last_words())
+            return
+        if exit_code == verdict.EXIT_DEAD and (away := self.ask(self._checkpoints_away)):
+            self.worst_exit = max(self.worst_exit, exit_code)
+            self._say_once(away)
             return
         if now_s - place.started_s > _HEALTHY_S:
             place.restarts = 0

@@ -126,7 +126,7 @@ class Projector:
 
     def _acquire(self) -> bool:
         holder = self.holder()
-        gone = {holder} if holder is not None and owner.is_gone(holder.partition("#")[0]) else ()
+        gone = {holder} if holder is not None and owner.gone([holder.partition("#")[0]]) else ()
         return self._store.acquire(LEASE_NAME, self._owner, self._lease_seconds, gone)
 
     def holder(self) -> str | None:

@@ -98,7 +98,7 @@ class Run:
             "exploit": rng.choice(["t-test", "truncation", "binary-tournament", "none"]),
             "lease_seconds": LEASE_SECONDS,
             "seed": rng.randrange(1000),
-            "task_config": {"log": str(self.log), "update_s": rng.choice([0.01, 0.02])},
+            "task_config": {"log": str(self.log), "update_s": rng.choice([0.03, 0.05])},
         }
         self.launchers: list[subprocess.Popen] = []
         self.outputs: list[Path] = []
@@ -125,22 +125,22 @@ class Run:
         output = self.log.with_suffix(f".{len(self.outputs)}.out")
         self.outputs.append(output)
         with output.open("wb") as file:
-            self.launchers.append(
-                subprocess.Popen(
-                    [
-                        *prefix,
-                        sys.executable,
-                        str(HERE / "launch.py"),
-                        str(self.directory),
-                        str(workers),
-                    ],
-                    env=self.environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=file,
-                    start_new_session=True,
-                )
+            launcher = subprocess.Popen(
+                [
+                    *prefix,
+                    sys.executable,
+                    str(HERE / "launch.py"),
+                    str(self.directory),
+                    str(workers),
+                ],
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
             )
+        launcher.output = output
+        self.launchers.append(launcher)
         self.soak.counts["launches"] += 1
 
     def processes(self, script: str) -> list[psutil.Process]:
@@ -175,6 +175,9 @@ class Run:
             if (code := launcher.poll()) is None:
                 continue
             self.launchers.remove(launcher)
+            if code > 0:
+                text = launcher.output.read_text(errors="replace").strip()
+                print(f"a launcher ended with {code}: {text[-300:]}", flush=True)
             self.soak.counts[f"launchers that ended with {code}"] += 1
             self.finished |= code == 0
 

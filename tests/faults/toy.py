@@ -67,7 +67,7 @@ class Toy:
             if self.misbehaves("kill"):
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.misbehaves("crash"):
-                raise RuntimeError("the environment fell over")
+                raise RuntimeError(self.config["crash"].get("text", "the environment fell over"))
             while self.misbehaves("hang"):
                 time.sleep(1000)
             if self.rate > self.config.get("diverge_above", np.inf):
