@@ -116,7 +116,6 @@ _OTHERS_REPORT = (
     )
     .limit(1)
 )
-_GONE = "its process is gone"
 
 
 class Circumstances(NamedTuple):
@@ -310,8 +309,8 @@ def is_own_fault(connection: sa.Connection, config: RunConfig, member: Member) -
         details = json.loads(text)
         if kind == "revived":
             first = None
-        elif first is None and details.get("because", _GONE) == _GONE:
-            first = details.get("last_report")  # older code did not write it
+        elif first is None:
+            first = details.get("last_report")  # if it counts, and not in events of older code
     if first is None:
         return False
     others = {"first": first, "member": member.id}
@@ -324,29 +323,30 @@ def last_report(connection: sa.Connection) -> int:
 
 
 def takeover(
-    connection: sa.Connection,
     member: Member,
     owner: str | None,
     now: float,
     dead_owners: Collection[str],
+    last_report: int | None = None,
 ) -> Event:
     """Return the event that says why a lease ended without its holder.
 
     Args:
-        connection: A transaction.
         member: The member as it was held.
         owner: The new holder; None if there is none.
         now: Time in seconds by the database's clock.
         dead_owners: Owners known to be gone.
+        last_report: Id of the newest report if the attempt counts, see `is_own_fault`.
     """
     details = {
         "from": member.owner,
         "to": owner,
-        "because": _GONE if member.owner in dead_owners else "its lease lapsed",
+        "because": "its process is gone" if member.owner in dead_owners else "its lease lapsed",
         "late_s": None if member.lease_expires_s is None else now - member.lease_expires_s,
         "attempts": member.attempts,
-        "last_report": last_report(connection),
     }
+    if last_report is not None:
+        details["last_report"] = last_report
     return records.event_of("takeover", member, details)
 
 

@@ -191,7 +191,8 @@ class Store(Reader):
                 attempts=claimed.attempts,
             )
             if before.owner is not None:
-                event = statements.takeover(connection, before, owner, now, dead_owners)
+                last = None if is_suspect else statements.last_report(connection)
+                event = statements.takeover(before, owner, now, dead_owners, last)
                 schema.insert_events(connection, [event], now)
             return Lease(claimed, owner, claimed.fence)
 
@@ -283,7 +284,7 @@ class Store(Reader):
             is_alone = statements.is_alone(connection, self.config, circumstances)
             for member in statements.read_members(connection, self.config):
                 if member.owner in dead_owners:
-                    events = [statements.takeover(connection, member, None, now, dead_owners)]
+                    events = [statements.takeover(member, None, now, dead_owners)]
                     member = replace(
                         member,
                         owner=None,
@@ -492,6 +493,7 @@ class Store(Reader):
         is_over = attempts >= most and statements.is_own_fault(connection, self.config, member)
         if attempts < 2 and not is_over:
             return  # the worker was killed once, which says nothing about the member
-        event = statements.takeover(connection, member, None, now, dead_owners)
+        last = statements.last_report(connection)
+        event = statements.takeover(member, None, now, dead_owners, last)
         schema.insert_events(connection, [event], now)
         statements.end_attempt(connection, self.config, member, now, member.error, member.owner)
