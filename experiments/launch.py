@@ -117,6 +117,16 @@ def _say_refused(exit_code: int, message: str) -> int:
     return exit_code
 
 
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """End the command in one line if the store cannot be used."""
+    try:
+        yield
+    except store.StoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
 def slug(env_id: str) -> str:
     """Return an environment's id in a form that fits into a directory's name."""
     return env_id.replace(":", "-").replace("/", "-")

@@ -36,6 +36,7 @@ from pathlib import Path
 import tyro
 
 from experiments import cli
+from experiments.analysis import wording
 from experiments.pages import markup, run_report
 from experiments.projections import tensorboard
 from experiments.studies import results
@@ -79,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             is_projected = projector.update()
             keeper = None if is_projected else _keeper(store)
     print(text)
-    print(f"Written to {directory}; to look at: {directory / markup.FILE_NAME}")
+    print(
+        wording.printable(f"Written to {directory}; to look at: {directory / markup.FILE_NAME}")
+    )
     if keeper is not None:
         print(f"The TensorBoard files are kept up to date by a launcher that is running: {keeper}.")
 

@@ -82,6 +82,8 @@ class Task(Protocol):
 
         Raises:
             ValueError: The checkpoint does not fit. The message names the tensors and shapes.
+            pbt.checkpoint.CheckpointError: The checkpoint is damaged. The member goes back to an
+                older one.
         """
 
     def close(self) -> None:

@@ -246,7 +246,12 @@ class _Worker:
             claimed.progress()
             if directory is not None:
                 self.probe("loading")
-                self._load(claimed, task, directory)
+                try:
+                    self._load(claimed, task, directory)
+                except checkpoint.CheckpointError as error:
+                    self.tasks.drop(member.id)
+                    before = rescue.origin(claimed)
+                    return self._open(claimed) if rescue.restore(claimed, error, before) else None
             member = replace(member, window=(), counted_episodes=0)
         self._set_hyperparameters(task, member.hyperparameters)
         self.tasks.keep(member.id, member.version, task)

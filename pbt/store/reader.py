@@ -88,6 +88,7 @@ class Reader:
                     + ("update the code" if newer else "use the code that wrote it")
                 )
             database.check(connection)
+            schema.check_tables(connection)
             text = connection.execute(sa.select(run_table.c.config)).scalar_one()
         try:
             config = schema.to_config(text)

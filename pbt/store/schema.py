@@ -207,6 +207,17 @@ def referenced(connection: sa.Connection, now: float, member: int | None = None)
     return cast(set[str], names)
 
 
+def check_tables(connection: sa.Connection) -> None:
+    """Raise `DamagedRow` unless all tables and columns are there."""
+    inspector = sa.inspect(connection)
+    for table in metadata.sorted_tables:
+        found = set()
+        if inspector.has_table(table.name):
+            found = {column["name"] for column in inspector.get_columns(table.name)}
+        if missing := [name for name in table.c.keys() if name not in found]:  # noqa: SIM118
+            raise DamagedRow(f"table {table.name} has no column {', '.join(missing)}")
+
+
 def to_config(text: Any) -> RunConfig:
     """Return the run's settings from their JSON text; raise `ValueError` if they are damaged."""
     return RunConfig.from_json(_object(_loads(_text(text, "it"))))
