@@ -97,7 +97,7 @@ def test_without_exploitation_it_stays_dead_and_the_run_says_so(toy_run):
         empty(directory, None)
     steps = run.store.member(1).agent_steps
     outcome = run.work()
-    assert outcome.exit_code == 0
+    assert outcome.exit_code == verdict.EXIT_UNSPENT
     assert "finished: 3 of 4 members; the others" in outcome.message
     assert f"failed for good and left {400 - steps} agent steps unspent" in outcome.message
     assert "the first was member 1, failed at" in outcome.message
