@@ -88,6 +88,7 @@ def run_experiment(
         flush=True,
     )
     with (
+        _one_line(),
         store.Store.open(run_dir, busy_timeout_s=local.BUSY_TIMEOUT_S) as watched,
         tensorboard.Projector(watched, run_dir / "tensorboard") as projector,
         progress.Progress(spec.frames_per_step if spec.is_atari else None) as table,
