@@ -7,10 +7,12 @@ import time
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 
 from pbt import run, space, store
 from pbt.records import Event, Lease, Member, Report, mean
-from pbt.store import database
+from pbt.store import database, schema, statements
 from pbt.task import Episode
 
 SPACE = space.Space({"lr": space.LogUniform(1e-5, 1.0)}, adapt=("lr",))
@@ -458,6 +460,53 @@ def test_leases_expire_by_the_real_clock_of_the_database(tmp_path):
     while (second := run_store.claim("two")) is None:
         assert time.monotonic() < deadline
     assert second.fence == first.fence + 1
+
+
+# The cost of a turn.
+
+
+def test_a_claim_is_flat_in_the_population(new, monkeypatch):
+    """All members were read and parsed twice per claim, so a round cost the population squared."""
+    run_store = new(300)
+    train_some(run_store, [1, 1])
+    parsed = []
+    to_member = schema.to_member
+    monkeypatch.setattr(
+        schema, "to_member", lambda row, config: parsed.append(row.id) or to_member(row, config)
+    )
+    owners, versions = run_store.owners_and_versions([0, 1, 7])
+    assert (owners, versions) == (set(), {0: 1, 1: 1, 7: 0})
+    lease = run_store.claim("me", versions)
+    assert lease.member.id == 7
+    train(run_store, lease)
+    assert run_store.pin(run_store.member(0).checkpoint, "me", 10)
+    assert len(parsed) <= 4
+    statement, _ = statements._ready_queries(300)
+    values = statements._values(run_store.config, statements.Circumstances(run_store.now()))
+    query = statement.params(**values).compile(
+        dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
+    )
+    with run_store._database.transaction() as connection:
+        plan = connection.execute(sa.text(f"EXPLAIN QUERY PLAN {query}")).all()
+    assert "member_next" in str(plan)
+    assert "TEMP B-TREE" not in str(plan)
+
+
+def test_members_that_did_not_change_are_not_parsed_again(new, monkeypatch):
+    run_store = new(50)
+    before = run_store.members()
+    parsed = []
+    to_member = schema.to_member
+    monkeypatch.setattr(
+        schema, "to_member", lambda row, config: parsed.append(row.id) or to_member(row, config)
+    )
+    with store.Store.open(run_store.path, durable=False) as other:
+        train_some(other, [0, 0, 1])
+    del parsed[:]
+    after = run_store.members()
+    assert parsed == [0, 1, 2]  # two were claimed and given back
+    assert after[3:] == before[3:]
+    assert after[2].agent_steps == SLICE
 
 
 # Fences.
