@@ -241,8 +241,10 @@ class Run:
     def lock(self, statement: str, seconds: float) -> None:
         connection = sqlite3.connect(self.database, timeout=30, isolation_level=None)
         try:
-            connection.execute(statement).fetchone()
+            cursor = connection.execute(statement)
+            cursor.fetchone()  # a reader that has not read all rows keeps its lock
             time.sleep(seconds)
+            cursor.close()
         except sqlite3.OperationalError:
             self.soak.counts["locks that were not got"] += 1
         finally:

@@ -2,7 +2,8 @@
 
 import os
 import signal
-import sqlite3
+import subprocess
+import sys
 import threading
 import time
 
@@ -145,6 +146,14 @@ def _steps(run):
 
 # A store that is locked, watched or stopped.
 
+HOLD = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
+cursor = connection.execute(sys.argv[2])
+cursor.fetchone()  # one row of many: it goes on reading
+time.sleep(float(sys.argv[3]))
+"""
+
 
 @pytest.mark.parametrize(
     "statement", ["BEGIN EXCLUSIVE", "SELECT * FROM member"], ids=["locked", "watched"]
@@ -156,12 +165,11 @@ def test_a_locked_or_watched_database_is_waited_for(statement, toy_run, wait_unt
 
     def hold():
         wait_until(lambda: len(_steps(run)) >= 25)
-        connection = sqlite3.connect(run.store.path, timeout=30, isolation_level=None)
-        connection.execute(statement).fetchone()  # one row of many: the cursor stays open
         steps = len(_steps(run))
-        time.sleep(12)
+        # A process of its own, because connections of one process share their locks.
+        command = [sys.executable, "-c", HOLD, str(run.store.path), statement, "12"]
+        subprocess.run(command, check=True)
         held.append(len(_steps(run)) - steps)
-        connection.close()
 
     other = threading.Thread(target=hold)
     other.start()

@@ -73,7 +73,9 @@ class Toy:
             if self.misbehaves("kill"):
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.misbehaves("crash"):
-                raise RuntimeError(self.config["crash"].get("text", "the environment fell over"))
+                if text := self.config["crash"].get("text"):
+                    raise RuntimeError(text)
+                raise RuntimeError("the environment fell over")
             while self.misbehaves("hang"):
                 time.sleep(1000)
             if self.rate > self.config.get("diverge_above", np.inf):
