@@ -46,7 +46,7 @@ import sqlalchemy as sa
 from pbt import records
 from pbt.records import Event, Lease, Member, Report, VersionKind
 from pbt.run import RunConfig
-from pbt.store import schema, statements, transitions
+from pbt.store import leases, schema, statements, transitions
 from pbt.store.database import Database, creating
 from pbt.store.reader import Reader
 from pbt.store.schema import member_table, named_lease_table, pin_table, run_table
@@ -172,6 +172,9 @@ class Store(Reader):
                 return None
             # A worker whose lease lapsed may have been slow, so only a death counts.
             is_suspect = before.owner is not None and before.owner not in dead_owners
+            late_s = now - (before.lease_expires_s or now)
+            if is_suspect and 0 <= late_s < self._database.waited_s:
+                return None  # its owner could not renew either while the database was locked
             attempts = max(1, before.attempts + (not is_suspect))
             if before.state == "failed":  # with more attempts it would be read as lost
                 attempts = min(attempts, self.config.max_attempts)
@@ -179,7 +182,7 @@ class Store(Reader):
                 before,
                 owner=owner,
                 fence=before.fence + 1,
-                lease_expires_s=now + transitions.lease_s(lease_seconds, self.config),
+                lease_expires_s=now + leases.lease_s(lease_seconds, self.config),
                 attempts=attempts,
             )
             statements.update_member(
@@ -206,7 +209,7 @@ class Store(Reader):
             LostLease: Another worker has claimed the member.
         """
         with self._database.transaction(writing=True) as connection:
-            lasts_s = transitions.lease_s(lease_seconds, self.config)
+            lasts_s = leases.lease_s(lease_seconds, self.config)
             expires = self._database.now(connection) + lasts_s
             statements.update_fenced(connection, self.config, lease, lease_expires_s=expires)
 
@@ -359,7 +362,7 @@ class Store(Reader):
             values["attempts"] = _ONE_ATTEMPT_LESS
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
-            lasts_s = transitions.lease_s(lease_seconds, self.config)
+            lasts_s = leases.lease_s(lease_seconds, self.config)
             values |= {
                 "owner": None if release else lease.owner,
                 "lease_expires_s": None if release else now + lasts_s,
@@ -427,7 +430,7 @@ class Store(Reader):
                 row is not None
                 and row.owner not in (owner, *dead_owners)
                 and isinstance(row.expires_s, float)  # unless a bit flipped
-                and now < row.expires_s <= now + seconds + transitions.CLOCK_SLACK_S
+                and now < row.expires_s <= now + seconds + leases.CLOCK_SLACK_S
             ):
                 return False
             connection.execute(named_lease_table.delete().where(named))

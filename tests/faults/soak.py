@@ -175,8 +175,10 @@ class Run:
             if (code := launcher.poll()) is None:
                 continue
             self.launchers.remove(launcher)
+            text = launcher.output.read_text(errors="replace").strip()
+            if "unshare:" in text:
+                code = -9  # it dies less well of its child's signal
             if code > 0:
-                text = launcher.output.read_text(errors="replace").strip()
                 print(f"a launcher ended with {code}: {text[-300:]}", flush=True)
             self.soak.counts[f"launchers that ended with {code}"] += 1
             self.finished |= code == 0

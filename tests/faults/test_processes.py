@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -9,6 +10,8 @@ import time
 
 import psutil
 import pytest
+
+from pbt import store
 
 
 def test_a_crash_is_counted_and_tried_again(toy_run, tmp_path):
@@ -185,6 +188,23 @@ def test_a_locked_or_watched_database_is_waited_for(statement, toy_run, wait_unt
     logs = "".join(path.read_text() for path in (run.directory / "logs").glob("*.log"))
     assert 1 <= logs.count(line) <= 2  # once per worker that met it
     assert "Traceback" not in logs
+
+
+def test_a_lease_that_lapsed_while_the_database_was_locked_is_not_taken_at_once(toy_run):
+    """Its owner waited too, and gets its turn first."""
+    run = toy_run(population=1, lease_seconds=0.2)
+    lease = run.store.claim("another host")
+    lock = sqlite3.connect(run.store.path, isolation_level=None)
+
+    def on_locked(waited_s):
+        if waited_s > 0.6:
+            lock.rollback()
+
+    with store.Store.open(run.store.path, busy_timeout_s=0.05, on_locked=on_locked) as waiter:
+        lock.execute("BEGIN EXCLUSIVE")
+        assert waiter.claim("this one") is None
+        assert waiter.claim("this one").fence == lease.fence + 1  # the owner is silent
+    lock.close()
 
 
 def test_a_stopped_worker_that_holds_the_lock_is_ended(toy_run, tmp_path, monkeypatch):
