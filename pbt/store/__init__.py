@@ -1,7 +1,8 @@
 """The store of a run, on SQLite. Code outside imports this package, not its modules.
 
 `store` has the contract and the writing methods, `reader` the reading ones. `transitions` says
-which states may follow which. `statements` and `schema` hold the SQL, `database` the transactions.
+which states may follow which, `leases` how long leases and rests last. `statements` and `schema`
+hold the SQL, `database` the transactions.
 """
 
 from pbt.store.database import BUSY_TIMEOUT_S as BUSY_TIMEOUT_S

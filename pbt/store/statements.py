@@ -1,6 +1,6 @@
 """SQL statements that several of the store's transactions share.
 
-The conditions below are those of `pbt.records` and `pbt.store.transitions` in SQL, so that a claim
+The conditions below are those of `pbt.records` in SQL, so that a claim
 does not read the whole population.
 """
 
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from pbt import records
 from pbt.records import Event, Lease, Member, VersionKind
 from pbt.run import RunConfig
-from pbt.store import schema, transitions
+from pbt.store import leases, schema
 from pbt.store.database import LostLease
 from pbt.store.schema import event_table, member_table, pin_table, report_table, version_table
 
@@ -129,6 +129,14 @@ class Circumstances(NamedTuple):
     """Owners known to be alive and not stopped."""
 
 
+class Candidate(NamedTuple):
+    """What a choice needs to know of a member that could be claimed now."""
+
+    id: int
+    version: int
+    agent_steps: int
+
+
 def create_indexes(connection: sa.Connection, config: RunConfig) -> None:
     """Create the indexes by which claims are fast, where a run does not have them yet."""
     rotation = _rotation(config.population)
@@ -144,7 +152,7 @@ def ready_members(
     config: RunConfig,
     circumstances: Circumstances,
     among: Collection[int] | None = None,
-) -> list[transitions.Candidate]:
+) -> list[Candidate]:
     """Return free members that a worker could claim now, in the order of the claims.
 
     Args:
@@ -159,7 +167,7 @@ def ready_members(
         rows = connection.execute(first, values).all()
     else:
         rows = connection.execute(those, {**values, "among": list(among)}).all()
-    return [transitions.Candidate(*row) for row in rows]
+    return [Candidate(*row) for row in rows]
 
 
 def unfinished(connection: sa.Connection, config: RunConfig) -> list[Member]:
@@ -272,7 +280,7 @@ def end_attempt(
     is_over = member.attempts >= config.max_attempts and is_own_fault(connection, config, member)
     values: dict[str, Any] = {
         "owner": None,
-        "lease_expires_s": now + transitions.rest_s(member.attempts, config),
+        "lease_expires_s": now + leases.rest_s(member.attempts, config),
         "fence": member.fence + 1,
     }
     again = member.state == "failed"
@@ -390,9 +398,9 @@ def _values(config: RunConfig, circumstances: Circumstances | None = None) -> di
         "now": now,
         "dead": list(dead_owners),
         "live": list(live_owners),
-        "longest_rest_end": now + transitions.longest_rest_s(config),
-        "longest_lease_end": now + transitions.longest_lease_s(config),
-        "patience_end": now - transitions.patience_s(config),
+        "longest_rest_end": now + leases.longest_rest_s(config),
+        "longest_lease_end": now + leases.longest_lease_s(config),
+        "patience_end": now - leases.patience_s(config),
     }
 
 
