@@ -15,7 +15,7 @@ import tyro
 
 from experiments import cli
 from experiments.analysis import scores
-from experiments.members import evaluation, video
+from experiments.members import evaluation, trust, video
 from pbt import checkpoint, store
 from pbt.records import Member
 
@@ -37,6 +37,8 @@ class Arguments:
     save: bool = False
     """Write the score into RUN_DIR/report, where reports and comparisons find it. A saved score is
     never replaced."""
+    trust: bool = False
+    """Play an environment of other code than the suite's and Gymnasium's: that code is executed."""
 
     def check(self) -> None:
         """Refuse arguments that make no sense.
@@ -57,6 +59,8 @@ def main() -> None:
         arguments = tyro.cli(Arguments, prog="python -m experiments.evaluate", description=__doc__)
         arguments.check()
         with store.Store.open(arguments.run_dir) as run_store:
+            if not arguments.trust:
+                trust.check(run_store, evaluation.learner_config(run_store).env_id)
             member = _find(run_store, arguments.member)
             written = scores.evaluation_path(arguments.run_dir, member)
             if arguments.save and written.exists():

@@ -12,6 +12,7 @@ column. A run can be exported at any time, also while it trains.
 import contextlib
 import dataclasses
 import itertools
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -65,6 +66,8 @@ def main() -> None:
         counts = write(read, out, arguments.to)
     except (ValueError, store.StoreError, OSError) as error:
         cli.fail(" ".join(str(error).split()))
+    if read.damage is not None:
+        print(f"note: {read.damage}", file=sys.stderr)
     for path, count in counts.items():
         print(f"{path}: {wording.counted(count, 'row')}")
 
@@ -89,7 +92,9 @@ def write(read: history.History, directory: Path, form: str) -> dict[Path, int]:
             path = directory / f"{table.name}.{form}"
             partial = all_written.enter_context(files.aside(path))
             if form == "csv":
-                with partial.open("w", encoding="utf-8", newline="") as file:
+                with partial.open(
+                    "w", encoding="utf-8", errors="backslashreplace", newline=""
+                ) as file:
                     counts[path] = tables.write_csv(table, file)
             else:
                 counts[path] = _write_parquet(table, partial)

@@ -18,7 +18,7 @@ from experiments.analysis import provenance, scores, tasks
 from experiments.members import checks, evaluation, learner
 from experiments.pages import run_report
 from experiments.projections import progress, tensorboard
-from pbt import checkpoint, create, local, run, store, verdict
+from pbt import checkpoint, create, disk, local, run, store, verdict
 
 PROJECTION_INTERVAL_S = 10.0
 """Seconds between two updates of the TensorBoard files."""
@@ -49,8 +49,9 @@ def run_experiment(
     | exit code | meaning |
     |---|---|
     | 0 | The run is finished. |
-    | 1 | The population died, or the report could not be written. |
+    | 1 | The run cannot go on, or the report could not be written. |
     | 2 | The input is bad; nothing was created. |
+    | 3 | The run is over, but members died and left steps unspent. |
     | 74 | The disk is full. |
     | 130, 143 | Interrupted; the same command resumes the run. |
 
@@ -66,12 +67,18 @@ def run_experiment(
         learner_config.check_unroll_length(checks.longest_unroll(run_config))
         begun = open_or_create(run_dir, run_config, fork)
     except OSError as error:
+        if disk.is_full(error):
+            sys.exit(_say_refused(verdict.EXIT_DISK_FULL, f"no space for {run_dir}: make room"))
         cli.fail(
             f"--run-dir {run_dir} cannot be used ({error.strerror or error}: {error.filename}): "
             "choose another one"
         )
     except (ValueError, store.StoreError, checkpoint.CheckpointError) as error:
+        if disk.is_full(error):
+            sys.exit(_say_refused(verdict.EXIT_DISK_FULL, str(error)))
         cli.fail(error)
+    if refused := local.refusal(run_dir):
+        sys.exit(_say_refused(*refused))
     provenance.record(run_dir)
     print(
         f"{begun} {run_dir}: {run_config.population} members, "
@@ -81,7 +88,8 @@ def run_experiment(
         flush=True,
     )
     with (
-        store.Store.open(run_dir) as watched,
+        _one_line(),
+        store.Store.open(run_dir, busy_timeout_s=local.BUSY_TIMEOUT_S) as watched,
         tensorboard.Projector(watched, run_dir / "tensorboard") as projector,
         progress.Progress(spec.frames_per_step if spec.is_atari else None) as table,
     ):
@@ -95,13 +103,29 @@ def run_experiment(
             table.tick(watched)
 
         exit_code = local.run(run_dir, workers, on_tick=show)
-        if exit_code == 0:
+        is_over = exit_code in (0, verdict.EXIT_UNSPENT)
+        if is_over:
             projector.close(wait_s=tensorboard.LEASE_SECONDS)
-    if exit_code == 0:
-        exit_code = _conclude(run_dir)
+    if is_over:
+        exit_code = _conclude(run_dir) or exit_code
     else:
         print(f"where it stands: python -m experiments.report {shlex.quote(str(run_dir))}")
     sys.exit(exit_code)
+
+
+def _say_refused(exit_code: int, message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return exit_code
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """End the command in one line if the store cannot be used."""
+    try:
+        yield
+    except store.StoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
 
 
 def slug(env_id: str) -> str:
@@ -128,6 +152,10 @@ def open_or_create(
         pbt.store.StoreError: The run cannot be opened.
         pbt.checkpoint.CheckpointError: A checkpoint of the other run is damaged.
     """
+    try:
+        os.fspath(run_dir).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"--run-dir {run_dir} is no UTF-8: choose another name") from None
     if not (run_dir / store.FILE_NAME).exists():
         if run_dir.exists() and not run_dir.is_dir():
             raise ValueError(f"--run-dir {run_dir} is a file: name a directory")
@@ -136,7 +164,8 @@ def open_or_create(
         begun = (f".{store.FILE_NAME}.", "checkpoints")
         if run_dir.exists() and any(not p.name.startswith(begun) for p in run_dir.iterdir()):
             raise ValueError(
-                f"{run_dir} is not a run, and not empty: choose another --run-dir, or remove it"
+                f"{run_dir} is not a run ({store.FILE_NAME} is missing), and not empty: choose "
+                "another --run-dir, or remove it"
             )
         if fork is not None:
             checks.check_fork(run_config, fork)
@@ -147,18 +176,14 @@ def open_or_create(
             pass  # the same command in another terminal was a moment faster, so join it
     with store.Store.open(run_dir) as run_store:
         stored = run_store.config
-        run_config = dataclasses.replace(run_config, task=tasks.as_stored(run_config, stored))
-        larger = max(stored.total_steps, run_config.total_steps)
-        if not dataclasses.replace(stored, total_steps=larger).differences(run_config):
-            if larger == stored.total_steps:
-                return "resuming"
-            run_store.extend(larger)
-            return "extending"
-    raise ValueError(
-        f"{run_dir} holds a run with other settings (stored -> given: "
-        f"{'; '.join(stored.differences(run_config))}): give the stored ones (only --total-steps "
-        f"may grow), another --run-dir, or --fork {shlex.quote(str(run_dir))} --run-dir NEW"
-    )
+    run_config = dataclasses.replace(run_config, task=tasks.as_stored(run_config, stored))
+    try:
+        with create.resume(run_dir, run_config) as run_store:
+            total_steps = run_store.config.total_steps
+            return "extending" if total_steps > stored.total_steps else "resuming"
+    except create.OtherSettings as error:
+        way_out = f"--fork {shlex.quote(str(run_dir))} --run-dir NEW"
+        raise ValueError(f"{error}. For a run that starts from this one: {way_out}") from None
 
 
 def _conclude(run_dir: Path) -> int:
@@ -184,6 +209,9 @@ def _conclude(run_dir: Path) -> int:
     except KeyboardInterrupt:
         print("stopped by SIGINT; the same command goes on")
         return 130
+    except store.StoreError as error:
+        print(f"error: the run is over, but has no report: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
         print(
             f"error: the run is complete, but not its report ({error}): fix that, and "

@@ -23,7 +23,7 @@ import tyro
 
 from experiments import cli, config, launch
 from experiments.analysis import schedule
-from experiments.members import evaluation
+from experiments.members import evaluation, trust
 from experiments.members import make_scheduled_task as make_task  # noqa: F401 - old run directories
 from experiments.studies import defaults, schedules
 from pbt import run, store
@@ -61,6 +61,9 @@ class Arguments:
     run_dir: Path | None = None
     """Directory of the run; default: results/runs/replay-<run>-<environment>. A run that is there
     already is resumed."""
+    trust: bool = False
+    """Play the run's environment though it is of other code than the suite's and Gymnasium's: that
+    code is executed."""
 
     def check(self) -> None:
         """Refuse arguments that make no sense, alone or together.
@@ -101,7 +104,9 @@ def prepare(arguments: Arguments) -> run.RunConfig:
     base, followed = None, None
     if arguments.source is not None:
         with store.Store.open(arguments.source) as source:
-            evaluation.learner_config(source)  # refuse other tasks
+            played = evaluation.learner_config(source)  # refuse other tasks
+            if arguments.env is None and not arguments.trust:
+                trust.check(source, played.env_id)
             base = source.config
             if arguments.schedule is None:
                 _check_member(arguments.member, base.population)

@@ -36,6 +36,7 @@ from pathlib import Path
 import tyro
 
 from experiments import cli
+from experiments.analysis import wording
 from experiments.pages import markup, run_report
 from experiments.projections import tensorboard
 from experiments.studies import results
@@ -71,14 +72,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with store:
         try:
             text = run_report.write_report(store, directory, event_files)
+        except stores.StoreError as error:
+            cli.fail(error)
         except OSError as error:
             cli.fail(f"the report cannot be written: {error}")
         with tensorboard.Projector(store, event_files) as projector:
             is_projected = projector.update()
+            keeper = None if is_projected else _keeper(store)
     print(text)
-    print(f"Written to {directory}; to look at: {directory / markup.FILE_NAME}")
-    if not is_projected:
-        print("The TensorBoard files are kept up to date by a launcher that is running.")
+    print(wording.printable(f"Written to {directory}; to look at: {directory / markup.FILE_NAME}"))
+    if keeper is not None:
+        print(f"The TensorBoard files are kept up to date by a launcher that is running: {keeper}.")
+
+
+def _keeper(store: stores.Store) -> str | None:
+    """Return who holds the lease of the TensorBoard files, in words; None if nobody does."""
+    holder = store.holder(tensorboard.LEASE_NAME)
+    if holder is None:
+        return None
+    parts = holder.partition("#")[0].split("/")
+    return f"process {parts[-2]} on {parts[0]}" if len(parts) > 3 else holder
 
 
 def _rebuild(options: Arguments) -> None:

@@ -35,7 +35,7 @@ from experiments import cli, config, launch
 from experiments.analysis import arms, provenance
 from experiments.studies import definitions, results, tables
 from experiments.studies.plan import Plan
-from pbt import store
+from pbt import store, verdict
 
 Name = Literal["random-search", "population-size", "exploit", "copy", "schedule", "ready", "all"]
 
@@ -249,6 +249,9 @@ def main() -> None:
             out = arguments.directory(study)
             write(plan, study, collect(plan, study, arguments.seeds), out)
             print(f"{study}: {out / 'README.md'}")
+        if unspent := plan.unspent(arguments.studies, arguments.seeds):
+            print(unspent, file=sys.stderr)
+            raise SystemExit(verdict.EXIT_UNSPENT)
     except (ValueError, store.StoreError, OSError) as error:
         cli.fail(" ".join(str(error).split()))
 

@@ -45,7 +45,7 @@ import tyro
 from matplotlib import figure, lines
 
 from experiments import cli
-from pbt import lineage, records, run, space, store, task, worker
+from pbt import checkpoint, lineage, records, run, space, store, task, worker
 
 START = (0.9, 0.9)
 CEILING = 1.2
@@ -227,6 +227,12 @@ def train_panel(settings: ToyConfig, panel: Panel) -> bool:
     with opened:
         if not opened.unfinished():
             return False
+        checkpoint.adopt(
+            directory / "checkpoints",
+            opened.identity(),
+            opened.referenced_checkpoints(),
+            durable=DURABLE,
+        )
         outcome = worker.run(opened, directory, durable=DURABLE)
         if outcome.exit_code:
             raise RuntimeError(f"{directory}: {outcome.message}")

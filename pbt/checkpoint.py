@@ -1,5 +1,6 @@
 """Checkpoints: immutable directories, published atomically, verified before they are read.
 
+    ROOT/RUN.json                                   whose checkpoints these are
     ROOT/<member>/<version>-<nonce>/manifest.json   member, size and sha256 of each file, ...
     ROOT/<member>/<version>-<nonce>/<file>          plain files, written by `Task.save`
     ROOT/<member>/.tmp-<nonce>/                     a directory that is being written or deleted
@@ -9,10 +10,14 @@ store names it, and deleted only after no row and no pin names it any more. A pu
 complete, because it is written and synced under another name and then renamed. The nonce keeps it
 apart from the remains of an earlier attempt at the same version.
 
+RUN.json tells a disk that is not mounted from checkpoints that were lost. Without it nothing is
+known about any checkpoint, so none counts as damaged.
+
 This module does not know what the files contain. It executes and unpickles nothing.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import math
@@ -30,6 +35,7 @@ from pbt import files as file_system
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+MARKER = "RUN.json"
 _NAME = re.compile(r"(0|[1-9][0-9]{0,8})/(0|[1-9][0-9]{0,8})-([0-9a-f]{16})", re.ASCII)
 _TEMPORARY = ".tmp-"
 _RESERVED = ("format", "member", "version", "files")
@@ -39,6 +45,108 @@ _MANIFEST_LIMIT_BYTES = 4_000_000
 
 class CheckpointError(Exception):
     """A checkpoint cannot be used. The message names the member, the file and the problem."""
+
+
+class NotThere(CheckpointError):
+    """The checkpoint directory or its disk is not there, so nothing is known to be damaged."""
+
+
+def mark(root: Path, identity: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Make a run's checkpoint directory, and write into it whose it is. Do nothing if it is there.
+
+    Args:
+        root: The run's checkpoint directory.
+        identity: JSON that tells the run from all others, see `Store.identity`.
+        durable: Whether it survives a power cut (fsync). False is for toys and tests.
+
+    Raises:
+        NotThere: The directory is marked as another run's.
+        OSError: The directory cannot be written.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    found = _read_marker(root)
+    if found == _plain(identity):
+        return
+    if isinstance(found, dict):
+        raise NotThere(_of_another_run(root))
+    temporary = root / f"{_TEMPORARY}{MARKER}-{secrets.token_hex(8)}"
+    try:
+        temporary.write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n")
+        _seal(temporary, durable)
+        os.replace(temporary, root / MARKER)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if durable:
+        file_system.sync_directory(root)
+        file_system.sync_directory(root.parent)
+
+
+def check_there(root: Path, identity: Mapping[str, Any]) -> None:
+    """Check that a run's checkpoint directory can be read, and is that run's.
+
+    Args:
+        root: The run's checkpoint directory.
+        identity: As given to `mark`.
+
+    Raises:
+        NotThere: It is not there, or is marked as another run's. The message says what to do.
+    """
+    try:
+        found = _read_marker(root)
+    except OSError as error:
+        raise NotThere(
+            f"{root} is not there ({error.strerror or error}): mount its disk or put the directory "
+            "back, and give the same command again"
+        ) from error
+    if found is None:
+        raise NotThere(
+            f"{root} is not there, or is empty: there is no {MARKER} in it. Mount its disk or put "
+            "the checkpoints back, and give the same command again"
+        )
+    if found != _plain(identity):
+        raise NotThere(_of_another_run(root))
+
+
+def is_there(root: Path, identity: Mapping[str, Any]) -> bool:
+    """Return whether `check_there` finds nothing wrong."""
+    try:
+        check_there(root, identity)
+    except NotThere:
+        return False
+    return True
+
+
+def adopt(
+    root: Path, identity: Mapping[str, Any], names: Collection[str], *, durable: bool = True
+) -> bool:
+    """Mark the checkpoint directory of a run that was made before directories were marked.
+
+    Args:
+        root: The run's checkpoint directory.
+        identity: As given to `mark`.
+        names: Checkpoints that the store keeps. Without any the run has not trained yet. Otherwise
+            one of them has to be there, because an empty directory may be an unused mount point.
+        durable: As for `mark`.
+
+    Returns:
+        Whether the directory is there and marked as this run's.
+    """
+    try:
+        if not names or any((root / name).is_dir() for name in names):
+            mark(root, identity, durable=durable)
+    except (OSError, NotThere):
+        return False
+    return is_there(root, identity)
+
+
+def is_used(root: Path) -> bool:
+    """Return whether a checkpoint directory is marked, or holds a version of a trained member.
+
+    Versions 0 without a mark are the remains of the killed creation of a fork, which publishes
+    its checkpoints before the store exists.
+    """
+    versions = (match[2] for name, _ in _candidates(root) if (match := _NAME.fullmatch(name or "")))
+    return (root / MARKER).exists() or any(version != "0" for version in versions)
 
 
 def publish(
@@ -126,22 +234,27 @@ def child_of(
         CheckpointError: The donor's checkpoint is missing, incomplete or of another member.
         OSError: The files cannot be written.
     """
-    source, files = _inspect(donor_root or root, donor, donor_member, donor_version)
+    source, files, _ = _inspect(donor_root or root, donor, donor_member, donor_version)
 
     def fill(directory: Path) -> dict[str, Any]:
         for name in files:
             try:
                 _link_or_copy(source / name, directory / name, durable)
             except FileNotFoundError as error:  # it was collected meanwhile
-                raise CheckpointError(
-                    f"member {donor_member}: {donor}/{name} is missing"
-                ) from error
+                where = f"member {donor_member}: {donor}/{name}"
+                raise _missing(donor_root or root, where) from error
         return files
 
     return _publish(root, member, version, fill, manifest, durable)
 
 
-def open_verified(root: Path, name: str, member: int, version: int) -> Path:
+def open_verified(
+    root: Path,
+    name: str,
+    member: int,
+    version: int,
+    expected: Mapping[str, Any] | None = None,
+) -> Path:
     """Check a checkpoint completely, digests included, and return its directory.
 
     Args:
@@ -149,21 +262,28 @@ def open_verified(root: Path, name: str, member: int, version: int) -> Path:
         name: The checkpoint's name.
         member: Member that it must be of.
         version: Version that it must be of.
+        expected: What the store's row says. A field that the manifest has too must be equal.
 
     Raises:
+        NotThere: The disk or the whole directory is not there. This is no damage.
         CheckpointError: It is missing, incomplete, changed, of another member, or outside `root`.
     """
-    directory, files = _inspect(root, name, member, version)
-    for file_name, expected in files.items():
+    directory, files, manifest = _inspect(root, name, member, version)
+    for field, value in (expected or {}).items():
+        if field in manifest and manifest[field] != _plain(value):
+            raise CheckpointError(
+                f"member {member}: {name}/{MANIFEST} has {field} {manifest[field]}, but the row "
+                f"of member {member} version {version} in the store has {value}"
+            )
+    for file_name, entry in files.items():
         where = f"member {member}: {name}/{file_name}"
         try:
             digest = _digest(directory / file_name)
         except OSError as error:
-            raise CheckpointError(f"{where} cannot be read: {error.strerror}") from error
-        if digest != expected["sha256"]:
+            raise _unreadable(root, name, where, error) from error
+        if digest != entry["sha256"]:
             raise CheckpointError(
-                f"{where} is damaged: its sha256 is {digest}, "
-                f"the manifest says {expected['sha256']}"
+                f"{where} is damaged: its sha256 is {digest}, the manifest says {entry['sha256']}"
             )
     return directory
 
@@ -172,19 +292,23 @@ def collect(
     root: Path,
     referenced: Collection[str] | Callable[[], Collection[str]],
     grace_s: float,
+    unneeded: Callable[[Collection[str]], Collection[str]] = lambda names: (),
 ) -> list[str]:
     """Delete checkpoints that no row names, and remains of interrupted writes and deletions.
 
     Several collectors may run at once. The next one completes what a killed one began. Links are
-    never followed, and anything that does not look like a checkpoint is left alone.
+    never followed, and anything that does not look like a checkpoint is left alone. What a killed
+    writer left goes at once, because its lock ended with it. What a living one writes stays.
 
     Args:
         root: The run's checkpoint directory.
         referenced: Names to keep, or better the store's method that returns them. The method is
             called after the directory was listed, so a checkpoint that is committed meanwhile is
             safe, however short the grace time.
-        grace_s: Age in seconds from which a directory may be deleted. A younger one may be in the
-            middle of being written, or not in the store yet.
+        grace_s: Age in seconds from which a checkpoint may be deleted. A younger one may not be in
+            the store yet.
+        unneeded: Returns those of the names that need no grace, because no row can name them any
+            more. Called like `referenced`, see `Store.unneeded_checkpoints`.
 
     Returns:
         Names of the checkpoints that this call deleted.
@@ -192,21 +316,60 @@ def collect(
     now = time.time()
     found = list(_candidates(root))
     keep = set(referenced() if callable(referenced) else referenced)
+    at_once = set(unneeded([name for name, _ in found if name is not None and name not in keep]))
     removed = []
     for name, directory in found:
-        if name in keep or _age_s(directory, now) < grace_s:
+        if name is None:
+            _remove_abandoned(directory, now)
             continue
-        doomed = directory
-        if name is not None:
-            # Under its own name a checkpoint is always complete, so rename it before deleting it.
-            doomed = directory.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
-            try:
-                os.rename(directory, doomed)
-            except FileNotFoundError:  # another collector was quicker
-                continue
-            removed.append(name)
+        if name in keep or (name not in at_once and _age_s(directory, now) < grace_s):
+            continue
+        # Under its own name a checkpoint is always complete, so rename it before deleting it.
+        doomed = directory.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
+        try:
+            os.rename(directory, doomed)
+        except OSError:  # another collector was quicker, or nothing can be deleted here
+            continue
+        removed.append(name)
         shutil.rmtree(doomed, ignore_errors=True)
+    file_system.remove_old(root, f"{_TEMPORARY}*")  # of `mark`
     return removed
+
+
+def _read_marker(root: Path) -> Any:
+    """Return what RUN.json holds; None if it is missing or no JSON."""
+    try:
+        return json.loads((root / MARKER).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _plain(identity: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(identity))
+
+
+def _of_another_run(root: Path) -> str:
+    return (
+        f"{root / MARKER} says that the checkpoints there are another run's: put this run's own "
+        "checkpoints there, and give the same command again"
+    )
+
+
+def _missing(root: Path, what: str) -> CheckpointError:
+    """Return the error for something that is missing, by whether the rest is there."""
+    if (root / MARKER).exists():
+        return CheckpointError(f"{what} is missing")
+    return NotThere(f"{what} is missing, and so is {root / MARKER}")
+
+
+def _unreadable(root: Path, name: str, where: str, error: OSError) -> CheckpointError:
+    """Return the error for something that the file system does not give out."""
+    if isinstance(error, FileNotFoundError):
+        return _missing(root, where)
+    return NotThere(
+        f"{where} cannot be read ({error.strerror or error}): see to the disk. If it is well, "
+        f"delete {root / name}, and the member goes back to its version before"
+    )
 
 
 def _publish(
@@ -228,7 +391,7 @@ def _publish(
     if durable and is_new_home:
         file_system.sync_directory(root)
     temporary = home / f"{_TEMPORARY}{nonce}"
-    temporary.mkdir()
+    lock = _make_locked(temporary)
     try:
         content: dict[str, Any] = {"format": FORMAT, "member": member, "version": version}
         content |= {"files": fill(temporary), **manifest}
@@ -241,9 +404,49 @@ def _publish(
         # Free the space at once, because the disk may be full.
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        os.close(lock)
     if durable:
         file_system.sync_directory(home)
     return name
+
+
+def _make_locked(directory: Path) -> int:
+    """Make a directory that no collector deletes while this process lives.
+
+    Returns:
+        A descriptor that holds the lock. The kernel releases it when the process ends.
+    """
+    while True:
+        directory.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            # A file system without locks makes collectors wait for the age instead.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if directory.exists():
+                return descriptor
+            os.close(descriptor)  # a collector held the lock first, and has deleted it
+
+
+def _remove_abandoned(directory: Path, now: float) -> None:
+    """Delete a temporary directory unless its writer lives."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_abandoned = True
+    except BlockingIOError:
+        is_abandoned = False
+    except OSError:  # no locks here
+        is_abandoned = _age_s(directory, now) > file_system.OLD_S
+    try:
+        if is_abandoned:
+            shutil.rmtree(directory, ignore_errors=True)
+    finally:
+        os.close(descriptor)
 
 
 def _directory(root: Path, name: str, member: int, version: int) -> Path:
@@ -259,7 +462,7 @@ def _directory(root: Path, name: str, member: int, version: int) -> Path:
         try:
             mode = directory.lstat().st_mode
         except OSError as error:
-            raise CheckpointError(f"member {member}: {name} is missing") from error
+            raise _unreadable(root, name, f"member {member}: {name}", error) from error
         if not stat.S_ISDIR(mode):  # a link to a directory is none either
             raise CheckpointError(
                 f"member {member}: {name} is not a directory but a link or a file"
@@ -269,8 +472,8 @@ def _directory(root: Path, name: str, member: int, version: int) -> Path:
 
 def _inspect(
     root: Path, name: str, member: int, version: int
-) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """Check all but the digests; return the directory and the manifest's entries of its files."""
+) -> tuple[Path, dict[str, dict[str, Any]], dict[str, Any]]:
+    """Check all but the digests; return the directory, its files' entries and the manifest."""
     directory = _directory(root, name, member, version)
     where = f"member {member}: {name}"
     sizes: dict[str, int] = {}
@@ -284,8 +487,9 @@ def _inspect(
         with open(directory / MANIFEST, "rb") as file:
             raw = file.read(_MANIFEST_LIMIT_BYTES + 1)
     except OSError as error:
-        raise CheckpointError(f"{where} cannot be read: {error}") from error
-    files = _manifest_files(raw, f"{where}/{MANIFEST}", member, version)
+        raise _unreadable(root, name, where, error) from error
+    manifest = _manifest(raw, f"{where}/{MANIFEST}", member, version)
+    files = manifest["files"]
     if extra := sorted(set(sizes) - set(files)):
         raise CheckpointError(f"{where}/{extra[0]} is not in the manifest")
     for file_name, expected in files.items():
@@ -296,15 +500,15 @@ def _inspect(
                 f"{where}/{file_name} is damaged: it has {sizes[file_name]} bytes, "
                 f"the manifest says {expected['bytes']}"
             )
-    return directory, files
+    return directory, files, manifest
 
 
-def _manifest_files(raw: bytes, where: str, member: int, version: int) -> dict[str, dict[str, Any]]:
-    """Check a manifest; return its entries of files, each with "sha256" and "bytes"."""
+def _manifest(raw: bytes, where: str, member: int, version: int) -> dict[str, Any]:
+    """Check a manifest and return it. Its "files" have "sha256" and "bytes" each."""
     if len(raw) > _MANIFEST_LIMIT_BYTES:
         raise CheckpointError(f"{where} is larger than {_MANIFEST_LIMIT_BYTES} bytes")
     try:
-        content = json.loads(raw)
+        content: dict[str, Any] = json.loads(raw)
         digest = content.pop("digest")
         found = content.get("format")
         if isinstance(found, int) and found > FORMAT:
@@ -330,7 +534,7 @@ def _manifest_files(raw: bytes, where: str, member: int, version: int) -> dict[s
         known = entry if isinstance(entry, dict) else {}
         if not (isinstance(known.get("sha256"), str) and isinstance(known.get("bytes"), int)):
             raise CheckpointError(f"{where} has no digest or size of {name!r}")
-    return files
+    return content
 
 
 def _encode(content: Mapping[str, Any]) -> bytes:
@@ -393,18 +597,18 @@ def _candidates(root: Path) -> Iterator[tuple[str | None, Path]]:
 
 
 def _directories(path: Path) -> list[Path]:
-    """Return the directories, but no links, in a directory that may be gone."""
+    """Return the directories, but no links, in a directory; none if it cannot be read."""
     try:
         with os.scandir(path) as entries:
             return sorted(
                 Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)
             )
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return []
 
 
 def _age_s(directory: Path, now: float) -> float:
-    """Return the seconds since anything in a directory was written; -infinity if it is gone.
+    """Return the seconds since anything in a directory was written; -infinity if nobody can tell.
 
     The files count too, because a directory does not change while a large file is written.
     """
@@ -414,6 +618,6 @@ def _age_s(directory: Path, now: float) -> float:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
                     newest = max(newest, entry.stat(follow_symlinks=False).st_mtime)
-    except FileNotFoundError:
+    except OSError:
         return -math.inf
     return now - newest

@@ -1,6 +1,8 @@
 """`Claim`: a member while a worker holds it, from `Store.claim` to the commit that releases it."""
 
 import contextlib
+import functools
+import logging
 import math
 import shutil
 import time
@@ -12,6 +14,14 @@ from typing import Any
 from pbt import checkpoint, disk
 from pbt.records import Event, Lease, Member, Report, Version, VersionKind
 from pbt.store import LostLease, Store
+
+_log = logging.getLogger(__name__)
+
+NOT_THERE_S = 60.0
+"""Seconds that a worker waits for checkpoints that are not there."""
+_NOT_THERE_POLL_S = 0.2
+COLLECTION_GRACE_S = 300.0
+"""Age in seconds from which an unnamed checkpoint is deleted. A younger one may get its row yet."""
 
 
 class Stopwatch:
@@ -34,6 +44,10 @@ class Stopwatch:
         self.seconds[what] = self.seconds.get(what, 0.0) + seconds
 
 
+class CheckpointsAway(Exception):
+    """The run's checkpoints were not there for `NOT_THERE_S`. The message says what to do."""
+
+
 @dataclass
 class Context:
     """What a worker needs for any member that it claims."""
@@ -44,18 +58,76 @@ class Context:
     durable: bool
     grace_s: float
     """Age in seconds from which a checkpoint that no row names is deleted."""
+    stop: Callable[[], int] = lambda: 0
+    """Returns the number of the signal that asked to stop, else 0."""
+    beat: Callable[[], None] = lambda: None
+    """Called while the worker waits for the checkpoints."""
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    longest_gap_s: float = 0.0
+    """Longest time in seconds between two signs of progress that this worker has seen."""
 
     _collected_s: float = -math.inf
 
+    @property
+    def lease_s(self) -> float:
+        """How long a lease lasts: longer for a worker that has seen long updates."""
+        return max(self.store.config.lease_seconds, 3 * self.longest_gap_s)
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the checkpoint directory is marked with."""
+        return self.store.identity()
+
+    def await_checkpoints(self) -> None:
+        """Return when the run's checkpoints are there, as they are unless a disk is not mounted.
+
+        Raises:
+            CheckpointsAway: They are still not there, or a signal asked to stop meanwhile.
+        """
+        began_s = time.monotonic()
+        is_told = False
+        while True:
+            try:
+                checkpoint.check_there(self.checkpoints, self.identity)
+                return
+            except checkpoint.NotThere as error:
+                problem = str(error)
+            if self.stop() or time.monotonic() - began_s >= NOT_THERE_S:
+                raise CheckpointsAway(problem)
+            if not is_told:
+                _log.warning("%s; waiting for %.0f s", problem, NOT_THERE_S)
+                is_told = True
+            self.beat()
+            time.sleep(_NOT_THERE_POLL_S)
+
     def collect_if_due(self) -> None:
-        """Delete checkpoints that no row names any more, every ten seconds at most."""
-        if time.monotonic() - self._collected_s < min(10.0, self.grace_s / 4):
-            return
+        """Delete checkpoints that nobody needs any more, every ten seconds at most."""
+        if time.monotonic() - self._collected_s >= min(10.0, self.grace_s / 4):
+            self.collect()
+
+    def collect(self) -> None:
+        """Delete checkpoints that nobody needs any more."""
         self._collected_s = time.monotonic()
         self.probe("collecting")
         with self.stopwatch.on("collect"):
-            checkpoint.collect(self.checkpoints, self.store.referenced_checkpoints, self.grace_s)
+            collect(self.store, self.checkpoints, self.grace_s)
+
+
+def collect(run_store: Store, checkpoints: Path, grace_s: float = COLLECTION_GRACE_S) -> None:
+    """Delete checkpoints that nobody needs any more, unless the directory is another run's.
+
+    Args:
+        run_store: The run's store.
+        checkpoints: The run's checkpoint directory.
+        grace_s: Age in seconds from which a checkpoint is deleted that no row named yet.
+    """
+    if checkpoint.is_there(checkpoints, run_store.identity()):
+        checkpoint.collect(
+            checkpoints,
+            run_store.referenced_checkpoints,
+            grace_s,
+            run_store.unneeded_checkpoints,
+        )
 
 
 class Claim:
@@ -68,6 +140,7 @@ class Claim:
         self._context = context
         self.store, self._stopwatch = context.store, context.stopwatch
         self._lease = lease
+        self._progress_s = time.monotonic()
         # Often enough to survive a few slow updates, seldom enough to cost nothing.
         self._renew_every_s = min(15.0, context.store.config.lease_seconds / 4)
         self._renewed_s = time.monotonic()
@@ -86,19 +159,33 @@ class Claim:
         Raises:
             LostLease: Another worker has taken the member over.
         """
-        if time.monotonic() - self._renewed_s >= self._renew_every_s:
+        self._note_progress()
+        if self._progress_s - self._renewed_s >= self._renew_every_s:
             with self._stopwatch.on("claim"):
-                self.store.renew(self._lease)
+                self.store.renew(self._lease, self._context.lease_s)
             self._renewed_s = time.monotonic()
 
     def open_verified(self, of: Member | Version) -> Path:
         """Return the directory of a checkpoint after its digests were checked.
 
         Raises:
-            CheckpointError: It cannot be used.
+            CheckpointsAway: The run's checkpoints are not there.
+            checkpoint.NotThere: The disk does not give out this checkpoint, which may be whole.
+            CheckpointError: It cannot be used, or is not what the row says.
         """
-        with self._stopwatch.on("load"):
-            return checkpoint.open_verified(self._context.checkpoints, *_key(of))
+        expected = {
+            "agent_steps": of.agent_steps,
+            "hyperparameters": dict(of.hyperparameters),
+        }
+        context = self._context
+        while True:
+            context.await_checkpoints()
+            try:
+                with self._stopwatch.on("load"):
+                    return checkpoint.open_verified(context.checkpoints, *_key(of), expected)
+            except checkpoint.NotThere:
+                if checkpoint.is_there(context.checkpoints, context.identity):
+                    raise  # the rest is there, so it is this checkpoint that cannot be read
 
     @contextlib.contextmanager
     def pinned(self, donor: Member) -> Iterator[None]:
@@ -194,11 +281,18 @@ class Claim:
         def write() -> Lease:
             with self._stopwatch.on("commit"):
                 return self.store.commit(
-                    self._lease, member, kind=kind, report=report, events=events, release=release
+                    self._lease,
+                    member,
+                    kind=kind,
+                    report=report,
+                    events=events,
+                    release=release,
+                    lease_seconds=self._context.lease_s,
                 )
 
-        self._lease = disk.retry(write, self._space)
-        self._renewed_s = time.monotonic()
+        self._lease = disk.retry(write, self._space, self._context.collect)
+        self._note_progress()
+        self._renewed_s = self._progress_s
         self._context.probe("committed")
         return self._lease.member
 
@@ -208,7 +302,7 @@ class Claim:
             self.store.release(self._lease)
 
     def crashed(self, error: str) -> None:
-        """Give the member back and count a crash; after `max_attempts` in a row it has failed."""
+        """Give the member back and count a crash, after which it rests or has failed."""
         with self._stopwatch.on("commit"):
             self.store.crash(self._lease, error)
 
@@ -218,9 +312,17 @@ class Claim:
                 return publish()
 
         self.progress()
-        name = disk.retry(timed, self._space)
+        # On a disk that is not mounted, it would be written below the mount point.
+        self._context.await_checkpoints()
+        name = disk.retry(timed, self._space, self._context.collect)
         self._published_s = time.monotonic()
         return name
+
+    def _note_progress(self) -> None:
+        now_s = time.monotonic()
+        context = self._context
+        context.longest_gap_s = max(context.longest_gap_s, now_s - self._progress_s)
+        self._progress_s = now_s
 
     def _space(self, error: Exception) -> str:
         """Say how much space is free, and how much the member's last checkpoint took."""

@@ -1,11 +1,81 @@
-"""Create a run, from fresh draws or from another run's members."""
+"""Create a run, from fresh draws or from another run's members, or go on with one."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
-from pbt import checkpoint, decide, store
+from pbt import checkpoint, decide, owner, store
 from pbt.records import Event, Member
 from pbt.run import RunConfig
+
+_FORK_PIN_S = 600.0
+"""Seconds for which the checkpoints of a run that trains are kept while they are copied."""
+
+
+class OtherSettings(ValueError):
+    """The directory holds a run with other settings. The message names each difference."""
+
+
+def open_or_create(
+    run_dir: Path, config: RunConfig, fork: Path | None = None, *, durable: bool = True
+) -> store.Store:
+    """Open a run, or create it if it is not there yet. A script begins with this call.
+
+    It may be killed at any point and called again. If several processes call it at the same time,
+    one creates the run and the others open it.
+
+    Args:
+        run_dir: The run's directory.
+        config: The run's settings. A larger `total_steps` extends a run that is there.
+        fork: Directory of another run to start from if the run is created, see `create_run`.
+        durable: Whether the files survive a power cut (fsync). False is for toys and tests.
+
+    Raises:
+        OtherSettings: There is a run with other settings.
+        ValueError: `create_run` refuses the directory or `fork`.
+        store.StoreError: The run, or the one to fork, cannot be opened.
+        checkpoint.CheckpointError: A checkpoint of `fork` is damaged.
+    """
+    # Another process may create the run between any look and `create_run`, so only that decides.
+    with contextlib.suppress(store.RunExists):
+        return create_run(run_dir, config, fork, durable=durable)
+    return resume(run_dir, config, durable=durable)
+
+
+def resume(run_dir: Path, config: RunConfig, *, durable: bool = True) -> store.Store:
+    """Open a run that must have the given settings, and extend it if its total is smaller.
+
+    Args:
+        run_dir: The run's directory.
+        config: The run's settings. Only `total_steps` may differ. A smaller one changes nothing.
+        durable: Whether commits survive a power cut (fsync). False is for toys and tests.
+
+    Raises:
+        OtherSettings: The run has other settings.
+        store.StoreError: The run cannot be opened.
+    """
+    run_store = store.Store.open(run_dir, durable=durable)
+    try:
+        stored = run_store.config
+        larger = max(stored.total_steps, config.total_steps)
+        if replace(stored, total_steps=larger).differences(replace(config, total_steps=larger)):
+            raise OtherSettings(
+                f"{run_dir} holds a run with other settings (stored -> given: "
+                f"{'; '.join(stored.differences(config))}): give the stored ones (only the total "
+                "steps may grow), or another directory"
+            )
+        if larger > stored.total_steps:
+            run_store.extend(larger)
+        checkpoint.adopt(  # its creation was killed before its mark, or knew no marks
+            run_dir / "checkpoints",
+            run_store.identity(),
+            run_store.referenced_checkpoints(),
+            durable=durable,
+        )
+    except BaseException:
+        run_store.close()
+        raise
+    return run_store
 
 
 def create_run(
@@ -28,11 +98,19 @@ def create_run(
     Raises:
         store.RunExists: There is a run already.
         store.NotARun: `fork` is not a run.
-        ValueError: `fork` has no checkpoint to start from.
+        ValueError: `fork` has no checkpoint to start from, or `run_dir` holds the checkpoints of a
+            run whose store is gone.
         checkpoint.CheckpointError: A checkpoint of `fork` is damaged.
     """
+    is_orphaned = checkpoint.is_used(run_dir / "checkpoints")  # before the look for the store
     if (run_dir / store.FILE_NAME).exists():
         raise store.RunExists(f"{run_dir} holds a run already: resume it, or choose another one")
+    if is_orphaned:
+        raise ValueError(
+            f"{run_dir / 'checkpoints'} holds the checkpoints of a run whose {store.FILE_NAME} is "
+            f"gone: put {store.FILE_NAME} back to go on with that run. For a new one choose "
+            "another directory, or move this one away"
+        )
     members = [
         Member(
             id=member,
@@ -52,20 +130,26 @@ def create_run(
             drawn = members[source.id]
             members[source.id], event = _fork(run_dir, fork, source, drawn, config, durable)
             events.append(event)
-    return store.Store.create(
+    run_store = store.Store.create(
         run_dir / store.FILE_NAME, config, members, events=events, durable=durable
     )
+    checkpoint.mark(run_dir / "checkpoints", run_store.identity(), durable=durable)
+    return run_store
 
 
 def _trained_members(fork: Path, population: int) -> list[Member]:
     """Return a run's first members, as far as they have checkpoints, which are verified."""
     with store.Store.open(fork) as forked:
         members = [member for member in forked.members()[:population] if member.checkpoint]
-    if not members:
-        raise ValueError(f"{fork} has no checkpoint to start from: nothing was trained there")
-    for member in members:
-        assert member.checkpoint is not None
-        checkpoint.open_verified(fork / "checkpoints", member.checkpoint, member.id, member.version)
+        if not members:
+            raise ValueError(f"{fork} has no checkpoint to start from: nothing was trained there")
+        for member in members:
+            assert member.checkpoint is not None
+            with contextlib.suppress(store.StoreError):  # read-only, so nobody trains it
+                forked.pin(member.checkpoint, owner.current(), _FORK_PIN_S)
+            checkpoint.open_verified(
+                fork / "checkpoints", member.checkpoint, member.id, member.version
+            )
     return members
 
 

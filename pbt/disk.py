@@ -28,24 +28,31 @@ def is_full(error: BaseException) -> bool:
     return error.__cause__ is not None and is_full(error.__cause__)
 
 
-def retry(write: Callable[[], Written], describe: Callable[[Exception], str]) -> Written:
+def retry(
+    write: Callable[[], Written],
+    describe: Callable[[Exception], str],
+    make_room: Callable[[], None] = lambda: None,
+) -> Written:
     """Call `write`, again after each of `PAUSES_S` while the disk is full.
 
     Args:
         write: Writes, or raises.
         describe: Says what is missing, from the error that `write` raised.
+        make_room: Deletes what is not needed. Called before the first pause.
 
     Raises:
         DiskFull: The disk is still full after the last pause.
     """
-    for pause_s in (*PAUSES_S, None):
+    for pause_s in (0.0, *PAUSES_S, None):
         try:
             return write()
         except Exception as error:
             if not is_full(error):
                 raise
             message = describe(error)
-        if pause_s is not None:
+        if pause_s == 0:
+            make_room()
+        elif pause_s is not None:
             _log.warning("%s; trying again in %s s", message, pause_s)
             time.sleep(pause_s)
     raise DiskFull(message)

@@ -6,20 +6,25 @@ directory resumes the run. A second launcher joins, and its workers help those o
 """
 
 import contextlib
+import errno
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from pbt import owner, process, store, verdict
+from pbt import checkpoint, claim, disk, files, owner, process, store, verdict
 
 _log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 MAX_RESTARTS = 10
 """Restarts in a row of one worker before its place stays empty."""
@@ -28,7 +33,14 @@ MAX_STILLBORN = 2
 _HEALTHY_S = 120.0
 """Life in seconds after which a worker's death begins a new row of restarts."""
 _POLL_S = 0.1
+_LONGEST_PAUSE_S = 30.0
 _ABORT_GRACE_S = 5.0
+BUSY_TIMEOUT_S = 5.0
+"""Seconds that the launcher waits for a locked store before it looks after its workers again."""
+_ORPHAN_GRACE_S = 15.0
+"""A worker ends by itself so many seconds after the launcher would have ended it."""
+_PROBE_BYTES = 65536
+_LOG_PREFIX = re.compile(r"^[-\d]+ [:,\d]+ worker \d+ [A-Z]+ ")
 _NOT_RESTARTED = (0, verdict.EXIT_NO_RUN, verdict.EXIT_DISK_FULL)
 _ASKED_TO_LEAVE = tuple(128 + number for number in process.STOP_SIGNALS)
 _THREAD_SETTINGS = (
@@ -40,7 +52,8 @@ _THREAD_SETTINGS = (
 
 
 def _print_at_once(line: str) -> None:
-    with contextlib.suppress(OSError):  # a closed pipe or terminal is no reason to stop
+    # A closed pipe or terminal, or one that cannot show a character, is no reason to stop.
+    with contextlib.suppress(OSError, ValueError):
         print(line, flush=True)
 
 
@@ -54,6 +67,7 @@ def run(
     environment: Mapping[str, str] | None = None,
     hang_s: float | None = None,
     restart_pause_s: float = 1.0,
+    busy_timeout_s: float = BUSY_TIMEOUT_S,
     command: Sequence[str] = (sys.executable, "-m", "pbt.worker"),
     say: Callable[[str], None] = _print_at_once,
 ) -> int:
@@ -75,6 +89,8 @@ def run(
             Three times the lease by default.
         restart_pause_s: Seconds before a dead worker is started again. Doubles with each restart in
             a row.
+        busy_timeout_s: Seconds that a call waits for a locked store before the launcher looks after
+            its workers again. It goes on waiting as long as the store is locked.
         command: Command that starts a worker.
         say: Shows a line to the user.
 
@@ -87,30 +103,63 @@ def run(
     """
     if workers < 1:
         raise ValueError(f"workers {workers} is too small: use 1 or more")
-    with store.Store.open(run_dir) as run_store:
-        if over := verdict.of(run_store):
-            _tick(on_tick, run_store)
+    waiting = process.Waiting(run_dir / store.FILE_NAME, say)
+
+    def patiently(call: Callable[[], Answer]) -> Answer:
+        while True:
+            try:
+                return call()
+            except store.StoreBusy:
+                waiting()
+
+    with patiently(lambda: store.Store.open(run_dir, busy_timeout_s=busy_timeout_s)) as run_store:
+        # Runs of before were not marked.
+        identity, names = patiently(run_store.identity), patiently(run_store.referenced_checkpoints)
+        checkpoint.adopt(run_dir / "checkpoints", identity, names)
+        holders = patiently(run_store.owners)
+        gone, at_work = owner.gone(holders), owner.at_work(holders)
+        over = patiently(lambda: verdict.of(run_store))
+        if over is None or over[0] != 0:
+            if refused := refusal(run_dir):
+                say(refused[1])
+                return refused[0]
+            if changed := patiently(lambda: run_store.forgive(gone, at_work)):
+                _log.info("members %s may be tried again", changed)
+            over = patiently(lambda: verdict.of(run_store))
+        if over is not None:
+            _tidy(run_store, run_dir)
+            _tick(on_tick, run_store, waiting)
             say(over[1])
             return over[0]
-        if freed := run_store.forgive(owner.gone(run_store.owners())):
-            _log.info("members %s were held by processes that are gone", freed)
         config = run_store.config
         share = -(-config.population // workers) + 1
-        log_dir = run_dir / "logs"
-        log_dir.mkdir(exist_ok=True)
+        hang_s = hang_s or 3 * config.lease_seconds
+        added = _environment(workers, joins=bool(at_work))
         launcher = _Launcher(
             run_store=run_store,
-            command=[*command, str(run_dir), "--residents", str(residents or share)],
-            environment={**os.environ, **_environment(workers), **(environment or {})},
-            hang_s=hang_s or 3 * config.lease_seconds,
+            command=[
+                *command,
+                f"--residents={residents or share}",
+                f"--exit-after={hang_s + _ORPHAN_GRACE_S}",
+            ],
+            run_dir=run_dir,
+            environment={**os.environ, **added, **(environment or {})},
+            hang_s=hang_s,
             restart_pause_s=restart_pause_s,
             say=say,
-            places=[_Place(index, log_dir / f"worker-{index}.log") for index in range(workers)],
+            waiting=waiting,
+            places=[
+                _Place(index, run_dir / "logs" / f"worker-{index}.log") for index in range(workers)
+            ],
         )
         with process.Stop(lambda: launcher.send(signal.SIGKILL)).installed() as stop:
             exit_code = launcher.watch(stop, on_tick, tick_s)
-        _tick(on_tick, run_store)
-        over = verdict.of(run_store)
+        if exit_code > 128:  # who asked to stop does not wait
+            over = launcher.ask(verdict.of)
+        else:
+            over = patiently(lambda: verdict.of(run_store))
+        _tidy(run_store, run_dir)
+        _tick(on_tick, run_store, waiting)
     if over is not None:
         # A run that is over is over, even if a signal came at the last moment.
         exit_code, message = over
@@ -118,9 +167,51 @@ def run(
     elif exit_code > 128:
         say(f"stopped by {signal.Signals(exit_code - 128).name}; the same command goes on")
     elif exit_code == verdict.EXIT_DISK_FULL:  # a worker's log may have had no room to say so
-        free = shutil.disk_usage(run_dir).free
-        say(f"no space for {run_dir} ({free:,} bytes free): make room; the same command goes on")
+        say(_no_space(run_dir))
     return exit_code
+
+
+def refusal(run_dir: Path) -> tuple[int, str] | None:
+    """Return exit code and message if nothing can be written to a run's directory.
+
+    It writes and syncs a small file, which it deletes again.
+    """
+    probe = run_dir / f".probe-{os.getpid()}"
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        # The database has permissions of its own. To open it here would end SQLite's locks on it.
+        if not os.access(run_dir / store.FILE_NAME, os.W_OK):
+            raise PermissionError(errno.EACCES, "no permission", str(run_dir / store.FILE_NAME))
+    except OSError as error:
+        if disk.is_full(error):
+            return verdict.EXIT_DISK_FULL, _no_space(run_dir)
+        return verdict.EXIT_NO_RUN, (
+            f"{error.filename or run_dir} cannot be written to ({error.strerror or error}): see to"
+            " that; the same command goes on"
+        )
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    return None
+
+
+def _tidy(run_store: store.Store, run_dir: Path) -> None:
+    """Delete what nobody needs any more: superseded checkpoints, and what killed processes left."""
+    with contextlib.suppress(OSError, store.StoreError):
+        claim.collect(run_store, run_dir / "checkpoints")
+        for pattern in (f".{store.FILE_NAME}.creating-*", ".probe-*"):
+            files.remove_old(run_dir, pattern)
+
+
+def _no_space(run_dir: Path) -> str:
+    try:
+        free = f"{shutil.disk_usage(run_dir).free:,}"
+    except OSError:
+        free = "unknown"
+    return f"no space for {run_dir} ({free} bytes free): make room; the same command goes on"
 
 
 @dataclass
@@ -143,13 +234,17 @@ class _Place:
     aborted_s: float | None = None
     """Monotonic time at which the child was told to abort."""
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str], now_s: float) -> None:
-        """Start a child."""
+    def start(
+        self, command: Sequence[str], run_dir: Path, environment: Mapping[str, str], now_s: float
+    ) -> None:
+        """Start a child; raise `OSError` if the system cannot."""
+        self.log.parent.mkdir(exist_ok=True)  # somebody may have deleted it
         read_end, write_end = os.pipe()
         try:
             with open(self.log, "ab") as log:
                 self.child = subprocess.Popen(
-                    [*command, "--beat", str(write_end)],
+                    # The name of a directory may begin with a dash.
+                    [*command, f"--beat={write_end}", "--", str(run_dir)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -180,10 +275,10 @@ class _Place:
         self.child, self.pipe, self.start_at_s = None, -1, None
 
     def last_words(self) -> str:
-        """Return the last line of the log."""
+        """Return the last line of the log, without the time and the process that it begins with."""
         with contextlib.suppress(OSError):
             lines = self.log.read_text(errors="replace").strip().splitlines()
-            return lines[-1] if lines else "it left no message"
+            return _LOG_PREFIX.sub("", lines[-1]) if lines else "it left no message"
         return f"see {self.log}"
 
 
@@ -193,12 +288,15 @@ class _Launcher:
 
     run_store: store.Store
     command: Sequence[str]
+    run_dir: Path
     environment: Mapping[str, str]
     hang_s: float
     restart_pause_s: float
     say: Callable[[str], None]
+    waiting: process.Waiting
     places: list[_Place]
     worst_exit: int = 0
+    _said: set[str] = field(default_factory=set)
 
     def watch(
         self,
@@ -221,7 +319,7 @@ class _Launcher:
                 if all(place.child is None and place.start_at_s is None for place in self.places):
                     return 128 + forwarded if forwarded else self.worst_exit
                 if now_s - ticked_s >= tick_s:
-                    _tick(on_tick, self.run_store)
+                    _tick(on_tick, self.run_store, self.waiting)
                     ticked_s = time.monotonic()
                 time.sleep(_POLL_S)
         finally:  # leave nothing behind
@@ -237,12 +335,25 @@ class _Launcher:
             if place.child is not None:
                 place.child.send_signal(number)
 
+    def ask(self, question: Callable[[store.Store], Answer | None]) -> Answer | None:
+        """Return the answer to a question to the store; None while the store cannot give it."""
+        try:
+            return question(self.run_store)
+        except store.StoreBusy:
+            self.waiting()
+        except store.StoreError as error:
+            _log.warning("%s", error)
+        return None
+
     def _look_after(self, place: _Place, now_s: float, stopping: bool) -> None:
         if place.child is None:
             if stopping:
                 place.start_at_s = None
             if place.start_at_s is not None and now_s >= place.start_at_s:
-                place.start(self.command, self.environment, now_s)
+                try:
+                    place.start(self.command, self.run_dir, self.environment, now_s)
+                except OSError as error:
+                    self._start_later(place, error, now_s)
             return
         if place.has_progressed():
             place.progress_s, place.lived = now_s, True
@@ -261,16 +372,55 @@ class _Launcher:
             place.child.send_signal(signal.SIGABRT)
             place.aborted_s = now_s
 
+    def _checkpoints_away(self, run_store: store.Store) -> str | None:
+        """Return why the run's checkpoints are not there; None if they are."""
+        try:
+            checkpoint.check_there(self.run_dir / "checkpoints", run_store.identity())
+        except checkpoint.NotThere as error:
+            return str(error)
+        return None
+
+    def _say_once(self, line: str) -> None:
+        """Say what several workers may end with only once."""
+        if line not in self._said:
+            self._said.add(line)
+            self.say(line)
+
+    def _start_later(self, place: _Place, error: OSError, now_s: float) -> None:
+        """Try again to start a worker, after a pause. The system may be short of processes."""
+        starting_works = any(other.lived or other.child is not None for other in self.places)
+        if not starting_works and place.restarts >= MAX_STILLBORN:
+            place.start_at_s = None
+            self.worst_exit = max(self.worst_exit, 1)
+            self.say(f"worker {place.index} cannot be started: {error}")
+            return
+        pause_s = self._pause(place, now_s)
+        self.say(
+            f"worker {place.index} cannot be started ({error}); trying again in {pause_s:.1f} s"
+        )
+
+    def _pause(self, place: _Place, now_s: float) -> float:
+        """Set the time of the next start, each time later; return the seconds until then."""
+        pause_s = min(_LONGEST_PAUSE_S, self.restart_pause_s * 2.0 ** min(place.restarts, 10))
+        place.restarts += 1
+        place.start_at_s = now_s + pause_s
+        return pause_s
+
     def _replace(self, place: _Place, exit_code: int, now_s: float) -> None:
         """Start another worker later, unless it would end for the same reason."""
         # Whatever the worker died of, there may be nothing left to do. And a user may ask a single
         # worker to leave.
-        if exit_code in _ASKED_TO_LEAVE or verdict.of(self.run_store):
+        over = self.ask(verdict.of)
+        if exit_code in _ASKED_TO_LEAVE or over is not None:
             return
         if exit_code in _NOT_RESTARTED:
             self.worst_exit = max(self.worst_exit, exit_code)
             if exit_code != 0:
-                self.say(place.last_words())
+                self._say_once(place.last_words())
+            return
+        if exit_code == verdict.EXIT_DEAD and (away := self.ask(self._checkpoints_away)):
+            self.worst_exit = max(self.worst_exit, exit_code)
+            self._say_once(away)
             return
         if now_s - place.started_s > _HEALTHY_S:
             place.restarts = 0
@@ -281,23 +431,31 @@ class _Launcher:
                 f" {place.last_words()}"
             )
             return
-        pause_s = min(30.0, self.restart_pause_s * 2**place.restarts)
-        place.restarts += 1
-        place.start_at_s = now_s + pause_s
+        pause_s = self._pause(place, now_s)
         self.say(
             f"worker {place.index} {_describe(exit_code)}; another one starts in {pause_s:.1f} s;"
             f" its log is {place.log}"
         )
 
 
-def _environment(workers: int) -> dict[str, str]:
-    """Return the variables that workers need in addition to the launcher's."""
+def _environment(workers: int, joins: bool) -> dict[str, str]:
+    """Return the variables that workers need in addition to the launcher's.
+
+    Args:
+        workers: Number of workers.
+        joins: Whether other processes of this machine work on the run already.
+    """
     # A task named "my_learner:make_task" is found where the launcher would find it.
     result = {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
     # Each worker gets its share of the cores, because more threads would compete for them. If
     # OMP_NUM_THREADS is set, it decides for all libraries.
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, available_cores() // workers)))
-    return result | {name: threads for name in _THREAD_SETTINGS if name not in os.environ}
+    share = 1 if joins else max(1, available_cores() // workers)
+    threads = os.environ.get("OMP_NUM_THREADS", str(share))
+    # Threads that spin at a barrier take the core from the thread that they wait for, if anything
+    # else runs on the machine.
+    idle = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+    wanted = {**dict.fromkeys(_THREAD_SETTINGS, threads), **idle}
+    return result | {name: value for name, value in wanted.items() if name not in os.environ}
 
 
 def available_cores() -> int:
@@ -307,11 +465,21 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _tick(on_tick: Callable[[store.Store], None] | None, run_store: store.Store) -> None:
-    if on_tick is None:
-        return
+def _tick(
+    on_tick: Callable[[store.Store], None] | None,
+    run_store: store.Store,
+    waiting: process.Waiting,
+) -> None:
+    """Show the run; without `on_tick`, only look whether the store is locked."""
     try:
-        on_tick(run_store)
+        if on_tick is None:
+            run_store.now()
+        else:
+            on_tick(run_store)
+    except store.StoreBusy:
+        waiting()
+    except store.StoreError as error:
+        _log.warning("the run's state cannot be shown: %s", error)
     except Exception:
         _log.exception("showing the run's state failed; training goes on")
 

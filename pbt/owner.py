@@ -1,44 +1,59 @@
 """Owners of leases. An owner is a process, named so that others can see when it is gone."""
 
+import functools
 import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
+_FIRST_NAMESPACE = "4026531836"
+"""The namespace of process ids in which Linux starts. Other systems have no others."""
+
 
 def current() -> str:
-    """Return the name of the calling process: host/boot/process id/start time.
+    """Return the name of the calling process: host/boot/process namespace/process id/start time.
 
-    Boot and start time tell the process from a later one with the same id.
+    Boot and start time tell the process from a later one with the same id. The namespace tells it
+    from the processes of another container, which may have the same ids.
     """
     pid = os.getpid()
-    return "/".join((socket.gethostname(), _boot_id(), str(pid), _started(pid)))
-
-
-def is_gone(owner: str) -> bool:
-    """Return whether an owner's process has certainly ended. Another host's never has."""
-    parts = owner.split("/")
-    if len(parts) != 4 or parts[0] != socket.gethostname():
-        return False
-    _, boot_id, pid, started = parts
-    if boot_id != _boot_id():
-        return True
-    try:
-        zombie = psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
-        return zombie or _started(int(pid)) != started
-    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-        return True
-    except (ValueError, OSError, psutil.Error):
-        return False
+    return "/".join((socket.gethostname(), _boot_id(), _namespace(), str(pid), _look(pid)[1]))
 
 
 def gone(owners: Iterable[str | None]) -> set[str]:
     """Return those of the owners whose processes have certainly ended."""
-    return {name for name in set(owners) if name is not None and is_gone(name)}
+    return {name for name in set(owners) if name is not None and _state(name) == "gone"}
 
 
+def at_work(owners: Iterable[str | None]) -> set[str]:
+    """Return those of the owners whose processes are certainly alive, and not stopped."""
+    return {name for name in set(owners) if name is not None and _state(name) == "at work"}
+
+
+def _state(owner: str) -> Literal["gone", "stopped", "at work", "unknown"]:
+    """Return what an owner's process does. Those of another host, boot or namespace are unknown."""
+    parts = owner.split("/")
+    if len(parts) == 4:  # older code did not name the namespace
+        parts.insert(2, _FIRST_NAMESPACE)
+    if len(parts) != 5 or parts[:3] != [socket.gethostname(), _boot_id(), _namespace()]:
+        return "unknown"
+    if not parts[3].isdecimal():
+        return "unknown"
+    try:
+        status, started = _look(int(parts[3]))
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        return "gone"
+    except (OSError, psutil.Error):
+        return "unknown"
+    if started != parts[4] or status in ("Z", "X", psutil.STATUS_ZOMBIE):
+        return "gone"
+    return "stopped" if status in ("T", "t", psutil.STATUS_STOPPED) else "at work"
+
+
+@functools.cache
 def _boot_id() -> str:
     """Return the kernel's id of this boot, or the boot time in seconds where there is none."""
     try:
@@ -47,10 +62,20 @@ def _boot_id() -> str:
         return str(round(psutil.boot_time()))
 
 
-def _started(pid: int) -> str:
-    """Return when a process started, by a clock that nobody can set where there is one."""
+def _namespace() -> str:
+    """Return the number of this process's namespace of process ids."""
+    try:
+        return os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:
+        return _FIRST_NAMESPACE
+
+
+def _look(pid: int) -> tuple[str, str]:
+    """Return a process's status and when it started, by a clock that nobody can set if possible."""
     if Path("/proc/self/stat").exists():
         # Clock ticks since boot. Count fields from the end of the second one, the name in
         # parentheses, which may contain spaces.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    return f"{psutil.Process(pid).create_time():.2f}"
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], fields[19]
+    process = psutil.Process(pid)
+    return process.status(), f"{process.create_time():.2f}"

@@ -3,16 +3,20 @@
 import contextlib
 import ctypes
 import faulthandler
+import math
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BEAT_INTERVAL_S = 0.25
+_REPEAT_S = 60.0
+"""Seconds between two lines that say the same."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -40,9 +44,12 @@ class Stop:
         # A signal that is ignored on purpose stays ignored (SIGHUP by nohup, SIGINT by "&").
         heard = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
         before = {number: signal.signal(number, self._receive) for number in heard}
+        # A parent may have blocked them, as Ray does, and a process inherits that.
+        blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, heard)
         try:
             yield self
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -62,14 +69,21 @@ class Beat:
     Args:
         stop: The worker's stop signal.
         descriptor: Write end of the pipe; None without a launcher.
+        exit_after_s: Seconds of silence after which the process ends with its stacks on standard
+            error. It must be longer than the launcher's patience. It matters only when the launcher
+            is gone and the worker hangs, even in a call that never gives Python control.
     """
 
-    def __init__(self, stop: Stop, descriptor: int | None) -> None:
+    def __init__(
+        self, stop: Stop, descriptor: int | None, exit_after_s: float | None = None
+    ) -> None:
         self._stop = stop
         self._descriptor = descriptor
+        self._exit_after_s = exit_after_s
         self._written_s = 0.0
         if descriptor is not None:
             os.set_blocking(descriptor, False)
+        self._arm()
 
     def __call__(self) -> None:
         """Show progress, at most a few times a second."""
@@ -77,12 +91,40 @@ class Beat:
         if self._descriptor is None or now_s - self._written_s < BEAT_INTERVAL_S:
             return
         self._written_s = now_s
+        self._arm()
         try:
             os.write(self._descriptor, b".")
         except BlockingIOError:
             pass  # the launcher is busy, and what it has not read yet says the same
         except OSError:  # the launcher is gone
             self._stop.signal_number = self._stop.signal_number or signal.SIGTERM
+
+    def _arm(self) -> None:
+        """Start the watchdog's time again. It is a thread in C, which needs no Python to run."""
+        if self._exit_after_s is not None:
+            faulthandler.dump_traceback_later(self._exit_after_s, exit=True)
+
+
+class Waiting:
+    """Says that the store is locked: at first, and then every minute while it stays so.
+
+    Args:
+        path: The store's file.
+        say: Shows a line.
+    """
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        self._path = path
+        self._say = say
+        self._said_s = -math.inf
+
+    def __call__(self) -> None:
+        """Call it each time that the store was found locked."""
+        if time.monotonic() - self._said_s >= _REPEAT_S:
+            self._said_s = time.monotonic()
+            self._say(
+                f"{self._path} is locked by another process; waiting: see who has it open (lsof)"
+            )
 
 
 def die_with_parent() -> None:

@@ -1,7 +1,8 @@
 """The records that the store keeps, and the questions that they answer about themselves.
 
-Records: `Member`, `Version`, `Report`, `Event`, `Lease`. The functions below them are the only
-place that says whether a member may go on, may be copied, or has a window that may decide.
+Records: `Member`, `Version`, `Report`, `Event`, `Lease`. The functions below them say whether a
+member may go on, may be copied, or has a window that may decide. `pbt.store.statements` asks the
+first two in SQL.
 """
 
 import math
@@ -18,8 +19,11 @@ MemberState = Literal["active", "finished", "diverged", "failed", "lost"]
 - `active`: It trains, or waits for a worker.
 - `finished`: It has trained `total_steps`.
 - `diverged`: A number stopped being finite. A copy of another member will replace it.
-- `failed`: It crashed `max_attempts` times in a row. A copy of another member will replace it.
+- `failed`: It crashed `max_attempts` times in a row, and other members did not. A copy of another
+  member will replace it.
 - `lost`: It failed again while it was being replaced. Nobody claims it any more.
+
+A new launcher makes failed and lost members active again, see `Store.forgive`.
 """
 VersionKind = Literal["initial", "slice", "exploit", "explore", "reseed", "restore"]
 """How a version came about.
@@ -45,8 +49,10 @@ EventKind = Literal[
     "restored",
     "forked",
     "extended",
+    "revived",
 ]
-"""The store writes `crashed`, `failed`, `takeover` and `extended`. Workers write the others."""
+"""The store writes `crashed`, `failed`, `takeover`, `extended` and `revived`. Workers write the
+others."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ class Member:
     fence: int = 0
     """Number of the last lease, which every write under it names. It only goes up."""
     lease_expires_s: float | None = None
-    """Unix time in seconds at which the lease expires, by the database's clock."""
+    """Unix time in seconds, by the database's clock, at which the lease expires. Without an owner,
+    that until which the member rests after a crash."""
 
     @property
     def window_mean(self) -> float:
@@ -159,6 +166,10 @@ class Lease:
     """The member as it was last committed under this lease."""
     owner: str
     fence: int
+
+
+class DamagedRow(ValueError):
+    """A row of the store holds what no store writes. The message names its table and its id."""
 
 
 # Numbers and events.

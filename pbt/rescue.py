@@ -10,15 +10,30 @@ from pbt import checkpoint, claim, records, store
 _log = logging.getLogger(__name__)
 
 
-def restore(claimed: claim.Claim, error: checkpoint.CheckpointError) -> bool:
+def origin(claimed: claim.Claim) -> int:
+    """Return the version whose checkpoint the member has: an earlier one after restores."""
+    version = claimed.store.version(claimed.member.id, claimed.member.version)
+    while version.kind == "restore" and version.parent is not None:
+        version = claimed.store.version(*version.parent)
+    return version.version
+
+
+def restore(
+    claimed: claim.Claim, error: checkpoint.CheckpointError, before: int | None = None
+) -> bool:
     """Go back to the member's newest readable version; without one, mark the member failed.
+
+    Args:
+        claimed: The claimed member.
+        error: Why its checkpoint cannot be used.
+        before: Version that the readable one is older than; the present one by default.
 
     Returns:
         Whether there was a readable version.
     """
     member = claimed.member
     _log.error("member %d: its checkpoint cannot be used: %s", member.id, error)
-    old = claimed.store.previous_version(member.id, member.version)
+    old = claimed.store.previous_version(member.id, before or member.version)
     while old is not None:
         try:
             claimed.open_verified(old)
@@ -29,6 +44,8 @@ def restore(claimed: claim.Claim, error: checkpoint.CheckpointError) -> bool:
                 last_ready_steps=min(member.last_ready_steps, old.agent_steps),
                 parent=(old.member, old.version),
             )
+        except checkpoint.NotThere:
+            raise
         except checkpoint.CheckpointError:
             old = claimed.store.previous_version(member.id, old.version)
             continue

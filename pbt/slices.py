@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pbt import disk, records
+from pbt import checkpoint, disk, records
 from pbt.records import Member, Report
 from pbt.run import RunConfig
 from pbt.space import Space
@@ -171,10 +171,10 @@ def after_slice(config: RunConfig, member: Member, done: Slice) -> tuple[Member,
 
 @contextlib.contextmanager
 def _task_code() -> Iterator[None]:
-    """Turn what a task raises into `TaskCrashed`, except `Diverged` and a full disk."""
+    """Turn what a task raises into `TaskCrashed`, except what the worker handles otherwise."""
     try:
         yield
-    except Diverged:
+    except (Diverged, checkpoint.CheckpointError):
         raise
     except Exception as error:
         if disk.is_full(error):

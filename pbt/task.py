@@ -10,6 +10,11 @@ The engine calls a task in this order, in one worker process:
     task.save(directory)
     ...                                     # more slices; after an exploit: load, set, train
     task.close()
+
+The engine knows that a worker is alive by the updates that `train` yields. An update, a build or a
+load that takes longer than the run's `lease_seconds` (60 by default) is allowed: a worker asks for
+leases of three times the longest one that it has seen, up to nine times `lease_seconds`. But after
+three times `lease_seconds` without an update the launcher takes the worker for hung and kills it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -82,6 +87,8 @@ class Task(Protocol):
 
         Raises:
             ValueError: The checkpoint does not fit. The message names the tensors and shapes.
+            pbt.checkpoint.CheckpointError: The checkpoint is damaged. The member goes back to an
+                older one.
         """
 
     def close(self) -> None:

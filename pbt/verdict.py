@@ -1,13 +1,19 @@
 """Why a worker or a run ends: its exit code and its last message."""
 
 import json
+from collections.abc import Sequence
 
-from pbt.store import Store
+from pbt import disk
+from pbt.records import Member
+from pbt.store import NotARun, ReadOnly, Store, StoreError
 
 EXIT_DEAD = 1
-"""Every member diverged, failed or was lost."""
+"""The run cannot go on: every member diverged, failed or was lost, all of them crash alike, or the
+checkpoints are not there."""
 EXIT_NO_RUN = 2
 """There is no run at the given place."""
+EXIT_UNSPENT = 3
+"""The run is over, but some members died and left agent steps unspent."""
 EXIT_DISK_FULL = 74
 """The disk is full, so another worker would not help. EX_IOERR of sysexits.h."""
 EXIT_BUSY = 75
@@ -16,25 +22,44 @@ EXIT_BUSY = 75
 
 def of(store: Store) -> tuple[int, str] | None:
     """Return exit code and message of a run that is over; None while a member may go on."""
-    if store.unfinished():
-        return None
+    if unfinished := store.unfinished():
+        return (EXIT_DEAD, _common_fault(unfinished)) if store.all_crash_alike() else None
     total = store.config.total_steps
     members = store.members()
     dead = [member for member in members if member.agent_steps < total]
     if not dead:
         return 0, f"finished: {len(members)} members trained {total:,} agent steps each"
     story = _first_death(store)
+    if any(member.state in ("failed", "lost") for member in dead):
+        story += "; the same command tries those that failed again"
     if len(dead) == len(members):
         return EXIT_DEAD, f"all {len(members)} members diverged or failed; {story}"
     unspent = sum(total - member.agent_steps for member in dead)
-    return 0, (
+    return EXIT_UNSPENT, (
         f"finished: {len(members) - len(dead)} of {len(members)} members; the others diverged or"
         f" failed for good and left {unspent:,} agent steps unspent; {story}"
     )
 
 
+def of_error(error: StoreError) -> int:
+    """Return the exit code of a worker that the store's error ends."""
+    if disk.is_full(error):
+        return EXIT_DISK_FULL
+    return EXIT_NO_RUN if isinstance(error, NotARun | ReadOnly) else EXIT_BUSY
+
+
+def _common_fault(members: Sequence[Member]) -> str:
+    error = next((member.error for member in members if member.error), "their workers were killed")
+    last_line = error.strip().splitlines()[-1]
+    return (
+        f"all {len(members)} members that may go on crash alike, so the fault is none of their own"
+        f" (the last error: {last_line}); mend it, and the same command goes on"
+    )
+
+
 def _first_death(store: Store) -> str:
-    first = next((event for event in store.events() if event.kind in ("diverged", "failed")), None)
+    deaths = (e for e in store.events(damaged=[]) if e.kind in ("diverged", "failed"))
+    first = next(deaths, None)
     if first is None:
         return "no event says why"
     hyperparameters = store.version(first.member, first.version).hyperparameters

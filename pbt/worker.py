@@ -66,8 +66,9 @@ PROBES: Mapping[str, str] = {
 }
 """Points at which a test may kill, hang or raise, and the faults that they stand for."""
 
-COLLECTION_GRACE_S = 300.0
-"""Age in seconds from which an unnamed checkpoint is deleted. A younger one may get its row yet."""
+_LOCK_POLL_S = 1.0
+"""Seconds between two signs of life of a worker that waits for a locked store."""
+_SAY_LOCKED_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def run(
     make_task: MakeTask | None = None,
     durable: bool = True,
     idle_s: float = 0.2,
-    grace_s: float = COLLECTION_GRACE_S,
+    grace_s: float = claim.COLLECTION_GRACE_S,
 ) -> Outcome:
     """Work on a run until it is over or a signal asks to stop.
 
@@ -110,7 +111,9 @@ def run(
         grace_s: Age in seconds from which a checkpoint that no row names is deleted.
     """
     worker = _Worker(
-        context=claim.Context(run_store, run_dir / "checkpoints", probe, durable, grace_s),
+        context=claim.Context(
+            run_store, run_dir / "checkpoints", probe, durable, grace_s, stop=stop, beat=beat
+        ),
         tasks=task_cache.TaskCache(resident_limit),
         make_task=make_task or slices.named_factory(run_store.config.task),
         stop=stop,
@@ -118,8 +121,12 @@ def run(
     )
     try:
         exit_code, message = worker.work(idle_s)
+        worker.context.collect()
     except disk.DiskFull as error:
         exit_code, message = verdict.EXIT_DISK_FULL, str(error)
+    except claim.CheckpointsAway as error:
+        exit_code = 128 + stop() if stop() else verdict.EXIT_DEAD
+        message = str(error)
     finally:
         worker.tasks.close()
     return Outcome(exit_code, message, worker.context.stopwatch.seconds)
@@ -153,29 +160,39 @@ class _Worker:
             self.beat()
             if signal_number := self.stop():
                 return 128 + signal_number, f"stopped by signal {signal_number}"
-            if claimed := self._claim():
-                self._turn(claimed)
+            self.context.await_checkpoints()
+            claimed = self._claim()
+            if claimed is not None:
+                crashed = self._turn(claimed)
                 self.context.collect_if_due()
-            elif over := verdict.of(self.store):
+                if not crashed:
+                    continue
+            if over := verdict.of(self.store):
                 return over
-            else:
+            if claimed is None:
                 with self.stopwatch.on("idle"):
                     time.sleep(idle_s)
 
     def _claim(self) -> claim.Claim | None:
         self.probe("before-claim")
         with self.stopwatch.on("claim"):
-            members = self.store.members()
-            self.tasks.drop_stale({member.id: member.version for member in members})
-            gone = owner.gone(member.owner for member in members)
-            lease = self.store.claim(self.owner, self.tasks.versions(), gone)
+            owners, versions = self.store.owners_and_versions(self.tasks.versions())
+            self.tasks.drop_stale(versions)
+            gone = owner.gone(owners)
+            lease = self.store.claim(
+                self.owner,
+                self.tasks.versions(),
+                gone,
+                owner.at_work(owners - gone - {self.owner}),
+                self.context.lease_s,
+            )
         if lease is None:
             return None
         self.probe("after-claim")
         return claim.Claim(self.context, lease)
 
-    def _turn(self, claimed: claim.Claim) -> None:
-        """Take one turn with a member, and handle errors that are the member's own."""
+    def _turn(self, claimed: claim.Claim) -> bool:
+        """Take one turn with a member, and handle its errors; return whether it crashed."""
         member = claimed.member.id
         try:
             if records.is_dead(claimed.member):
@@ -191,7 +208,7 @@ class _Worker:
         except Diverged as error:
             self.tasks.drop(member)
             rescue.diverged(claimed, str(error))
-        except disk.DiskFull:
+        except (disk.DiskFull, claim.CheckpointsAway):
             self.tasks.drop(member)
             with contextlib.suppress(store.StoreError):  # the database may be on the same disk
                 claimed.release()
@@ -204,6 +221,8 @@ class _Worker:
             self.tasks.drop(member)
             with contextlib.suppress(store.LostLease):
                 claimed.crashed(crash)
+            return True
+        return False
 
     # Open: a live task at the committed version, with the store's hyperparameters in force.
 
@@ -219,13 +238,20 @@ class _Worker:
             if member.checkpoint is not None:
                 try:
                     directory = claimed.open_verified(member)
+                except checkpoint.NotThere:
+                    raise  # the disk's error: the checkpoint may be whole
                 except checkpoint.CheckpointError as error:
                     return self._open(claimed) if rescue.restore(claimed, error) else None
             task = self._build(member)
             claimed.progress()
             if directory is not None:
                 self.probe("loading")
-                self._load(claimed, task, directory)
+                try:
+                    self._load(claimed, task, directory)
+                except checkpoint.CheckpointError as error:
+                    self.tasks.drop(member.id)
+                    before = rescue.origin(claimed)
+                    return self._open(claimed) if rescue.restore(claimed, error, before) else None
             member = replace(member, window=(), counted_episodes=0)
         self._set_hyperparameters(task, member.hyperparameters)
         self.tasks.keep(member.id, member.version, task)
@@ -403,6 +429,7 @@ def main(
     parser.add_argument("run_dir", type=Path, help="directory of the run")
     parser.add_argument("--residents", type=int, default=16, help="tasks kept alive in memory")
     parser.add_argument("--beat", type=int, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--exit-after", type=float, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s worker {os.getpid()} %(levelname)s %(message)s"
@@ -411,9 +438,23 @@ def main(
     with process.Stop().installed() as stop:
         if options.beat is not None:
             process.die_with_parent()
-        beat = process.Beat(stop, options.beat)
+        beat = process.Beat(stop, options.beat, options.exit_after)
+        waiting = process.Waiting(options.run_dir / store.FILE_NAME, _log.warning)
+
+        def on_locked(waited_s: float) -> None:
+            beat()  # it is no hang, and the launcher cannot help
+            if waited_s >= _SAY_LOCKED_S:
+                waiting()
+            if stop() and waited_s >= store.BUSY_TIMEOUT_S:
+                raise store.StoreBusy(f"{options.run_dir} stayed locked; the work is dropped")
+
         try:
-            with store.Store.open(options.run_dir, durable=durable) as run_store:
+            with store.Store.open(
+                options.run_dir,
+                durable=durable,
+                busy_timeout_s=_LOCK_POLL_S,
+                on_locked=on_locked,
+            ) as run_store:
                 outcome = run(
                     run_store,
                     options.run_dir,
@@ -425,7 +466,7 @@ def main(
                 )
         except store.StoreError as error:
             _log.error("%s", error)
-            return verdict.EXIT_NO_RUN if isinstance(error, store.NotARun) else verdict.EXIT_BUSY
+            return 128 + stop() if stop() else verdict.of_error(error)
     _log.info("%s", outcome.message)
     with contextlib.suppress(OSError):  # for benchmarks; nothing depends on it
         path = options.run_dir / "logs" / f"seconds-{os.getpid()}.json"

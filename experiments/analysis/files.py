@@ -23,4 +23,5 @@ def aside(path: Path) -> Iterator[Path]:
 def replace(path: Path, content: str) -> None:
     """Write a text file aside, then rename it to `path`."""
     with aside(path) as partial:
-        partial.write_text(content, encoding="utf-8")
+        # A lone surrogate, which a name may have, is no UTF-8.
+        partial.write_text(content, encoding="utf-8", errors="backslashreplace")

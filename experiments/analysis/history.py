@@ -1,8 +1,9 @@
 """The records of a run at one moment: figures and tables are made from them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from experiments.analysis import wording
 from experiments.analysis.schedule import Schedule, followed
 from pbt import lineage, run, space
 from pbt import store as stores
@@ -26,21 +27,44 @@ class History:
     """The member with the highest training score; None before any member has a score."""
     lineage: list[lineage.Step]
     """Lineage of the best member's newest weights; empty without a best member."""
+    damaged: list[str] = field(default_factory=list)
+    """Damaged rows of reports and events, which are left out, one line each."""
 
     @classmethod
     def read(cls, store: stores.Store, name: str) -> "History":
         """Read a run, which may be training.
 
-        Every version that a member, a report or an event names is among `versions`.
+        Every version that a member, a report or an event names is among `versions`. Damaged reports
+        and events are left out.
+
+        Raises:
+            pbt.store.StoreError: The run cannot be read, or a member or a version is damaged.
         """
         config = store.config
         # Versions are read last, since the other records refer to versions that were committed
         # with them or before them.
-        events = store.events()
-        reports = [report for _, report in store.reports()]
+        damaged: list[str] = []
+        events = store.events(damaged=damaged)
+        numbered = store.reports(damaged=damaged)
         members = store.members()
         versions = store.versions()
         tree = lineage.Tree(versions, config.copy)
+        for member in members:
+            if (member.id, member.version) not in tree.versions:
+                raise stores.StoreError(
+                    f"{store.path} is damaged: version {member.version} of member {member.id} is "
+                    "in the table member, and not in the table version"
+                )
+        reports = []
+        for row, report in numbered:
+            found = tree.versions.get((report.member, report.version))
+            if found is None or (found.kind, found.agent_steps) != ("slice", report.agent_steps):
+                damaged.append(f"table report, row {row}: it is of no slice that was committed")
+            else:
+                reports.append(report)
+        for event in [e for e in events if (e.member, e.version) not in tree.versions]:
+            damaged.append(f"table event, row {event.id}: it is of no version that was committed")
+            events.remove(event)
         best = lineage.best_member(members, tree)
         return cls(
             name=name,
@@ -52,7 +76,16 @@ class History:
             tree=tree,
             best=best,
             lineage=[] if best is None else tree.lineage(best.id),
+            damaged=damaged,
         )
+
+    @property
+    def damage(self) -> str | None:
+        """How many damaged rows were left out, and the first one; None if there are none."""
+        if not self.damaged:
+            return None
+        rows = wording.counted(len(self.damaged), "damaged row")
+        return f"{rows} of {stores.FILE_NAME} left out; the first: {self.damaged[0]}"
 
     @property
     def varied(self) -> list[str]:

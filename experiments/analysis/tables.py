@@ -222,7 +222,9 @@ def write_csv(table: Table, file: TextIO) -> int:
 
     Floats are written with all their digits. None is an empty cell, and a bool is 1 or 0. A line
     break within a text is a newline, since readers take a bare carriage return for the end of a
-    row.
+    row. A text or a header that a spreadsheet would take for a formula begins with an apostrophe,
+    and so does one that begins with an apostrophe itself. Removing the first apostrophe gives the
+    text back.
 
     Returns:
         Number of rows.
@@ -279,7 +281,8 @@ def _cell(value: Value) -> Value:
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, str):
-        return value.replace("\r\n", "\n").replace("\r", "\n")
+        text = value.replace("\r\n", "\n").replace("\r", "\n")
+        return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "'")) else text
     return value
 
 

@@ -1,8 +1,11 @@
-"""Format numbers for figures, tables and pages."""
+"""Format numbers and names for figures, tables and pages."""
 
 import datetime
 import math
 import re
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""Characters that XML or UTF-8 cannot hold, and the other control characters."""
 
 
 def steps(count: float, _position: int | None = None) -> str:
@@ -59,6 +62,11 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 def written_on() -> str:
     """Return a sentence that says when a page was made."""
     return f"Written on {datetime.datetime.now(datetime.UTC):%Y-%m-%d at %H:%M} UTC."
+
+
+def printable(text: str) -> str:
+    """Write control characters, and others that no page can hold, as escapes."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def shortened(text: str, length: int) -> str:

@@ -5,20 +5,22 @@ upward. Fresh episodes had no part in the choice, so their mean is unbiased. Act
 from the policy, as in training.
 """
 
+import contextlib
 import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 
 from envs import make
 from experiments.analysis import aggregates, tasks
 from experiments.members import actor, learner
-from pbt import checkpoint, lineage, store
+from pbt import checkpoint, lineage, owner, store
 from pbt.records import Member
 
+_PIN_S = 60.0
+"""Seconds for which a checkpoint is kept while it is loaded, though its member trains on."""
 MAX_PARALLEL = 32
 """Largest number of environments stepped together. Each plays the same number of episodes, since
 the first episodes to finish are the shortest."""
@@ -119,6 +121,8 @@ def evaluate(
                     played[slot] += 1
                     returns.append(episode_return)
                     lengths.append(length)
+    except RuntimeError as error:  # torch's, of weights so large that the policy overflows
+        raise ValueError(f"member {member.id} cannot be played: {error}") from error
     finally:
         envs.close()
     protocol = (
@@ -143,7 +147,12 @@ def learner_config(run_store: store.Store) -> learner.LearnerConfig:
             f"{run_store.path.parent} trains {stored.task}: only runs of the suite's agents "
             f"({tasks.LEARNER}) can be played or replayed"
         )
-    return learner.LearnerConfig.from_json(stored.task_config)
+    try:
+        return learner.LearnerConfig.from_json(stored.task_config)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{run_store.path.parent} holds no settings of the suite's agents: {error!r}"
+        ) from error
 
 
 def load_agent(
@@ -167,6 +176,8 @@ def load_agent(
         learner_config(run_store),
         device="cpu",  # any machine can evaluate, wherever the run was trained
     )
+    with contextlib.suppress(store.StoreError):  # read-only, so no worker deletes it
+        run_store.pin(member.checkpoint, owner.current(), _PIN_S)
     directory = checkpoint.open_verified(
         run_dir / "checkpoints", member.checkpoint, member.id, member.version
     )
@@ -175,7 +186,7 @@ def load_agent(
         agent = learner.make_agent(played, envs, seed)
     finally:
         envs.close()
-    state = safetensors.torch.load_file(directory / "agent.safetensors")
+    state = learner.read_tensors(directory)
     # `make_agent` has seeded the generator; the checkpoint's must not replace it.
     agent.load_state_dict(state | {"generator": agent.generator.get_state()})
     return agent, played

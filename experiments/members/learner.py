@@ -19,7 +19,7 @@ from agents import a3c, rollout, unreal
 from envs import make
 from experiments.analysis import tasks
 from experiments.members import actor
-from pbt import task
+from pbt import checkpoint, task
 
 _LOG = logging.getLogger(__name__)
 
@@ -127,6 +127,23 @@ def make_agent(config: LearnerConfig, envs: VectorEnv, seed: int) -> actor.Agent
         config.device,
         make.describe(config.env_id, preset=config.preset).frame_channels,
     )
+
+
+def read_tensors(directory: Path) -> dict[str, torch.Tensor]:
+    """Return the agent's state in a checkpoint, on the CPU.
+
+    Raises:
+        pbt.checkpoint.CheckpointError: The file cannot be read, or holds NaN or infinity.
+    """
+    path = directory / "agent.safetensors"
+    try:
+        state = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise checkpoint.CheckpointError(f"unreadable checkpoint {directory}: {error}") from error
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise checkpoint.CheckpointError(f"{path}: {name} is not finite")
+    return state
 
 
 class AgentTask:
@@ -345,12 +362,17 @@ class AgentTask:
 
         Raises:
             ValueError: It is no checkpoint of this agent; the message lists what differs.
+            pbt.checkpoint.CheckpointError: It is damaged, or its weights are not finite.
         """
         try:
             header = json.loads((directory / "learner.json").read_text())
-            state = safetensors.torch.load_file(directory / "agent.safetensors")
-        except (OSError, json.JSONDecodeError, safetensors.SafetensorError) as error:
-            raise ValueError(f"unreadable checkpoint {directory}: {error}") from error
+            if not isinstance(header, dict):
+                raise ValueError(f"learner.json is {header!r:.40}")
+        except (OSError, ValueError, RecursionError) as error:
+            raise checkpoint.CheckpointError(
+                f"unreadable checkpoint {directory}: {error}"
+            ) from error
+        state = read_tensors(directory)
         if header.get("format_version") != FORMAT_VERSION:
             raise ValueError(
                 f"checkpoint {directory} has format {header.get('format_version')}, "

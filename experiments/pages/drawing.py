@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends import backend_agg, backend_svg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from experiments.analysis import wording
 from pbt import space
@@ -234,6 +235,7 @@ def slices(
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG. A reader sees the old file or the new one, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _make_printable(figure)
     try:
         backend_agg.FigureCanvasAgg(figure).print_png(str(partial))  # type: ignore[no-untyped-call]
         partial.replace(path)
@@ -256,6 +258,7 @@ def svg(figure: Figure, key: str) -> str:
         figure.suptitle("").set_in_layout(False)
     for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
         patch.set_visible(False)
+    _make_printable(figure)
     written = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
         backend_svg.FigureCanvasSVG(figure).print_svg(written)  # type: ignore[no-untyped-call]
@@ -280,6 +283,12 @@ def svg(figure: Figure, key: str) -> str:
         element.attrib = {name: _compact(name, value) for name, value in attributes.items()}
     root.attrib = {"viewBox": root.attrib["viewBox"]}
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _make_printable(figure: Figure) -> None:
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(wording.printable(text.get_text()))
 
 
 def themed(colour: str) -> str:

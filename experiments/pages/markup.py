@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from markdown_it import MarkdownIt
 
+from experiments.analysis import wording
 from experiments.pages import style
 
 FILE_NAME = "index.html"
@@ -45,7 +46,7 @@ def element(name: str, /, *children: Content, **attributes: str | bool | None) -
         if value is None or value is False:
             continue
         key = key.rstrip("_").replace("_", "-")
-        written.append(f" {key}" if value is True else f' {key}="{html.escape(value)}"')
+        written.append(f" {key}" if value is True else f' {key}="{_escaped(value)}"')
     start = f"<{name}{''.join(written)}>"
     return Html(start if name in _VOID else f"{start}{join(children)}</{name}>")
 
@@ -54,11 +55,15 @@ def join(children: Iterable[Content]) -> Html:
     """Join texts and elements."""
     return Html(
         "".join(
-            child if isinstance(child, Html) else html.escape(child)
+            child if isinstance(child, Html) else _escaped(child)
             for child in children
             if child is not None
         )
     )
+
+
+def _escaped(text: str) -> str:
+    return html.escape(wording.printable(text))
 
 
 def markdown(text: str) -> Html:
@@ -188,9 +193,7 @@ def figure(drawn: str, alternative: str, *caption: Content) -> Html:
         alternative: Description for readers who cannot see the figure.
         *caption: Texts and elements of the caption.
     """
-    labelled = drawn.replace(
-        "<svg ", f'<svg role="img" aria-label="{html.escape(alternative)}" ', 1
-    )
+    labelled = drawn.replace("<svg ", f'<svg role="img" aria-label="{_escaped(alternative)}" ', 1)
     return element(
         "figure",
         element("div", Html(labelled), class_="plot"),

@@ -165,9 +165,11 @@ def _numbers(history: History) -> Html:
 
 
 def _dead(history: History) -> list[Content]:
-    """Return a warning about members that diverged, failed or were lost."""
-    dead = summary.totals(history).dead
-    return [] if dead is None else [element("p", f"Not training: {dead}.", class_="warning")]
+    """Return warnings about members that diverged, failed or were lost, and about damaged rows."""
+    dead, damage = summary.totals(history).dead, history.damage
+    said = [] if dead is None else [f"Not training: {dead}."]
+    said += [] if damage is None else [f"{damage}."]
+    return [element("p", line, class_="warning") for line in said]
 
 
 def _how(history: History, run_dir: Path) -> list[Content]:

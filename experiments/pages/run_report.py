@@ -6,6 +6,7 @@ from experiments.analysis import files, tables
 from experiments.analysis.history import History
 from experiments.pages import drawing, figures, markup, run_page, summary
 from experiments.projections import tensorboard
+from pbt import files as file_system
 from pbt import store as stores
 
 
@@ -33,6 +34,7 @@ def write_report(
     run_dir = store.path.parent
     history = History.read(store, name or run_dir.resolve().name)
     directory.mkdir(parents=True, exist_ok=True)
+    file_system.remove_old(directory, ".*.tmp")  # of killed processes
     text = summary.summary(history, run_dir)
     written = {
         "summary.md": text,

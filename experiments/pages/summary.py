@@ -71,8 +71,11 @@ def summary(history: History, run_dir: Path) -> str:
     ]
     if done.dead is not None:
         lines.append(f"- not training: {done.dead}")
+    if history.damage is not None:
+        lines.append(f"- {history.damage}")
     if done.elapsed is None:
-        return "\n".join([*lines, "- no report yet: no member has finished a slice", ""])
+        lines += ["- no report yet: no member has finished a slice", ""]
+        return wording.printable("\n".join(lines))
     counts = collections.Counter(event.kind for event in history.events)
     decided = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
     lines += [
@@ -95,7 +98,7 @@ def summary(history: History, run_dir: Path) -> str:
         "```",
         "",
     ]
-    return "\n".join(lines)
+    return wording.printable("\n".join(lines))
 
 
 def _best(history: History, run_dir: Path) -> list[str]:

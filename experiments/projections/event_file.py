@@ -29,6 +29,8 @@ from tensorboard.plugins.custom_scalar import metadata as custom_scalar
 from tensorboard.plugins.text import metadata as text
 from tensorboard.summary.writer import record_writer
 
+from experiments.analysis import wording
+
 FILE_NAME = "events.out.tfevents.pbt"
 """Any name with "tfevents" in it is read by TensorBoard."""
 _RECORD_FRAME_BYTES = 16
@@ -86,7 +88,7 @@ class EventFile:
             self.read()
         last_steps = dict(self._last_steps)
         fresh = []
-        for point in points:
+        for point in (p._replace(tag=wording.printable(p.tag)) for p in points):
             if point.step > last_steps.get(point.tag, -1):
                 last_steps[point.tag] = point.step
                 fresh.append(point)
@@ -141,7 +143,7 @@ def distinct_steps(steps: Sequence[int], after: int) -> list[int]:
 
 def _value(point: Point) -> summary_pb2.Summary.Value:
     if isinstance(point.value, str):
-        plugin, content = text.PLUGIN_NAME, point.value.encode()
+        plugin, content = text.PLUGIN_NAME, point.value.encode(errors="backslashreplace")
     elif isinstance(point.value, layout_pb2.Layout):
         plugin, content = custom_scalar.PLUGIN_NAME, point.value.SerializeToString()
     else:

@@ -100,7 +100,7 @@ class Progress:
         self._store = store
         try:
             members = store.members()
-            self._follow(store.events(self._event_id))
+            self._follow(store.events(self._event_id, damaged=[]))
             clock_s = store.now()
         except stores.StoreError:
             return  # busy: the next tick will do

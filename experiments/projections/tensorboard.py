@@ -44,9 +44,10 @@ from typing import Self
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar
 
+from experiments.analysis import wording
 from experiments.projections import event_file
 from experiments.projections.event_file import Point
-from pbt import lineage, owner, run, space, task
+from pbt import files, lineage, owner, run, space, task
 from pbt import store as stores
 from pbt.records import Event, Report, Version
 
@@ -75,7 +76,7 @@ class Projector:
     ) -> None:
         self._store = store
         self._warn = warn or (lambda line: print(line, file=sys.stderr))
-        self._warned = False
+        self._warned = self._warned_of_rows = False
         self._lease_seconds = lease_seconds
         # Two projectors in one process are two owners.
         self._owner = f"{owner.current()}#{id(self)}"
@@ -124,7 +125,13 @@ class Projector:
             self._store.give_up(LEASE_NAME, self._owner)
 
     def _acquire(self) -> bool:
-        return self._store.acquire(LEASE_NAME, self._owner, self._lease_seconds)
+        holder = self.holder()
+        gone = {holder} if holder is not None and owner.gone([holder.partition("#")[0]]) else ()
+        return self._store.acquire(LEASE_NAME, self._owner, self._lease_seconds, gone)
+
+    def holder(self) -> str | None:
+        """Return the owner of the lease, as `pbt.owner` names it; None if nobody has it."""
+        return self._store.holder(LEASE_NAME)
 
     def _project(self) -> bool:
         acquired_s = time.monotonic()
@@ -157,8 +164,16 @@ class Projector:
         may lack an earlier one.
         """
         horizon = {member.id: member.version for member in self._store.members()}
-        reports = self._store.reports(self._report_id)
-        events = [(event.id, event) for event in self._store.events(self._event_id)]
+        damaged: list[str] = []
+        reports = self._store.reports(self._report_id, damaged)
+        events = [(event.id, event) for event in self._store.events(self._event_id, damaged)]
+        # No record is of a version that its member had not reached when the record was read.
+        newest = {member.id: member.version for member in self._store.members()}
+        reports = [(id_, report) for id_, report in reports if _is_within(newest, (id_, report))]
+        events = [(id_, event) for id_, event in events if _is_within(newest, (id_, event))]
+        if damaged and not self._warned_of_rows:
+            self._warn(f"TensorBoard files: damaged rows are left out, such as {damaged[0]}")
+            self._warned_of_rows = True
         while True:
             is_within = functools.partial(_is_within, horizon)
             kept_reports = list(itertools.takewhile(is_within, reports))
@@ -330,7 +345,7 @@ def layout(hyperparameters: space.Space) -> layout_pb2.Layout:
         names = [
             n for n in hyperparameters.dimensions if (n in hyperparameters.adapt) == is_adapted
         ]
-        return {name: [f"^hyperparameter/{name}$"] for name in names}
+        return {name: [f"^hyperparameter/{name}$"] for name in map(wording.printable, names)}
 
     categories = {
         "Hyperparameters of all members": charts(is_adapted=True),
@@ -389,6 +404,7 @@ def write_best_lineage(
     counted = [e for e in lineage.episodes(steps, reports) if e.counted]
     points += episode_points(counted, steps[0].training, wall_time)
 
+    files.remove_old(directory.parent, f"{directory.name}.*.tmp")  # of killed processes
     fresh = directory.with_name(f"{directory.name}.{os.getpid()}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     try:

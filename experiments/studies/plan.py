@@ -18,7 +18,7 @@ from experiments import config, launch
 from experiments.analysis import outcome, provenance, schedule, tasks
 from experiments.members import learner
 from experiments.studies import conclude, definitions
-from pbt import local, process, run, space, store, worker
+from pbt import local, process, run, space, store, verdict, worker
 
 LOCK_NAME = ".study.lock"
 """Lock file in a run's directory, held by the process that trains the run."""
@@ -116,6 +116,20 @@ class Plan:
                     listed.add(bare)
                     yield arm, seed
 
+    def unspent(self, studies: Sequence[str], seeds: int) -> str | None:
+        """Return which runs that are over left agent steps unspent, in one line; None if none."""
+        found = []
+        for arm, seed in self.jobs(studies, seeds):
+            drawn = dataclasses.replace(arm, setting="drawn")
+            settings = definitions.arm_config(drawn, self.base, seed, None, None)
+            known = self.done(arm, seed)
+            due = settings.population * settings.total_steps
+            if known is not None and known[1].agent_steps < due:
+                found.append(f"{known[0]} ({due - known[1].agent_steps:,})")
+        if not found:
+            return None
+        return f"members died and left agent steps unspent in {', '.join(found)}"
+
     def estimate(self, studies: Sequence[str], seeds: int) -> str:
         """Return in words what some studies take: runs, agent steps, and hours that are left."""
         members = steps = done_members = left_steps = runs = 0
@@ -153,13 +167,14 @@ def train(run_dir: Path, workers: int) -> None:
         SystemExit: The run was interrupted, or its population died.
     """
     if workers > 1:
-        if exit_code := local.run(run_dir, workers, say=lambda line: None):
+        exit_code = local.run(run_dir, workers, say=lambda line: None)
+        if exit_code not in (0, verdict.EXIT_UNSPENT):
             raise SystemExit(exit_code)
         return
     torch.set_num_threads(1)
     with process.Stop().installed() as stop, store.Store.open(run_dir) as run_store:
         done = worker.run(run_store, run_dir, resident_limit=run_store.config.population, stop=stop)
-        if stop() or done.exit_code:
+        if stop() or done.exit_code not in (0, verdict.EXIT_UNSPENT):
             print(f"{run_dir}: {done.message}; the same command goes on", file=sys.stderr)
             raise SystemExit(128 + stop() if stop() else done.exit_code)
 

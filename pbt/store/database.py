@@ -16,7 +16,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from pbt import files
+from pbt import files, records
 
 BUSY_TIMEOUT_S = 30.0
 """Seconds that a transaction waits for another one before it raises `StoreBusy`."""
@@ -45,8 +45,22 @@ class StoreBusy(StoreError):
     """Another process kept the database locked longer than the busy timeout."""
 
 
+class ReadOnly(StoreError):
+    """The database's file, or the file system, cannot be written to."""
+
+
 class Database:
-    """Access to one existing SQLite file. Opens nothing before the first transaction."""
+    """Access to one existing SQLite file. Opens nothing before the first transaction.
+
+    Args:
+        path: The file.
+        durable: Whether commits survive a power cut (fsync).
+        clock: Returns the time in seconds, in place of the database's clock. For tests.
+        busy_timeout_s: Seconds that a statement waits for a locked database.
+        on_locked: Called after each `busy_timeout_s` in vain, with the seconds waited so far. Then
+            the statement is tried again. What it raises ends the transaction. None: a transaction
+            that waited in vain raises `StoreBusy`.
+    """
 
     def __init__(
         self,
@@ -55,9 +69,14 @@ class Database:
         durable: bool = True,
         clock: Callable[[], float] | None = None,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
+        on_locked: Callable[[float], None] | None = None,
     ) -> None:
         self.path = path
+        self.waited_s = 0.0
+        """Seconds that the last transaction waited for a locked database, by `on_locked`."""
+        self._durable = durable
         self._clock = clock
+        self._on_locked = on_locked
         # mode=rw: a store that was deleted must not come back empty.
         uri = f"{Path(os.path.abspath(path)).as_uri()}?mode=rw"
 
@@ -65,15 +84,18 @@ class Database:
             connection = sqlite3.connect(
                 uri, uri=True, timeout=busy_timeout_s, isolation_level=None
             )
-            connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'OFF'}")
+            # Text that is no UTF-8 is the fault of its row, not of all rows that are read with it.
+            connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
             return connection
 
         self._engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.NullPool)
-        sa.event.listen(self._engine, "begin", _begin)
 
     @contextlib.contextmanager
     def transaction(self, writing: bool = False) -> Iterator[sa.Connection]:
         """Run the body in a transaction. It is committed at the end, rolled back by an exception.
+
+        The body itself never meets a locked database: its lock is taken before, and a commit that
+        waits for readers is tried again as it is.
 
         Args:
             writing: Whether the body writes. Then it holds the write lock from the beginning, so
@@ -83,14 +105,22 @@ class Database:
             StoreError: The database cannot do it. A subclass says more.
         """
         try:
-            with self._engine.connect() as connection:
-                connection = connection.execution_options(pbt_writing=writing)
-                with connection.begin():
-                    yield connection
+            with self._engine.connect() as connection, connection.begin():
+                self.waited_s = 0.0
+                self._patiently(
+                    connection, f"PRAGMA synchronous={'FULL' if self._durable else 'OFF'}"
+                )
+                self._patiently(connection, "BEGIN IMMEDIATE" if writing else "BEGIN")
+                if not writing:
+                    self._patiently(connection, "PRAGMA schema_version")  # takes the read lock
+                yield connection
+                self._patiently(connection, "COMMIT")
         except sa.exc.DBAPIError as error:
             raise self._explain(error.orig) from error
         except sqlite3.Error as error:  # from `connect` itself
             raise self._explain(error) from error
+        except records.DamagedRow as error:
+            raise self.damaged(str(error)) from error
 
     def now(self, connection: sa.Connection) -> float:
         """Return the Unix time in seconds, by the clock of the database's machine."""
@@ -100,9 +130,10 @@ class Database:
 
     def check(self, connection: sa.Connection) -> None:
         """Raise `StoreError` if the file is damaged, or in another journal mode."""
-        problems = list(connection.execute(sa.text("PRAGMA quick_check(3)")).scalars())
+        # Unlike quick_check, this compares the indexes with their tables too.
+        problems = list(connection.execute(sa.text("PRAGMA integrity_check(3)")).scalars())
         if problems != ["ok"]:
-            raise StoreError(self._damaged("; ".join(problems)))
+            raise self.damaged("; ".join(problems))
         if (mode := connection.execute(sa.text("PRAGMA journal_mode")).scalar()) != "delete":
             raise StoreError(
                 f"{self.path} is in journal mode {mode}: somebody changed it; stop all that use it "
@@ -113,23 +144,47 @@ class Database:
         """Close the database. Nothing is held between transactions anyway."""
         self._engine.dispose()
 
+    def _patiently(self, connection: sa.Connection, statement: str) -> None:
+        """Execute a statement. With `on_locked`, try again while the database is locked.
+
+        A statement that found the database locked has changed nothing, COMMIT included.
+        """
+        raw = connection.connection.driver_connection
+        assert isinstance(raw, sqlite3.Connection)
+        started_s = time.monotonic()
+        while True:
+            try:
+                raw.execute(statement).fetchall()
+            except sqlite3.OperationalError as error:
+                if self._on_locked is None or not _is_busy(error):
+                    raise
+                self.waited_s += time.monotonic() - started_s
+                started_s = time.monotonic()
+                self._on_locked(self.waited_s)
+            else:
+                return
+
     def _explain(self, error: BaseException | None) -> StoreError:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        if error is not None and _is_busy(error):
             return StoreBusy(
                 f"{self.path} stayed locked by another process: see who has it open (lsof), "
                 "stop it, and run the same command again"
             )
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_READONLY:
+            return ReadOnly(f"{self.path} cannot be written to ({error}): see to its permissions")
         if code == sqlite3.SQLITE_NOTADB:
             return NotARun(
                 f"{self.path} is not a run: it is no SQLite file, or its head is damaged"
             )
         if code == sqlite3.SQLITE_CORRUPT:
-            return StoreError(self._damaged(str(error)))
+            return self.damaged(str(error))
         return StoreError(f"{self.path}: {error}")
 
-    def _damaged(self, problem: str) -> str:
-        return (
+    def damaged(self, problem: str) -> StoreError:
+        """Return the error that says what is damaged in this file, and what to do."""
+        problem = problem.encode("utf-8", "backslashreplace").decode()
+        return StoreError(
             f"{self.path} is damaged ({problem}); nothing was changed. Copy the directory away "
             f"first, with {self.path.name}-journal if it is there; then put back a backup of "
             f"{self.path.name}, or try the sqlite3 shell's .recover"
@@ -175,6 +230,6 @@ def creating(path: Path, durable: bool) -> Iterator[Path]:
             temporary.with_name(name).unlink(missing_ok=True)
 
 
-def _begin(connection: sa.Connection) -> None:
-    writing = connection.get_execution_options().get("pbt_writing", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+def _is_busy(error: BaseException) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

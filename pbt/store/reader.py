@@ -4,22 +4,21 @@ Each method is one transaction, fetches everything and holds no lock after it re
 meaning of what it returns see `pbt.records` and the contract in `pbt.store.store`.
 """
 
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 
-from pbt import records
-from pbt.records import Event, Member, Report, Version
+from pbt.records import DamagedRow, Event, Member, Report, Version
 from pbt.run import RunConfig
 from pbt.store import schema, statements
 from pbt.store.database import BUSY_TIMEOUT_S, Database, NotARun, StoreError
-from pbt.store.schema import run_table, version_table
+from pbt.store.schema import member_table, run_table, version_table
 
 FILE_NAME = "run.sqlite3"
+Record = TypeVar("Record")
 
 
 class Reader:
@@ -34,6 +33,7 @@ class Reader:
         self._database = database
         self.path = database.path
         self.config = config
+        self._known: dict[int, tuple[sa.Row[Any], Member]] = {}
 
     @classmethod
     def open(
@@ -43,6 +43,7 @@ class Reader:
         durable: bool = True,
         clock: Callable[[], float] | None = None,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
+        on_locked: Callable[[float], None] | None = None,
     ) -> Self:
         """Open a run.
 
@@ -51,6 +52,9 @@ class Reader:
             durable: Whether later commits survive a power cut (fsync). False is for toys and tests.
             clock: Returns the time in seconds, in place of the database's clock. For tests.
             busy_timeout_s: How long each transaction waits for another one, in seconds.
+            on_locked: Called after each `busy_timeout_s` in vain with the seconds waited so far,
+                and then the transaction goes on waiting. What it raises ends it. None: it raises
+                `StoreBusy`.
 
         Raises:
             NotARun: There is no run at the given place.
@@ -63,7 +67,13 @@ class Reader:
         # it elsewhere in this process (https://www.sqlite.org/howtocorrupt.html, 2.2).
         if not path.is_file():
             raise NotARun(f"{path} does not exist: give the directory of a run, or start a new one")
-        database = Database(path, durable=durable, clock=clock, busy_timeout_s=busy_timeout_s)
+        database = Database(
+            path,
+            durable=durable,
+            clock=clock,
+            busy_timeout_s=busy_timeout_s,
+            on_locked=on_locked,
+        )
         with database.transaction() as connection:
             if path.stat().st_size == 0 or not sa.inspect(connection).has_table(run_table.name):
                 raise NotARun(f"{path} is not a run: give the directory of a run, or a new one")
@@ -78,10 +88,11 @@ class Reader:
                     + ("update the code" if newer else "use the code that wrote it")
                 )
             database.check(connection)
+            schema.check_tables(connection)
             text = connection.execute(sa.select(run_table.c.config)).scalar_one()
         try:
-            config = RunConfig.from_json(json.loads(text))
-        except ValueError as error:
+            config = schema.to_config(text)
+        except (ValueError, TypeError, RecursionError) as error:
             raise StoreError(f"{path} holds a configuration that is not valid: {error}") from error
         return cls(database, config)
 
@@ -103,7 +114,7 @@ class Reader:
     def members(self) -> list[Member]:
         """Return all members at their last committed versions, by id."""
         with self._database.transaction() as connection:
-            return statements.read_members(connection, self.config)
+            return statements.read_members(connection, self.config, self._known)
 
     def member(self, member: int) -> Member:
         """Return one member at its last committed version; raise `KeyError` for an unknown id."""
@@ -117,16 +128,22 @@ class Reader:
         query = sa.select(version_table).order_by(version_table.c.id)
         if member is not None:
             query = query.where(version_table.c.member == member)
-        return [schema.to_version(row) for row in self._rows(query)]
+        versions = self._read(query, schema.to_version)
+        if member is None:
+            try:
+                schema.check_versions(versions)
+            except DamagedRow as error:
+                raise self._database.damaged(str(error)) from error
+        return versions
 
     def version(self, member: int, version: int) -> Version:
         """Return one committed version; raise `KeyError` if there is none."""
         query = sa.select(version_table).where(
             version_table.c.member == member, version_table.c.version == version
         )
-        if not (rows := self._rows(query)):
+        if not (found := self._read(query, schema.to_version)):
             raise KeyError(f"member {member} has no version {version}")
-        return schema.to_version(rows[0])
+        return found[0]
 
     def previous_version(self, member: int, before: int) -> Version | None:
         """Return a member's newest version older than `before` that has a checkpoint, or None.
@@ -144,29 +161,94 @@ class Reader:
             .order_by(version_table.c.version.desc())
             .limit(1)
         )
-        rows = self._rows(query)
-        return schema.to_version(rows[0]) if rows else None
+        found = self._read(query, schema.to_version)
+        return found[0] if found else None
 
-    def reports(self, after_id: int = 0) -> list[tuple[int, Report]]:
-        """Return the reports after `after_id` with their ids, in order of commit."""
-        rows = self._rows(_after(schema.report_table, after_id))
-        return [(row.id, schema.to_report(row)) for row in rows]
+    def reports(
+        self, after_id: int = 0, damaged: list[str] | None = None
+    ) -> list[tuple[int, Report]]:
+        """Return the reports after `after_id` with their ids, in order of commit.
 
-    def events(self, after_id: int = 0) -> list[Event]:
-        """Return the events after `after_id`, in order of commit."""
-        return [schema.to_event(row) for row in self._rows(_after(schema.event_table, after_id))]
+        Args:
+            after_id: Id of the last report that is known.
+            damaged: List to which a line is added for each damaged row, which is then left out.
+                Without it, a damaged row raises `StoreError`.
+        """
+        query = _after(schema.report_table, after_id)
+        return self._read(
+            query, lambda row, config: (row.id, schema.to_report(row, config)), damaged
+        )
+
+    def events(self, after_id: int = 0, damaged: list[str] | None = None) -> list[Event]:
+        """Return the events after `after_id`, in order of commit.
+
+        Args:
+            after_id: Id of the last event that is known.
+            damaged: As for `reports`.
+        """
+        return self._read(_after(schema.event_table, after_id), schema.to_event, damaged)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this run from all others and never changes, see `checkpoint.mark`."""
+        with self._database.transaction() as connection:
+            created_s = connection.execute(sa.select(run_table.c.created_s)).scalar_one()
+        seed, population = self.config.seed, self.config.population
+        return {"created_s": created_s, "seed": seed, "population": population}
 
     def owners(self) -> set[str]:
         """Return everyone who is recorded as holding a member. Some may be gone."""
-        return {member.owner for member in self.members() if member.owner is not None}
+        with self._database.transaction() as connection:
+            return statements.read_owners(connection)
+
+    def owners_and_versions(self, members: Collection[int]) -> tuple[set[str], dict[int, int]]:
+        """Return what `owners` does, and the committed versions of the given members, by id."""
+        with self._database.transaction() as connection:
+            versions = statements.read_versions(connection, members) if members else {}
+            return statements.read_owners(connection), versions
 
     def unfinished(self) -> list[Member]:
         """Return the members that may go on, see `records.unfinished`.
 
         After `claim` returned None, an empty list means that the run is over. Otherwise another
-        worker holds a member, so wait and try again.
+        worker holds a member or members rest after crashes, so wait and try again.
         """
-        return records.unfinished(self.members(), self.config)
+        with self._database.transaction() as connection:
+            return statements.unfinished(connection, self.config)
+
+    def all_crash_alike(self) -> bool:
+        """Return whether what stops the members is nothing of their own.
+
+        It is so if each member that may go on crashed at least `max_attempts` + 2 times in a row,
+        and none of them trained a slice since any of them first crashed.
+        """
+        with self._database.transaction() as connection:
+            members = statements.unfinished(connection, self.config)
+            tried = [member.attempts - (member.owner is not None) for member in members]
+            return min(tried, default=0) >= self.config.max_attempts + 2 and not any(
+                statements.is_own_fault(connection, self.config, member) for member in members
+            )
+
+    def unneeded_checkpoints(self, names: Collection[str]) -> set[str]:
+        """Return those of some existing checkpoints that no row will ever need.
+
+        These are checkpoints that a version named and that are not kept any more, and checkpoints
+        of members that nobody holds: what such a member's last holder did not commit, nobody can.
+
+        Args:
+            names: Names of checkpoints that were published before this call.
+        """
+        unneeded = set()
+        is_held = sa.select(member_table.c.id).where(member_table.c.owner.is_not(None))
+        with self._database.transaction() as connection:
+            held = set(connection.execute(is_held).scalars())
+            for name in set(names) - schema.referenced(connection, self._database.now(connection)):
+                member, version = map(int, name.partition("-")[0].split("/"))
+                committed = sa.select(version_table.c.checkpoint).where(
+                    version_table.c.member == member, version_table.c.version == version
+                )
+                if member not in held or connection.execute(committed).scalar() == name:
+                    unneeded.add(name)
+        return unneeded
 
     def referenced_checkpoints(self) -> set[str]:
         """Return the names of the checkpoints to keep.
@@ -176,9 +258,23 @@ class Reader:
         with self._database.transaction() as connection:
             return schema.referenced(connection, self._database.now(connection))
 
-    def _rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+    def _read(
+        self,
+        query: sa.Select[Any],
+        to_record: Callable[[sa.Row[Any], RunConfig], Record],
+        damaged: list[str] | None = None,
+    ) -> list[Record]:
         with self._database.transaction() as connection:
-            return connection.execute(query).all()
+            rows = connection.execute(query).all()
+        found = []
+        for row in rows:  # without a lock, since a long run has many
+            try:
+                found.append(to_record(row, self.config))
+            except DamagedRow as error:
+                if damaged is None:
+                    raise self._database.damaged(str(error)) from error
+                damaged.append(str(error))
+        return found
 
 
 def _after(table: sa.Table, after_id: int) -> sa.Select[Any]:

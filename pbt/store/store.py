@@ -17,18 +17,24 @@ This is what a store promises. Any other implementation must promise it too.
 - **Numbers.** NaN and infinity are refused with `ValueError`.
 - **Attempts.** The store counts the attempts at each version. `claim` adds one at once, so that it
   counts even if the worker is killed. `release` takes it off again. A commit of a new version
-  resets the count to 0, or to 1 if the worker keeps the lease. A worker that is slow and loses its
-  lease looks like one that hung, so its attempt counts. If the whole run was killed, no member was
-  the cause, and `forgive` takes the attempt off.
-- **Failed and lost members.** A member that has used up `max_attempts` is marked failed: by
-  `crash`, or by the next `claim` if its lease expired. If the run exploits and another member can
-  be copied, a diverged or failed member may be claimed in order to replace it by a copy. It then
-  has `max_attempts` new attempts. A failed member that uses these up as well is lost for good.
+  resets the count to 0, or to 1 if the worker keeps the lease. A takeover counts only if the holder
+  is known to be dead, because a slow worker whose lease expired is no fault of the member.
+- **Rests.** After a crash a member rests, and longer after each crash in a row. So a fault that
+  passes in a minute fails nobody. A member whose worker was killed rests from the second time on.
+- **Failed and lost members.** A member that has used up `max_attempts` is marked failed if the
+  fault is its own: if another member has trained a slice since the first of these crashes, or if no
+  other member may go on. Otherwise it goes on resting and trying, see `Reader.all_crash_alike`. If
+  the run exploits and another member can be copied, a diverged or failed member may be claimed in
+  order to replace it by a copy. It then has `max_attempts` new attempts. A failed member that uses
+  these up as well is lost.
+- **New launchers.** If a launcher finds nobody else at work, `forgive` gives failed and lost
+  members fresh attempts, since what stopped them may have been mended.
 
 This implementation uses SQLite, see `pbt.store.database`. Threads may share a `Store`. Each process
 opens its own. Reading methods fetch everything and hold no lock after they return.
 """
 
+import functools
 import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -40,7 +46,7 @@ import sqlalchemy as sa
 from pbt import records
 from pbt.records import Event, Lease, Member, Report, VersionKind
 from pbt.run import RunConfig
-from pbt.store import schema, statements, transitions
+from pbt.store import leases, schema, statements, transitions
 from pbt.store.database import Database, creating
 from pbt.store.reader import Reader
 from pbt.store.schema import member_table, named_lease_table, pin_table, run_table
@@ -99,6 +105,7 @@ class Store(Reader):
             database = Database(temporary, durable=durable, clock=clock)
             with database.transaction(writing=True) as connection:
                 schema.metadata.create_all(connection, checkfirst=False)
+                statements.create_indexes(connection, config)
                 now = database.now(connection)
                 connection.execute(
                     run_table.insert().values(
@@ -125,51 +132,75 @@ class Store(Reader):
         owner: str,
         residents: Mapping[int, int] | None = None,
         dead_owners: Collection[str] = (),
+        live_owners: Collection[str] = (),
+        lease_seconds: float | None = None,
     ) -> Lease | None:
         """Claim a member to train, and begin its lease.
 
-        A member is free if it may go on and nobody holds an unexpired lease on it.
+        A member is free if it may go on, does not rest, and nobody holds an unexpired lease on it.
         `pbt.store.transitions.choose` picks one of the free members. Writes a "takeover" event if
-        the member was not released, and marks free members without attempts left as failed.
+        the member was not released. Members whose workers were killed again rest, or are failed.
 
         Args:
             owner: The claiming process. It may hold several members.
             residents: Version of each task that the caller has in memory, by member.
             dead_owners: Owners (see `owners`) known to be gone. Their leases count as expired.
+            live_owners: Owners known to be alive and not stopped. Their leases count as expired
+                only three times `lease_seconds` after they expired.
+            lease_seconds: How long the lease lasts, in seconds. None: as long as the run says.
 
         Returns:
             The lease, with the member as committed; None if no member is free.
         """
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
-            members = statements.read_members(connection, self.config)
-            for member in transitions.free(members, now, dead_owners, self.config):
-                if member.attempts >= self.config.max_attempts:
-                    statements.fail(
-                        connection, self.config, member, now, member.error, member.owner
-                    )
-            members = statements.read_members(connection, self.config)
-            free = transitions.free(members, now, dead_owners, self.config)
-            chosen = transitions.choose(members, free, residents or {}, self.config)
-            if chosen is None:
+            for member in statements.killed(connection, self.config, dead_owners):
+                self._end_killed(connection, member, now, dead_owners)
+            circumstances = statements.Circumstances(now, dead_owners, live_owners)
+            ready = functools.partial(
+                statements.ready_members, connection, self.config, circumstances
+            )
+            first = next(iter(ready()), None)
+            in_memory = ready(residents) if first is not None and residents else []
+            chosen = transitions.choose(first, in_memory, residents or {}, self.config)
+            before = (
+                statements.read_member(connection, self.config, chosen)
+                if chosen is not None
+                else None
+            )
+            if before is None:
                 return None
+            # A worker whose lease lapsed may have been slow, so only a death counts.
+            is_suspect = before.owner is not None and before.owner not in dead_owners
+            late_s = now - (before.lease_expires_s or now)
+            if is_suspect and 0 <= late_s < self._database.waited_s:
+                return None  # its owner could not renew either while the database was locked
+            attempts = max(1, before.attempts + (not is_suspect))
+            if before.state == "failed":  # with more attempts it would be read as lost
+                attempts = min(attempts, self.config.max_attempts)
+            claimed = replace(
+                before,
+                owner=owner,
+                fence=before.fence + 1,
+                lease_expires_s=now + leases.lease_s(lease_seconds, self.config),
+                attempts=attempts,
+            )
             statements.update_member(
                 connection,
-                chosen.id,
-                owner=owner,
-                fence=chosen.fence + 1,
-                lease_expires_s=now + self.config.lease_seconds,
-                attempts=chosen.attempts + 1,
+                claimed.id,
+                owner=claimed.owner,
+                fence=claimed.fence,
+                lease_expires_s=claimed.lease_expires_s,
+                attempts=claimed.attempts,
             )
-            if chosen.owner is not None:
-                event = statements.takeover(chosen, owner, now, dead_owners)
+            if before.owner is not None:
+                last = None if is_suspect else statements.last_report(connection)
+                event = statements.takeover(before, owner, now, dead_owners, last)
                 schema.insert_events(connection, [event], now)
-            claimed = statements.read_member(connection, self.config, chosen.id)
-            assert claimed is not None
             return Lease(claimed, owner, claimed.fence)
 
-    def renew(self, lease: Lease) -> None:
-        """Let the lease expire a full `lease_seconds` from now.
+    def renew(self, lease: Lease, lease_seconds: float | None = None) -> None:
+        """Let the lease expire a full `lease_seconds` from now; None: as long as the run says.
 
         Call it when training made progress, never from a timer. An expired lease can be renewed as
         long as nobody else has claimed the member.
@@ -178,7 +209,8 @@ class Store(Reader):
             LostLease: Another worker has claimed the member.
         """
         with self._database.transaction(writing=True) as connection:
-            expires = self._database.now(connection) + self.config.lease_seconds
+            lasts_s = leases.lease_s(lease_seconds, self.config)
+            expires = self._database.now(connection) + lasts_s
             statements.update_fenced(connection, self.config, lease, lease_expires_s=expires)
 
     def release(self, lease: Lease) -> None:
@@ -200,7 +232,8 @@ class Store(Reader):
     def crash(self, lease: Lease, error: str) -> bool:
         """Give a member back after an error, with a "crashed" event. The attempt counts.
 
-        If it was the member's last attempt, the member is marked failed or lost.
+        The member rests. If it was the member's last attempt, and the fault is its own, the member
+        is marked failed or lost.
 
         Args:
             lease: The lease to end.
@@ -212,45 +245,78 @@ class Store(Reader):
         Raises:
             LostLease: Another worker has claimed the member.
         """
+        error = schema.printable(error)
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
-            member = statements.update_fenced(
-                connection, self.config, lease, owner=None, lease_expires_s=None, error=error
-            )
-            details = {"attempts": member.attempts, "error": error, "owner": lease.owner}
+            member = statements.update_fenced(connection, self.config, lease, error=error)
+            details = {
+                "attempts": member.attempts,
+                "error": error,
+                "owner": lease.owner,
+                "last_report": statements.last_report(connection),
+            }
             schema.insert_events(connection, [records.event_of("crashed", member, details)], now)
-            if failed := member.attempts >= self.config.max_attempts:
-                statements.fail(connection, self.config, member, now, error, lease.owner)
-        return failed
+            return statements.end_attempt(connection, self.config, member, now, error, lease.owner)
 
-    def forgive(self, dead_owners: Collection[str]) -> list[int]:
-        """Free the members of a run that was killed as a whole, without counting the attempts.
+    def forgive(
+        self, dead_owners: Collection[str] = (), live_owners: Collection[str] = ()
+    ) -> list[int]:
+        """Give the members of a run that nobody works on any more fresh attempts.
 
-        A new launcher calls this once. A member that crashes kills its worker only, and the
-        launcher survives. If the launcher is gone too, no member was the cause.
+        A new launcher calls this once, before it asks whether the run is over. Members that were
+        held by dead owners are freed, with a "takeover" event, and the attempt does not count: a
+        member that crashes kills its worker only, and the launcher survives. If the launcher is
+        gone too, no member was the cause.
+
+        If nobody who may be alive holds a member, those that failed, were lost or rest after
+        crashes become active with no attempts used up, with a "revived" event. Members whose
+        checkpoints cannot be read will fail again when they are claimed.
+
+        Args:
+            dead_owners: Owners (see `owners`) known to be gone.
+            live_owners: Owners known to be alive, whether or not their leases expired.
 
         Returns:
-            Ids of the freed members. Each gets a "takeover" event.
+            Ids of the members that were freed or revived.
         """
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
-            freed = [
-                member
-                for member in statements.read_members(connection, self.config)
-                if member.owner in dead_owners
-            ]
-            for member in freed:
-                statements.update_member(
-                    connection,
-                    member.id,
-                    owner=None,
-                    lease_expires_s=None,
-                    fence=member.fence + 1,
-                    attempts=max(0, member.attempts - 1),
-                )
-            events = [statements.takeover(member, None, now, dead_owners) for member in freed]
-            schema.insert_events(connection, events, now)
-        return [member.id for member in freed]
+            statements.create_indexes(connection, self.config)
+            changed = set()
+            circumstances = statements.Circumstances(now, dead_owners, live_owners)
+            is_alone = statements.is_alone(connection, self.config, circumstances)
+            for member in statements.read_members(connection, self.config):
+                if member.owner in dead_owners:
+                    events = [statements.takeover(member, None, now, dead_owners)]
+                    member = replace(
+                        member,
+                        owner=None,
+                        lease_expires_s=None,
+                        fence=member.fence + 1,
+                        attempts=max(0, member.attempts - 1),
+                    )
+                else:
+                    events = []
+                is_stopped = member.state in ("failed", "lost") or member.attempts > 0
+                if is_alone and is_stopped and member.agent_steps < self.config.total_steps:
+                    details = {"state": member.state, "attempts": member.attempts}
+                    events.append(records.event_of("revived", member, details))
+                    if member.state != "diverged":
+                        member = replace(member, state="active")
+                    member = replace(member, owner=None, lease_expires_s=None, attempts=0)
+                if events:
+                    statements.update_member(
+                        connection,
+                        member.id,
+                        state=member.state,
+                        owner=member.owner,
+                        lease_expires_s=member.lease_expires_s,
+                        fence=member.fence,
+                        attempts=member.attempts,
+                    )
+                    schema.insert_events(connection, events, now)
+                    changed.add(member.id)
+        return sorted(changed)
 
     def commit(
         self,
@@ -261,6 +327,7 @@ class Store(Reader):
         report: Report | None = None,
         events: Sequence[Event] = (),
         release: bool = False,
+        lease_seconds: float | None = None,
     ) -> Lease:
         """Write a member's new state, its report and its events, and renew or end the lease.
 
@@ -274,6 +341,7 @@ class Store(Reader):
             report: The report of a slice; None for any other kind.
             events: Decisions made on the way, of this member at its old or new version.
             release: Whether to give the member back in the same transaction.
+            lease_seconds: How long the lease lasts from now on, as for `renew`.
 
         Returns:
             The lease to go on with. Its `member` is what is now committed.
@@ -294,9 +362,10 @@ class Store(Reader):
             values["attempts"] = _ONE_ATTEMPT_LESS
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
+            lasts_s = leases.lease_s(lease_seconds, self.config)
             values |= {
                 "owner": None if release else lease.owner,
-                "lease_expires_s": None if release else now + self.config.lease_seconds,
+                "lease_expires_s": None if release else now + lasts_s,
             }
             committed = statements.update_fenced(connection, self.config, lease, **values)
             if kind is not None:
@@ -321,7 +390,7 @@ class Store(Reader):
         with self._database.transaction(writing=True) as connection:
             now = self._database.now(connection)
             connection.execute(pin_table.delete().where(pin_table.c.expires_s <= now))
-            if checkpoint not in schema.referenced(connection, now):
+            if not statements.is_kept(connection, checkpoint, now):
                 return False
             statements.delete_pin(connection, checkpoint, owner)
             connection.execute(
@@ -356,13 +425,26 @@ class Store(Reader):
             now = self._database.now(connection)
             named = named_lease_table.c.name == name
             row = connection.execute(sa.select(named_lease_table).where(named)).first()
-            if row is not None and row.expires_s > now and row.owner not in (owner, *dead_owners):
+            # An expiry farther ahead than the lease lasts means that the clock was set back.
+            if (
+                row is not None
+                and row.owner not in (owner, *dead_owners)
+                and isinstance(row.expires_s, float)  # unless a bit flipped
+                and now < row.expires_s <= now + seconds + leases.CLOCK_SLACK_S
+            ):
                 return False
             connection.execute(named_lease_table.delete().where(named))
             connection.execute(
                 named_lease_table.insert().values(name=name, owner=owner, expires_s=now + seconds)
             )
         return True
+
+    def holder(self, name: str) -> str | None:
+        """Return the owner of a named lease, which may have lapsed; None if nobody has it."""
+        with self._database.transaction() as connection:
+            query = sa.select(named_lease_table.c.owner).where(named_lease_table.c.name == name)
+            found = connection.execute(query).scalar()
+        return None if found is None else str(found)
 
     def give_up(self, name: str, owner: str) -> None:
         """End a named lease if the owner has it."""
@@ -405,3 +487,16 @@ class Store(Reader):
                     event = records.event_of("extended", member, details)
                     schema.insert_events(connection, [event], now)
         self.config = config
+
+    def _end_killed(
+        self, connection: sa.Connection, member: Member, now: float, dead_owners: Collection[str]
+    ) -> None:
+        """End the attempt of a member whose worker was killed; the first one may go on at once."""
+        attempts, most = member.attempts, self.config.max_attempts
+        is_over = attempts >= most and statements.is_own_fault(connection, self.config, member)
+        if attempts < 2 and not is_over:
+            return  # the worker was killed once, which says nothing about the member
+        last = statements.last_report(connection)
+        event = statements.takeover(member, None, now, dead_owners, last)
+        schema.insert_events(connection, [event], now)
+        statements.end_attempt(connection, self.config, member, now, member.error, member.owner)

@@ -1,46 +1,24 @@
 """The transitions that the store allows: pure functions of records."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from pbt import records
 from pbt.records import Event, Member, Report, VersionKind
 from pbt.run import RunConfig
+from pbt.store.statements import Candidate
 
 _BEHIND_SLICES = 2
 """A worker leaves a live task for a member that is more than this many slices behind it."""
-_CLOCK_SLACK_S = 1.0
-
-
-def free(
-    members: Sequence[Member], now: float, dead_owners: Collection[str], config: RunConfig
-) -> list[Member]:
-    """Return the members that may go on and that nobody holds an unexpired lease on.
-
-    Args:
-        members: All members.
-        now: Time in seconds by the database's clock.
-        dead_owners: Owners known to be gone.
-        config: The run's settings.
-    """
-
-    def is_held(member: Member) -> bool:
-        expires = member.lease_expires_s
-        if member.owner is None or member.owner in dead_owners or expires is None:
-            return False
-        # A lease that ends later than a lease can last means that the clock was set back.
-        return now < expires <= now + config.lease_seconds + _CLOCK_SLACK_S
-
-    return [m for m in members if records.may_go_on(m, config) and not is_held(m)]
 
 
 def choose(
-    members: Sequence[Member],
-    free_members: Sequence[Member],
+    first: Candidate | None,
+    in_memory: Sequence[Candidate],
     residents: Mapping[int, int],
     config: RunConfig,
-) -> Member | None:
-    """Choose the member that a worker claims next; None if there is none to claim now.
+) -> int | None:
+    """Choose the member that a worker claims next; return its id, or None if there is none.
 
     Priority:
 
@@ -49,21 +27,19 @@ def choose(
     3. The fewest agent steps. Ties rotate with the version, so that no member is always first.
 
     Args:
-        members: All members.
-        free_members: Those of them that are free.
+        first: The first of all members that could be claimed, in the order of 3.
+        in_memory: Those of them that the worker has a task for, in the same order.
         residents: Version of each task that the worker has in memory, by member.
         config: The run's settings.
     """
-    has_donor = any(records.is_donor(member) for member in members)
-    ready = [m for m in free_members if records.is_training(m, config) or has_donor]
-    ready.sort(key=lambda m: (m.agent_steps, (m.id - m.version) % config.population))
-    ready = [member for member in ready if member.agent_steps == 0] or ready
-    warm = [member for member in ready if residents.get(member.id) == member.version]
-    if warm:
-        ahead = warm[0].agent_steps - ready[0].agent_steps
-        if ahead <= _BEHIND_SLICES * config.report_interval:
-            return warm[0]
-    return ready[0] if ready else None
+    if first is None:
+        return None
+    ahead = 0 if first.agent_steps == 0 else _BEHIND_SLICES * config.report_interval
+    for candidate in in_memory:
+        is_warm = residents.get(candidate.id) == candidate.version
+        if is_warm and candidate.agent_steps - first.agent_steps <= ahead:
+            return candidate.id
+    return first.id
 
 
 def check_member(member: Member, config: RunConfig) -> None:

@@ -4,6 +4,7 @@
 """
 
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +50,14 @@ class Population:
             records.Member(number, 0, 0, config.space.sample(self.rng))
             for number in range(config.population)
         ]
-        self.store = store.Store.create(run_dir / store.FILE_NAME, config, members, durable=False)
+        self._ahead_s = 0.0
+        self.store = store.Store.create(
+            run_dir / store.FILE_NAME,
+            config,
+            members,
+            durable=False,
+            clock=lambda: time.time() + self._ahead_s,
+        )
         self.config = config
         self.skill = [0.0] * config.population
 
@@ -140,6 +148,8 @@ class Population:
             self.store.crash(lease, error)
             for other in held:
                 self.store.release(other)
+            self.train(1)  # another member, so the fault is this one's own
+            self._ahead_s += 61.0  # it has rested
 
     def restore(self, versions_back: int = 2) -> int:
         """Restore the next member from an older version, and return its id."""

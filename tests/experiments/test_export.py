@@ -39,7 +39,7 @@ def population(tmp_path):
 
 def odd_run(run_dir):
     """A run with odd names, a slice without episodes, and an error."""
-    population = runs.Population(run_dir, runs.configuration(space=ODD, max_attempts=1))
+    population = runs.Population(run_dir, runs.configuration(1, space=ODD, max_attempts=1))
     lease = population.store.claim("tester/boot/1/2")
     for metrics, episodes in (
         ({METRIC: 1e-300}, (task.Episode(32, -0.1, 32, True), task.Episode(64, 1e300, 7, False))),

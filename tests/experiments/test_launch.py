@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -187,6 +188,18 @@ def test_remains_of_a_killed_creation_are_no_obstacle(command, here, one_process
     Path("run").mkdir()
     Path("run/.run.sqlite3.creating-0123").write_text("half")
     assert command(gym, *tiny("run")).code == 0
+
+
+def test_no_new_run_over_the_weights_of_one_whose_store_is_gone(command, here, one_process):
+    assert command(gym, *tiny("run")).code == 0
+    for path in Path("run").iterdir():
+        if path.name != "checkpoints":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = sorted(Path("run").rglob("*"))
+    result = command(gym, *tiny("run"))
+    assert result.code == 2
+    assert "put run.sqlite3 back" in result.err
+    assert sorted(Path("run").rglob("*")) == before
 
 
 def test_differences_in_other_settings_are_not_extended(here):

@@ -13,7 +13,7 @@ import torch
 from agents import a3c, losses, rollout
 from envs import toy
 from experiments.members import learner
-from pbt import task
+from pbt import checkpoint, task
 
 GAMMA = 0.5
 
@@ -272,7 +272,7 @@ def test_what_is_no_checkpoint_of_this_agent_is_refused_and_changes_nothing(tmp_
         ValueError, match=r"network.torso.dense.0.weight is \(64, 3\), not \(64, 50\)"
     ):
         learning.load(tmp_path)
-    with pytest.raises(ValueError, match="unreadable checkpoint"):
+    with pytest.raises(checkpoint.CheckpointError, match="unreadable checkpoint"):
         learning.load(tmp_path / "nowhere")
     canary = tmp_path / "canary"
     evil = tmp_path / "evil"
@@ -281,7 +281,7 @@ def test_what_is_no_checkpoint_of_this_agent_is_refused_and_changes_nothing(tmp_
     (evil / "agent.safetensors").write_bytes(
         b"cposix\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR."
     )
-    with pytest.raises(ValueError, match="unreadable checkpoint"):
+    with pytest.raises(checkpoint.CheckpointError, match="unreadable checkpoint"):
         learning.load(evil)
     assert not canary.exists()
     (evil / "learner.json").write_text(json.dumps({"format_version": 99, "member": 0}))

@@ -2,21 +2,30 @@
 
 The environment's FAULT is "probe:action:nth": at the nth passage of that probe in this process.
 FAULT "sql:kill:TEXT" kills inside a transaction, after the first statement that contains TEXT.
+With FAULT_ONCE, the path of a file to make, only the first process that gets there acts.
 """
 
 import os
 import signal
 import sys
 
+import shifted_clock
 import sqlalchemy as sa
 
 from pbt import worker
+
+shifted_clock.install()
 
 point, action, argument = os.environ.get("FAULT", "none:none:0").split(":")
 passed = 0
 
 
 def act():
+    if once := os.environ.get("FAULT_ONCE"):
+        try:
+            os.close(os.open(once, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "stop":

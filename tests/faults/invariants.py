@@ -86,6 +86,8 @@ def check(run_store: store.Store, checkpoint_dir: Path) -> None:
     for event in events:
         if event.kind in ("diverged", "failed"):
             dead.add((event.member, event.version))
+        if event.kind == "revived":
+            dead.discard((event.member, event.version))
         if event.kind not in ("exploit", "reseed"):
             continue
         copies += 1

@@ -2,16 +2,25 @@
 
 import ast
 import errno
+import json
 import os
 import pickle
 import shutil
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pbt import checkpoint, claim, disk, verdict
+from pbt import checkpoint, claim, create, disk, verdict
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(disk, "PAUSES_S", (0.01, 0.01))
 
 
 def truncate(directory, other):
@@ -88,7 +97,7 @@ def test_without_exploitation_it_stays_dead_and_the_run_says_so(toy_run):
         empty(directory, None)
     steps = run.store.member(1).agent_steps
     outcome = run.work()
-    assert outcome.exit_code == 0
+    assert outcome.exit_code == verdict.EXIT_UNSPENT
     assert "finished: 3 of 4 members; the others" in outcome.message
     assert f"failed for good and left {400 - steps} agent steps unspent" in outcome.message
     assert "the first was member 1, failed at" in outcome.message
@@ -113,6 +122,253 @@ def test_an_exploit_of_a_damaged_donor_is_abandoned(toy_run):
     assert all("is missing" in event.details["abandoned"] for event in events)
     # The donors' own tasks are alive in memory: they published new checkpoints and lost nothing.
     assert not run.events("restored")
+    run.assert_complete()
+
+
+def test_a_row_that_contradicts_its_manifest_goes_back_a_version(toy_run):
+    """A changed learning rate would be trained with, and nobody would know."""
+    run = toy_run(exploit="none")
+    run.work_until(12)
+    member = run.store.member(0)
+    changed = json.dumps({"rate": member.hyperparameters["rate"] / 2})
+    with sqlite3.connect(run.store.path) as database:
+        database.execute("UPDATE member SET hyperparameters = ? WHERE id = 0", [changed])
+        database.execute(
+            "UPDATE version SET hyperparameters = ? WHERE member = 0 AND version = ?",
+            [changed, member.version],
+        )
+    database.close()
+    assert run.work().exit_code == 0
+    [event] = run.events("restored")
+    assert event.member == 0
+    error = event.details["error"]
+    assert f"{member.checkpoint}/manifest.json has hyperparameters" in error
+    assert f"the row of member 0 version {member.version} in the store has" in error
+    final = run.store.member(0)
+    assert (final.agent_steps, final.hyperparameters) == (400, member.hyperparameters)
+
+
+# What is kept.
+
+
+def kept_and_found(run):
+    kept = run.store.referenced_checkpoints()
+    found = {f"{path.parent.name}/{path.name}" for path in run.checkpoints.glob("*/*")}
+    return kept, found
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "none:none:0",
+        "writing-checkpoint:kill:4",
+        "published:kill:4",
+        "committed:kill:4",
+        "collecting:kill:1",
+    ],
+)
+def test_at_the_end_only_what_is_kept_is_there(fault, toy_run):
+    """Each worker dies several times, and the run takes a small part of the grace time."""
+    run = toy_run(total_steps=1_600)
+    for _ in range(3):
+        worker = run.spawn("child.py", fault=fault)
+        worker.wait(60)
+        assert worker.returncode == (0 if "none" in fault else -9)
+    assert run.launch() == 0
+    kept, found = kept_and_found(run)
+    assert found == kept
+    assert len(found) <= 2 * 4 + 1
+    run.assert_complete()
+
+
+def test_the_command_of_a_finished_run_collects(toy_run):
+    """As it finds the runs of before, which kept what was younger than the grace."""
+    run = toy_run()
+    assert run.launch() == 0
+    members = run.store.members()
+    superseded = run.store.version(0, 1)
+    assert superseded.checkpoint not in run.store.referenced_checkpoints()
+    for name in (superseded.checkpoint, "1/3-0123456789abcdef"):
+        (run.checkpoints / name).mkdir()
+    creating = run.directory / ".run.sqlite3.creating-0123"
+    creating.touch()
+    os.utime(creating, (0, 0))
+    assert run.launch() == 0
+    kept, found = kept_and_found(run)
+    assert found == kept
+    assert not creating.exists()
+    assert run.store.members() == members
+
+
+def test_the_checkpoints_of_a_run_of_before_are_marked(toy_run):
+    run = toy_run()
+    run.work_until(8)
+    (run.checkpoints / checkpoint.MARKER).unlink()
+    assert run.launch() == 0
+    assert checkpoint.is_there(run.checkpoints, run.store.identity())
+    run.assert_complete()
+
+
+def test_a_checkpoint_that_is_not_committed_yet_is_kept(toy_run):
+    """However short the run, and though other workers collect."""
+    run = toy_run()
+    run.work_until(8)
+    lease = run.store.claim("a slow worker")
+    member = lease.member
+    name = checkpoint.publish(
+        run.checkpoints, member.id, member.version + 1, lambda directory: None, {}
+    )
+    claim.collect(run.store, run.checkpoints)
+    assert (run.checkpoints / name).exists()
+    run.store.release(lease)  # now nobody can commit it
+    claim.collect(run.store, run.checkpoints)
+    assert not (run.checkpoints / name).exists()
+
+
+def test_another_runs_checkpoints_are_never_collected(toy_run, tmp_path):
+    run, other = toy_run("one"), toy_run("other")
+    for each in (run, other):
+        each.work_until(8)
+    run.checkpoints.rename(tmp_path / "aside")
+    run.checkpoints.symlink_to(other.checkpoints)
+    claim.collect(run.store, run.checkpoints, 0.0)
+    other.check()
+    run.checkpoints.unlink()
+    (tmp_path / "aside").rename(run.checkpoints)
+    run.check()
+
+
+def test_when_space_is_short_superseded_checkpoints_make_room(toy_run, impatient):
+    """A disk with room for twelve of them, nine of which are kept."""
+    run = toy_run(total_steps=2_000)
+
+    def probe(name):
+        if name == "writing-checkpoint" and len(list(run.checkpoints.glob("*/*-*"))) > 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    outcome = run.work(probe=probe)
+    assert outcome.exit_code == 0, outcome.message
+    assert run.repeated_steps() == 0
+    run.assert_complete()
+
+
+# Creation.
+
+CREATE_WITH_KILLS = """
+import json, os, signal, sys
+from pathlib import Path
+from pbt import checkpoint, create, run, worker
+
+directory, config = Path(sys.argv[1]), run.RunConfig.from_json(json.loads(sys.argv[2]))
+fork = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+left = 0
+
+def hook(event, arguments):
+    global left
+    touched = event in ("open", "sqlite3.connect/handle", "shutil.rmtree") or event[:3] == "os."
+    if left and touched and event not in ("os.fork", "os.kill"):
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(hook)
+
+def in_a_process(call):
+    if not (pid := os.fork()):
+        try:
+            call()
+        except BaseException as error:
+            print(repr(error), flush=True)
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def create_until(point):
+    global left
+    left = point
+    create.open_or_create(place, config, fork).close()
+    left = 0
+
+def go_on():
+    with create.open_or_create(place, config, fork, durable=False) as run_store:
+        assert first_versions(run_store) == expected
+        assert checkpoint.is_there(place / "checkpoints", run_store.identity())
+        assert worker.run(run_store, place, durable=False).exit_code == 0
+        kept = run_store.referenced_checkpoints()
+    found = {f"{path.parent.name}/{path.name}" for path in place.glob("checkpoints/*/*")}
+    assert found == kept, (found, kept)
+
+def first_versions(run_store):
+    return [(m.id, m.version, m.hyperparameters, bool(m.checkpoint)) for m in run_store.members()]
+
+with create.open_or_create(directory / "reference", config, fork) as run_store:
+    expected = first_versions(run_store)
+point = 0
+while True:
+    point += 1
+    place = directory / f"run {point}"
+    exit_code = in_a_process(lambda: create_until(point))
+    if exit_code == 0:
+        break
+    assert exit_code == -signal.SIGKILL, exit_code
+    assert in_a_process(go_on) == 0, f"killed at point {point}"
+print(point - 1, "kills")
+"""
+
+
+@pytest.mark.parametrize("forked", [False, True], ids=["draws", "fork"])
+def test_creation_may_be_killed_at_any_point(forked, toy_run, tmp_path):
+    """At each call that opens, makes, links, renames or deletes a file; then the same call again.
+
+    The members are those of a creation that nobody killed, and the run goes to its end.
+    """
+    config = toy_run("settings", population=2, total_steps=100, exploit="none").config
+    arguments = [str(tmp_path), json.dumps(config.to_json())]
+    if forked:
+        source = toy_run("source", population=2)
+        source.work_until(4)
+        arguments.append(str(source.directory))
+    result = subprocess.run(
+        [sys.executable, "-c", CREATE_WITH_KILLS, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    kills, _ = result.stdout.split()
+    assert int(kills) >= 15
+
+
+def test_a_script_begins_with_open_or_create(toy_run, tmp_path):
+    config = toy_run().config
+    create.open_or_create(tmp_path / "new" / "run", config).close()
+    with create.open_or_create(tmp_path / "new" / "run", config) as run_store:
+        assert run_store.config == config
+    larger = claim.replace(config, total_steps=800)
+    create.open_or_create(tmp_path / "new" / "run", larger).close()
+    with create.open_or_create(tmp_path / "new" / "run", config) as run_store:
+        assert run_store.config.total_steps == 800
+    with pytest.raises(create.OtherSettings, match="seed: 1 -> 2"):
+        create.open_or_create(tmp_path / "new" / "run", claim.replace(config, seed=2))
+
+
+def test_no_new_run_over_the_checkpoints_of_a_run_whose_store_is_gone(toy_run):
+    run = toy_run()
+    run.work_until(8)
+    run.store.path.rename(run.directory.with_name("backup"))
+    before = sorted(run.checkpoints.rglob("*"))
+    for begin in (create.create_run, create.open_or_create):
+        with pytest.raises(ValueError, match="is gone: put run"):
+            begin(run.directory, run.config)
+    (run.checkpoints / checkpoint.MARKER).unlink()  # as a run of before has none
+    with pytest.raises(ValueError, match="is gone: put run"):
+        create.create_run(run.directory, run.config)
+    assert sorted(run.checkpoints.rglob("*")) == [p for p in before if p.name != "RUN.json"]
+    run.directory.with_name("backup").rename(run.store.path)
+    with create.open_or_create(run.directory, run.config) as run_store:
+        assert checkpoint.is_there(run.checkpoints, run_store.identity())
+    assert run.work().exit_code == 0
     run.assert_complete()
 
 
@@ -183,11 +439,6 @@ def test_nothing_in_the_source_executes_data():
                 ):
                     found.append(f"{path}:{node.lineno}: {name}")
     assert not found
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    monkeypatch.setattr(disk, "PAUSES_S", (0.01, 0.01))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

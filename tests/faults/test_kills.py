@@ -8,7 +8,7 @@ import subprocess
 import psutil
 import pytest
 
-from pbt import worker
+from pbt import verdict, worker
 
 POINTS = {
     "A1": "before-claim:kill:6",
@@ -60,9 +60,9 @@ def test_kill_at(row, toy_run):
 def test_killed_again_and_again_a_member_fails_and_is_replaced(toy_run, tmp_path):
     """A13: three kills at the same point of the same member, then it is not tried for ever."""
     fault = {"member": 2, "times": 3, "marks": str(tmp_path)}
-    run = toy_run(task_config={"kill": fault})
+    run = toy_run(task_config={"kill": fault}, lease_seconds=2.0)
     said = []
-    assert run.launch(2, say=said.append) == 0
+    assert run.launch(2, say=said.append, hang_s=60.0) == 0
     run.assert_complete()
     assert sum("was killed by SIGKILL" in line for line in said) == 3
     assert said[-1].startswith("finished: 4 members trained 400 agent steps each")
@@ -72,6 +72,23 @@ def test_killed_again_and_again_a_member_fails_and_is_replaced(toy_run, tmp_path
     [reseed] = run.events("reseed")
     assert (reseed.member, reseed.details["state"]) == (2, "failed")
     assert run.repeated_steps() == 0  # it was killed before its first update was done
+
+
+def test_a_member_whose_worker_is_always_killed_costs_its_steps_and_says_so(toy_run, tmp_path):
+    """Three kills by the system's out-of-memory killer lost it for good, with exit code 0."""
+    fault = {"member": 2, "times": 3, "marks": str(tmp_path)}
+    run = toy_run(task_config={"kill": fault}, exploit="none", lease_seconds=2.0)
+    said = []
+    assert run.launch(2, say=said.append, hang_s=60.0) == verdict.EXIT_UNSPENT
+    assert "3 of 4 members" in said[-1]
+    assert "left 400 agent steps unspent" in said[-1]
+    assert run.store.member(2).state == "failed"
+    run.check()
+    # The same command tries it again, and there is more memory now.
+    assert run.launch(2, say=said.append, hang_s=60.0) == 0
+    run.assert_complete()
+    [revived] = run.events("revived")
+    assert (revived.member, revived.details["state"]) == (2, "failed")
 
 
 def test_a_killed_and_resumed_random_search_equals_an_uninterrupted_one(toy_run):

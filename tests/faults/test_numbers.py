@@ -32,7 +32,7 @@ def test_without_exploitation_a_diverged_member_stays_dead(toy_run):
     run = toy_run(task_config={"diverge_above": 0.8}, population=6, exploit="none", seed=2)
     doomed = [m.id for m in run.store.members() if m.hyperparameters["rate"] > 0.8]
     outcome = run.work()
-    assert outcome.exit_code == 0
+    assert outcome.exit_code == verdict.EXIT_UNSPENT == 3
     assert {m.id for m in run.store.members() if m.state == "diverged"} == set(doomed)
     assert f"left {400 * len(doomed):,} agent steps unspent" in outcome.message
     assert f"finished: {6 - len(doomed)} of 6 members" in outcome.message
@@ -59,9 +59,11 @@ def test_when_all_diverged_the_run_stops_and_names_the_first(toy_run):
 def test_a_member_that_crashes_whatever_it_copies_is_given_up(toy_run, tmp_path):
     """Else the run would never end."""
     fault = {"member": 3, "times": 100, "marks": str(tmp_path)}
-    run = toy_run(max_attempts=2, task_config={"crash": fault})
+    run = toy_run(max_attempts=2, task_config={"crash": fault}, lease_seconds=0.2)
     outcome = run.work()
-    assert outcome.exit_code == 0
+    assert outcome.exit_code == verdict.EXIT_UNSPENT
+    assert "left 400 agent steps unspent" in outcome.message
+    assert "the same command tries those that failed again" in outcome.message
     assert "finished: 3 of 4 members" in outcome.message
     assert "the environment fell over" in outcome.message
     member = run.store.member(3)
@@ -94,7 +96,7 @@ def test_what_is_in_force_after_an_exploit_is_what_the_store_says(toy_run):
 
 
 def test_a_learner_that_ignores_its_hyperparameters_is_refused(toy_run):
-    run = toy_run(task_config={"deaf": True})
+    run = toy_run(task_config={"deaf": True}, lease_seconds=0.2)
     outcome = run.work()
     assert outcome.exit_code == verdict.EXIT_DEAD
     assert "but nan is in force" in outcome.message

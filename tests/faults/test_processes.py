@@ -2,10 +2,16 @@
 
 import os
 import signal
+import sqlite3
+import subprocess
+import sys
+import threading
 import time
 
 import psutil
 import pytest
+
+from pbt import store
 
 
 def test_a_crash_is_counted_and_tried_again(toy_run, tmp_path):
@@ -139,3 +145,103 @@ def _steps(run):
     if not run.log.exists():
         return []
     return [line for line in run.log.read_text().splitlines() if " steps " in line]
+
+
+# A store that is locked, watched or stopped.
+
+HOLD = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
+cursor = connection.execute(sys.argv[2])
+cursor.fetchone()  # one row of many: it goes on reading
+time.sleep(float(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize(
+    "statement", ["BEGIN EXCLUSIVE", "SELECT * FROM member"], ids=["locked", "watched"]
+)
+def test_a_locked_or_watched_database_is_waited_for(statement, toy_run, wait_until):
+    """C3: longer than all busy timeouts, the lease and the launcher's patience; nothing is lost."""
+    run = toy_run(lease_seconds=2.0, exploit="none", task_config={"update_s": 0.02})
+    said, held = [], []
+
+    def hold():
+        wait_until(lambda: len(_steps(run)) >= 25)
+        steps = len(_steps(run))
+        # A process of its own, because connections of one process share their locks.
+        command = [sys.executable, "-c", HOLD, str(run.store.path), statement, "12"]
+        subprocess.run(command, check=True)
+        held.append(len(_steps(run)) - steps)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    exit_code = run.launch(2, busy_timeout_s=0.2, tick_s=0.1, hang_s=8.0, say=said.append)
+    other.join()
+    assert exit_code == 0
+    line = f"{run.store.path} is locked by another process; waiting: see who has it open (lsof)"
+    assert said == [line, "finished: 4 members trained 400 agent steps each"]
+    assert held[0] < 25  # the lock did hold them up
+    run.assert_complete()
+    assert run.repeated_steps() == 0  # no slice was dropped
+    assert run.events("takeover", "crashed", "failed") == []
+    logs = "".join(path.read_text() for path in (run.directory / "logs").glob("*.log"))
+    assert 1 <= logs.count(line) <= 2  # once per worker that met it
+    assert "Traceback" not in logs
+
+
+def test_a_lease_that_lapsed_while_the_database_was_locked_is_not_taken_at_once(toy_run):
+    """Its owner waited too, and gets its turn first."""
+    run = toy_run(population=1, lease_seconds=0.2)
+    lease = run.store.claim("another host")
+    lock = sqlite3.connect(run.store.path, isolation_level=None)
+
+    def on_locked(waited_s):
+        if waited_s > 0.6:
+            lock.rollback()
+
+    with store.Store.open(run.store.path, busy_timeout_s=0.05, on_locked=on_locked) as waiter:
+        lock.execute("BEGIN EXCLUSIVE")
+        assert waiter.claim("this one") is None
+        assert waiter.claim("this one").fence == lease.fence + 1  # the owner is silent
+    lock.close()
+
+
+def test_a_stopped_worker_that_holds_the_lock_is_ended(toy_run, tmp_path, monkeypatch):
+    run = toy_run(exploit="none")
+    monkeypatch.setenv("FAULT", "sql:stop:INSERT INTO version")
+    monkeypatch.setenv("FAULT_ONCE", str(tmp_path / "once"))
+    said = []
+    assert run.launch(2, busy_timeout_s=0.2, tick_s=0.1, hang_s=12.0, say=said.append) == 0
+    assert sum("made no progress for 12 s: killed" in line for line in said) == 1
+    assert sum("was killed by SIGKILL" in line for line in said) == 1
+    run.assert_complete()
+    assert run.repeated_steps() == run.config.report_interval
+
+
+def test_a_hung_worker_ends_after_its_launcher(toy_run, tmp_path, wait_until):
+    """I10: it hears no signal, and nobody is left to kill it."""
+    fault = {"member": None, "times": 1, "marks": str(tmp_path)}
+    run = toy_run(task_config={"hang": fault})
+    launcher = run.spawn("launch.py", "1", "8")
+    wait_until(lambda: (tmp_path / "hang-0").exists())
+    [hung] = psutil.Process(launcher.pid).children()
+    launcher.kill()
+    launcher.wait()
+    with pytest.raises(psutil.TimeoutExpired):
+        hung.wait(3)  # SIGTERM alone does not end it
+    psutil.wait_procs([hung], timeout=30)
+    assert not hung.is_running()
+    assert "Timeout" in (run.directory / "logs" / "worker-0.log").read_text()
+
+
+def test_the_text_of_an_error_may_hold_anything(toy_run, tmp_path):
+    """H4: a lone surrogate, as in the name of a file, and NUL; the event says it all the same."""
+    fault = {"member": 1, "times": 1, "marks": str(tmp_path), "text": "no \udcff and \0 here"}
+    run = toy_run(task_config={"crash": fault}, exploit="none")
+    child = run.spawn("child.py")
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode == 0, output
+    run.assert_complete()
+    [crashed] = run.events("crashed")
+    assert "no \\udcff and \\0 here" in crashed.details["error"]

@@ -57,8 +57,14 @@ class Toy:
                     return
             time.sleep(0.02)
 
+    def refuse_while_broken(self):
+        """Crash like every other member as long as the file "broken" is there."""
+        if os.path.exists(self.config.get("broken", "")):
+            raise RuntimeError("the learner has a typo")
+
     def train(self, agent_steps, limit):
         done = 0
+        self.refuse_while_broken()
         self.log("train", self.rate)
         self.wait_for_workers(self.config.get("workers", 1))
         while done < agent_steps:
@@ -67,6 +73,8 @@ class Toy:
             if self.misbehaves("kill"):
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.misbehaves("crash"):
+                if text := self.config["crash"].get("text"):
+                    raise RuntimeError(text)
                 raise RuntimeError("the environment fell over")
             while self.misbehaves("hang"):
                 time.sleep(1000)
@@ -94,6 +102,7 @@ class Toy:
         )
 
     def load(self, directory):
+        self.refuse_while_broken()
         theta = safetensors.numpy.load_file(directory / "theta.safetensors")["theta"]
         state = json.loads((directory / "state.json").read_text())
         self.theta, self.rate = theta, state["rate"]

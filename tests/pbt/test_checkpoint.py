@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pbt import checkpoint
+from pbt import checkpoint, files
 
 REPOSITORY = Path(checkpoint.__file__).parents[1]
 FILES = {"weights.safetensors": bytes(range(256)) * 9, "state.json": b'{"updates": 3}'}
@@ -170,6 +170,129 @@ def test_extra_files_directories_and_links_are_refused(tmp_path):
 
 def test_a_missing_checkpoint_is_named(tmp_path):
     assert "3/7-0123456789abcdef is missing" in refused(tmp_path, "3/7-0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"agent_steps": 700}, None),
+        ({"agent_steps": 700, "hyperparameters": {"lr": 0.25, "n": 3.0}}, None),
+        ({"agent_steps": 800}, "agent_steps 700, but the row of member 3 version 7 in the store"),
+        ({"hyperparameters": {"lr": 0.26, "n": 3.0}}, "hyperparameters {'lr': 0.25, 'n': 3}, but"),
+        ({"hyperparameters": {"lr": 0.25}}, "hyperparameters"),
+    ],
+)
+def test_a_manifest_must_say_what_the_row_says(tmp_path, row, problem):
+    name = publish(tmp_path, agent_steps=700, hyperparameters={"lr": 0.25, "n": 3})
+    unsaid = publish(tmp_path)  # as runs of before and forks write it
+    checkpoint.open_verified(tmp_path, unsaid, 3, 7, row)
+    if problem is None:
+        checkpoint.open_verified(tmp_path, name, 3, 7, row)
+        return
+    with pytest.raises(checkpoint.CheckpointError, match=problem) as raised:
+        checkpoint.open_verified(tmp_path, name, 3, 7, row)
+    assert f"{name}/manifest.json" in str(raised.value)
+
+
+# Not there.
+
+IDENTITY = {"created_s": 1.25, "seed": 0}
+
+
+def test_a_marked_directory_is_there(tmp_path):
+    root = tmp_path / "new" / "checkpoints"
+    assert not checkpoint.is_there(root, IDENTITY)
+    checkpoint.mark(root, IDENTITY)
+    checkpoint.check_there(root, IDENTITY)
+    before = (root / "RUN.json").stat()
+    checkpoint.mark(root, IDENTITY)
+    assert (root / "RUN.json").stat().st_mtime_ns == before.st_mtime_ns  # written once
+    assert [path.name for path in root.iterdir()] == ["RUN.json"]
+
+
+def test_another_runs_directory_is_refused_and_left_alone(tmp_path):
+    checkpoint.mark(tmp_path, IDENTITY)
+    other = {**IDENTITY, "seed": 1}
+    assert not checkpoint.is_there(tmp_path, other)
+    for use in (checkpoint.mark, checkpoint.check_there):
+        with pytest.raises(checkpoint.NotThere, match="another run's"):
+            use(tmp_path, other)
+    assert not checkpoint.adopt(tmp_path, other, set())
+    checkpoint.check_there(tmp_path, IDENTITY)
+
+
+def test_a_directory_of_before_is_adopted_if_it_holds_a_named_checkpoint(tmp_path):
+    name = publish(tmp_path / "root")
+    lost = "3/8-0123456789abcdef"
+    (tmp_path / "mount point").mkdir()
+    for root, names, adopted in (
+        (tmp_path / "missing", {name}, False),
+        (tmp_path / "mount point", {name}, False),
+        (tmp_path / "root", {lost}, False),
+        (tmp_path / "root", {lost, name}, True),
+        (tmp_path / "untrained", set(), True),
+    ):
+        assert checkpoint.adopt(root, IDENTITY, names) == adopted, root
+        assert checkpoint.is_there(root, IDENTITY) == adopted
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"null"])
+def test_a_damaged_mark_is_written_again(tmp_path, content):
+    name = publish(tmp_path)
+    (tmp_path / "RUN.json").write_bytes(content)
+    assert not checkpoint.is_there(tmp_path, IDENTITY)
+    assert checkpoint.adopt(tmp_path, IDENTITY, {name})
+
+
+@pytest.mark.parametrize("how", ["moved", "empty", "dangling", "loop", "a file"])
+def test_a_directory_that_is_not_there_is_not_damaged(tmp_path, how):
+    root = tmp_path / "checkpoints"
+    checkpoint.mark(root, IDENTITY)
+    name = publish(root)
+    root.rename(tmp_path / "elsewhere")
+    if how == "empty":
+        root.mkdir()
+    elif how == "dangling":
+        root.symlink_to(tmp_path / "unmounted")
+    elif how == "loop":
+        root.symlink_to(root)
+    elif how == "a file":
+        root.touch()
+    assert not checkpoint.is_there(root, IDENTITY)
+    with pytest.raises(checkpoint.NotThere, match="member 3"):
+        checkpoint.open_verified(root, name, 3, 7)
+    with pytest.raises(checkpoint.NotThere):
+        checkpoint.child_of(root, name, 3, 7, 1, 1, {})
+    assert checkpoint.collect(root, set(), 0) == []
+    if how != "moved":
+        root.rmdir() if how == "empty" else root.unlink()
+    (tmp_path / "elsewhere").rename(root)
+    checkpoint.check_there(root, IDENTITY)
+    checkpoint.open_verified(root, name, 3, 7)
+
+
+def test_a_checkpoint_that_is_gone_from_a_directory_that_is_there_is_lost(tmp_path):
+    checkpoint.mark(tmp_path, IDENTITY)
+    name = publish(tmp_path)
+    (tmp_path / name / "state.json").unlink()
+    for lost in (name, "3/7-0123456789abcdef"):
+        with pytest.raises(checkpoint.CheckpointError, match="is missing") as raised:
+            checkpoint.open_verified(tmp_path, lost, 3, 7)
+        assert not isinstance(raised.value, checkpoint.NotThere)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOTCONN])
+def test_what_the_disk_does_not_give_out_is_not_damaged(tmp_path, monkeypatch, code):
+    checkpoint.mark(tmp_path, IDENTITY)
+    name = publish(tmp_path)
+
+    def fail(path):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(checkpoint, "_digest", fail)
+    with pytest.raises(checkpoint.NotThere, match=f"delete {tmp_path / name}"):
+        checkpoint.open_verified(tmp_path, name, 3, 7)
 
 
 # Somebody else's, and malice.
@@ -450,9 +573,8 @@ checkpoint.publish(Path(sys.argv[1]), 3, 7, write, {{}})
     assert result.returncode == -9
     remains = [path for path in (tmp_path / "3").iterdir() if path.name.startswith(".tmp-")]
     assert len(remains) == 1
+    # Nobody lives who could complete it, so it needs no grace.
     assert checkpoint.collect(tmp_path, {kept}, 3600) == []
-    assert remains[0].exists()
-    assert checkpoint.collect(tmp_path, {kept}, 0) == []
     assert not remains[0].exists()
     checkpoint.open_verified(tmp_path, kept, 3, 7)
 
@@ -482,16 +604,106 @@ def test_only_what_is_old_and_unnamed_goes(tmp_path):
             checkpoint.open_verified(tmp_path, name, member, version)
 
 
-def test_a_large_file_being_written_keeps_its_directory(tmp_path):
+def test_what_a_living_writer_writes_is_kept_however_old(tmp_path):
+    """Also while it writes one large file, or sleeps with the laptop's lid closed."""
+    script = f"""
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {str(REPOSITORY)!r})
+from pbt import checkpoint
+def write(directory):
+    (directory / "weights").write_bytes(bytes(1000))
+    os.utime(directory / "weights", (0, 0))
+    os.utime(directory, (0, 0))
+    print("writing", flush=True)
+    sys.stdin.readline()
+print(checkpoint.publish(Path(sys.argv[1]), 3, 7, write, {{}}))
+"""
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    try:
+        for writer in writers:
+            assert writer.stdout.readline() == "writing\n"
+        checkpoint.collect(tmp_path, set(), 0)
+        assert len(list(tmp_path.glob("3/.tmp-*"))) == 2
+        writers[0].kill()
+        writers[0].wait()
+        checkpoint.collect(tmp_path, set(), 0)
+        assert len(list(tmp_path.glob("3/.tmp-*"))) == 1
+        name, _ = writers[1].communicate("go on\n")
+        checkpoint.open_verified(tmp_path, name.strip(), 3, 7)
+        assert not list(tmp_path.glob("3/.tmp-*"))
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.communicate()
+
+
+def test_a_writer_that_meets_a_collector_begins_again(tmp_path, monkeypatch):
+    """The collector comes between the directory's creation and its lock."""
+    real_flock = checkpoint.fcntl.flock
+    met = []
+
+    def flock(descriptor, operation):
+        if not met:
+            met.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            shutil.rmtree(met[0])
+        real_flock(descriptor, operation)
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", flock)
+    checkpoint.open_verified(tmp_path, publish(tmp_path), 3, 7)
+    assert met
+
+
+def test_without_locks_temporary_directories_go_by_their_age(tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", flock)
+    checkpoint.open_verified(tmp_path, publish(tmp_path), 3, 7)
     temporary = tmp_path / "3" / ".tmp-abc"
     temporary.mkdir(parents=True)
     (temporary / "weights").write_bytes(b"x")
     os.utime(temporary, (0, 0))
     checkpoint.collect(tmp_path, set(), 50)
     assert temporary.exists()
-    age(temporary, 100)
+    age(temporary, files.OLD_S + 100)
     checkpoint.collect(tmp_path, set(), 50)
     assert not temporary.exists()
+
+
+def test_what_no_row_will_need_goes_without_grace(tmp_path):
+    names = [publish(tmp_path, 0, version) for version in range(4)]
+    asked = []
+
+    def unneeded(those):
+        asked.extend(those)
+        return {names[0], names[3]}
+
+    removed = checkpoint.collect(tmp_path, {names[3]}, 3600, unneeded)
+    assert removed == [names[0]]  # what is kept is kept
+    assert sorted(asked) == sorted(names[:3])
+
+
+def test_old_temporary_files_go_and_others_stay(tmp_path):
+    old, young, directory = tmp_path / ".a.tmp", tmp_path / ".b.tmp", tmp_path / ".c.tmp"
+    old.touch()
+    young.touch()
+    (tmp_path / "mine").touch()
+    directory.mkdir()
+    (directory / "file").touch()
+    for path in (old, tmp_path / "mine", directory):
+        os.utime(path, (0, 0))
+    files.remove_old(tmp_path, ".*.tmp")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.tmp", "mine"]
+    files.remove_old(tmp_path / "missing", "*")
 
 
 def test_what_is_committed_while_collecting_is_kept(tmp_path):

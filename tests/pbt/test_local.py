@@ -2,14 +2,17 @@
 
 import os
 import re
+import resource
+import shutil
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
 
-from pbt import checkpoint, create, local, process, run, space, store, worker
+from pbt import checkpoint, create, local, owner, process, run, space, store, worker
 
 LEARNER = '''
 """A user's own learner, beside the script that starts it."""
@@ -254,6 +257,112 @@ def test_what_nohup_ignores_stays_ignored():
 def test_each_worker_gets_its_share_of_the_cores(monkeypatch, cores, workers, threads):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(local, "available_cores", lambda: cores)
-    assert local._environment(workers)["OMP_NUM_THREADS"] == threads
+    assert local._environment(workers, joins=False)["OMP_NUM_THREADS"] == threads
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert "OMP_NUM_THREADS" not in local._environment(workers)
+    assert "OMP_NUM_THREADS" not in local._environment(workers, joins=False)
+
+
+def test_a_directory_whose_name_begins_with_a_dash_is_no_flag(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    create.create_run(Path("-x"), settings(population=1, total_steps=50)).close()
+    assert local.run(Path("-x"), 1, say=lambda line: None) == 0
+
+
+DIES_ONCE = """
+import os, signal, sys
+from pathlib import Path
+from pbt import worker
+def probe(name):
+    if name == "committed":
+        try:
+            os.close(os.open(__file__ + ".died", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(worker.main(sys.argv[1:], probe=probe, durable=False))
+"""
+
+
+def test_a_worker_that_cannot_be_started_for_a_while_is_started_later(tmp_path):
+    """No file, and so no process, can be opened for a while; the other worker goes on."""
+    run_store = create.create_run(tmp_path / "run", settings(total_steps=400))
+    said = []
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def say(line):
+        said.append(line)
+        if "was killed by SIGKILL" in line:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+        if sum("cannot be started" in line for line in said) == 3:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    try:
+        exit_code = local.run(
+            tmp_path / "run",
+            2,
+            command=script(tmp_path, DIES_ONCE),
+            restart_pause_s=0.05,
+            on_tick=lambda ticked: None,
+            say=say,
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert exit_code == 0
+    failures = [line for line in said if "cannot be started" in line]
+    assert len(failures) == 3
+    assert "Too many open files" in failures[0]
+    assert [line.rpartition(" in ")[2] for line in failures] == ["0.1 s", "0.2 s", "0.4 s"]
+    assert [member.agent_steps for member in run_store.members()] == [400] * 3
+
+
+def test_a_command_that_never_starts_ends_the_run(tmp_path):
+    create.create_run(tmp_path / "run", settings())
+    said = []
+    command = [str(tmp_path / "missing")]
+    assert local.run(tmp_path / "run", 1, command=command, restart_pause_s=0.01, say=said.append)
+    assert "No such file" in said[-1]
+
+
+def test_logs_that_were_deleted_are_made_again(tmp_path):
+    run_store = create.create_run(tmp_path / "run", settings())
+
+    def say(line):
+        if "was killed by SIGKILL" in line:
+            shutil.rmtree(tmp_path / "run" / "logs")
+
+    exit_code = local.run(
+        tmp_path / "run",
+        1,
+        command=script(tmp_path, DIES_ONCE),
+        restart_pause_s=0.01,
+        say=say,
+    )
+    assert exit_code == 0
+    assert (tmp_path / "run" / "logs" / "worker-0.log").exists()
+    assert [member.agent_steps for member in run_store.members()] == [200] * 3
+
+
+def test_workers_that_join_others_on_this_machine_use_one_thread_each(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(local, "available_cores", lambda: 4)
+    run_store = create.create_run(tmp_path / "run", settings(exploit="none"))
+    assert local.run(tmp_path / "run", 1, say=lambda line: None) == 0
+    assert {report.metrics["threads"] for _, report in run_store.reports()} == {4.0}
+    run_store = create.create_run(tmp_path / "joined", settings(exploit="none"))
+    leases = [run_store.claim(owner.current())]  # this process is at work on it too
+
+    def on_tick(ticked):
+        while leases:
+            ticked.release(leases.pop())
+
+    assert local.run(tmp_path / "joined", 1, on_tick=on_tick, say=lambda line: None) == 0
+    assert {report.metrics["threads"] for _, report in run_store.reports()} == {1.0}
+
+
+def test_threads_that_wait_do_not_spin(monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    added = local._environment(1, joins=False)
+    assert (added["OMP_WAIT_POLICY"], added["KMP_BLOCKTIME"]) == ("passive", "0")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert "OMP_WAIT_POLICY" not in local._environment(1, joins=False)

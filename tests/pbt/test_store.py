@@ -7,10 +7,12 @@ import time
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 
 from pbt import run, space, store
 from pbt.records import Event, Lease, Member, Report, mean
-from pbt.store import database
+from pbt.store import database, schema, statements
 from pbt.task import Episode
 
 SPACE = space.Space({"lr": space.LogUniform(1e-5, 1.0)}, adapt=("lr",))
@@ -192,7 +194,9 @@ def test_odd_names_come_back(tmp_path, new):
     assert again.member(0).hyperparameters == values
     assert again.member(0).owner == "o'wner; --"
     assert again.reports()[0][1].metrics == values
-    assert again.events()[0].details == {name: [name] for name in ODD_NAMES}
+    escaped = {"\x00\x1f": "\\0\x1f", "\ud800": "\\ud800"}  # in events, which quote tracebacks
+    told = [escaped.get(name, name) for name in ODD_NAMES]
+    assert again.events()[0].details == {name: [name] for name in told}
     assert again.acquire("'; --", "me", 1)
     assert not again.acquire("'; --", "you", 1)
 
@@ -408,7 +412,8 @@ def test_a_live_lease_is_respected_and_a_lapsed_one_taken_over(new, clock):
     assert run_store.claim("quick") is None
     clock.seconds += 0.2
     second = run_store.claim("quick")
-    assert (second.fence, second.owner, second.member.attempts) == (2, "quick", 2)
+    # It may have been slow, so it is no attempt.
+    assert (second.fence, second.owner, second.member.attempts) == (2, "quick", 1)
     (event,) = run_store.events()
     assert event.kind == "takeover"
     assert (event.details["from"], event.details["to"]) == ("slow", "quick")
@@ -455,6 +460,53 @@ def test_leases_expire_by_the_real_clock_of_the_database(tmp_path):
     while (second := run_store.claim("two")) is None:
         assert time.monotonic() < deadline
     assert second.fence == first.fence + 1
+
+
+# The cost of a turn.
+
+
+def test_a_claim_is_flat_in_the_population(new, monkeypatch):
+    """All members were read and parsed twice per claim, so a round cost the population squared."""
+    run_store = new(300)
+    train_some(run_store, [1, 1])
+    parsed = []
+    to_member = schema.to_member
+    monkeypatch.setattr(
+        schema, "to_member", lambda row, config: parsed.append(row.id) or to_member(row, config)
+    )
+    owners, versions = run_store.owners_and_versions([0, 1, 7])
+    assert (owners, versions) == (set(), {0: 1, 1: 1, 7: 0})
+    lease = run_store.claim("me", versions)
+    assert lease.member.id == 7
+    train(run_store, lease)
+    assert run_store.pin(run_store.member(0).checkpoint, "me", 10)
+    assert len(parsed) <= 4
+    statement, _ = statements._ready_queries(300)
+    values = statements._values(run_store.config, statements.Circumstances(run_store.now()))
+    query = statement.params(**values).compile(
+        dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
+    )
+    with run_store._database.transaction() as connection:
+        plan = connection.execute(sa.text(f"EXPLAIN QUERY PLAN {query}")).all()
+    assert "member_next" in str(plan)
+    assert "TEMP B-TREE" not in str(plan)
+
+
+def test_members_that_did_not_change_are_not_parsed_again(new, monkeypatch):
+    run_store = new(50)
+    before = run_store.members()
+    parsed = []
+    to_member = schema.to_member
+    monkeypatch.setattr(
+        schema, "to_member", lambda row, config: parsed.append(row.id) or to_member(row, config)
+    )
+    with store.Store.open(run_store.path, durable=False) as other:
+        train_some(other, [0, 0, 1])
+    del parsed[:]
+    after = run_store.members()
+    assert parsed == [0, 1, 2]  # two were claimed and given back
+    assert after[3:] == before[3:]
+    assert after[2].agent_steps == SLICE
 
 
 # Fences.
@@ -532,52 +584,69 @@ def test_a_forged_lease_is_worth_nothing(new):
 # Attempts.
 
 
+def crash(run_store, member, times=1, clock=None):
+    """Let a member crash, after its rest if there is a clock; returns whether it has failed."""
+    for number in range(times):
+        if clock is not None and number:
+            clock.seconds += 61
+        failed = run_store.crash(claim(run_store, member), f"Traceback: {number}")
+    return failed
+
+
 def test_three_kills_at_one_version_fail_the_member(new, clock):
     run_store = new(2, max_attempts=3)
-    train_some(run_store, [1, 5])
-    for attempt in (1, 2, 3):
-        lease = run_store.claim("killed")
+    train_some(run_store, [1, 3])
+    for attempt, rest in ((1, 0), (2, 4), (3, 15)):
+        lease = run_store.claim("killed", dead_owners={"killed"})
         assert (lease.member.id, lease.member.attempts) == (0, attempt)
-        clock.seconds += 61
-    lease = run_store.claim("me")
+        if attempt == 2:  # it is not the machine that has trouble
+            train(run_store, run_store.claim("me"), release=True)
+        if attempt > 1 and rest == 4:
+            assert run_store.claim("me", dead_owners={"killed"}).member.id == 1
+            clock.seconds += rest + 0.1
+            lease = None
+    lease = run_store.claim("me", dead_owners={"killed"})
     assert lease.member.id == 0
-    assert lease.member.state == "failed"
-    assert lease.member.attempts == 1
+    assert (lease.member.state, lease.member.attempts) == ("failed", 1)
     failed = [event for event in run_store.events() if event.kind == "failed"]
     assert len(failed) == 1
     assert failed[0].details["attempts"] == 3
     assert failed[0].details["owner"] == "killed"
     assert "killed" in failed[0].details["error"]
-    healed = trained(lease.member, steps=0, state="active", parent=(1, 5))
+    healed = trained(lease.member, steps=0, state="active", parent=(1, 4))
     lease = run_store.commit(lease, healed, kind="reseed")
     assert (lease.member.state, lease.member.attempts) == ("active", 1)
 
 
 def test_a_new_version_and_a_clean_release_forget_and_forgive(new, clock):
-    run_store = new(1, max_attempts=3)
+    run_store = new(2, max_attempts=3)
     for _ in range(2):
-        run_store.claim("killed")
+        claim(run_store, 0, "killed")
+        held = run_store.claim("me", dead_owners={"killed"})
+        run_store.release(held)
         clock.seconds += 61
     for _ in range(5):
-        lease = run_store.claim("me")
+        lease = claim(run_store, 0, "me")
         assert lease.member.attempts == 3
         run_store.release(lease)
-    lease = train(run_store, run_store.claim("me"))
+    lease = train(run_store, claim(run_store, 0, "me"))
     assert lease.member.attempts == 1
     lease = run_store.commit(lease, replace(lease.member, last_ready_steps=10))
     assert lease.member.attempts == 1
     lease = run_store.commit(lease, lease.member, release=True)
     assert lease.member.attempts == 0
-    lease = train(run_store, run_store.claim("me"), release=True)
+    lease = train(run_store, claim(run_store, 0, "me"), release=True)
     assert run_store.member(0).attempts == 0
     assert run_store.member(0).owner is None
 
 
-def test_crashes_are_told_with_their_tracebacks(new):
+def test_crashes_are_told_with_their_tracebacks(new, clock):
     run_store = new(2, max_attempts=2)
     train_some(run_store, [0, 1])
     assert run_store.crash(run_store.claim("one"), "Traceback: first") is False
     assert run_store.member(0).error == "Traceback: first"
+    train_some(run_store, [0, 1])
+    clock.seconds += 1.1
     assert run_store.crash(run_store.claim("two"), "Traceback: second") is True
     member = run_store.member(0)
     assert (member.state, member.attempts, member.owner) == ("failed", 0, None)
@@ -592,11 +661,141 @@ def test_a_crash_then_a_kill_fail_with_the_traceback_there_was(new, clock):
     run_store = new(2, max_attempts=2)
     train_some(run_store, [0, 1])
     run_store.crash(run_store.claim("one"), "Traceback: x")
-    run_store.claim("killed")
+    train_some(run_store, [0, 1])
     clock.seconds += 61
+    run_store.claim("killed")
+    run_store.claim("me", dead_owners={"killed"})
+    failed = [event for event in run_store.events() if event.kind == "failed"]
+    assert [event.details["error"] for event in failed] == ["Traceback: x"]
+
+
+def test_a_member_rests_after_a_crash_and_longer_after_each(new, clock):
+    """A fault of a few seconds used up all attempts of all members at once."""
+    run_store = new(1, max_attempts=100)
     run_store.claim("me")
-    assert run_store.events()[-1].kind == "failed"
-    assert run_store.events()[-1].details["error"] == "Traceback: x"
+    run_store.forgive({"me"})
+    for rest in (1, 4, 15, 60, 60):
+        run_store.crash(run_store.claim("me"), "Traceback: x")
+        clock.seconds += rest - 0.1
+        assert run_store.claim("me") is None
+        assert run_store.unfinished()
+        clock.seconds += 0.2
+    assert run_store.claim("me").member.attempts == 6
+
+
+def test_a_rest_is_no_longer_than_a_lease_and_ends_if_the_clock_is_set_back(new, clock):
+    run_store = new(1, max_attempts=100, lease_seconds=0.5)
+    run_store.crash(run_store.claim("me"), "Traceback: x")
+    clock.seconds += 0.6
+    run_store.crash(run_store.claim("me"), "Traceback: x")
+    clock.seconds -= 3600
+    assert run_store.claim("me") is not None
+
+
+def test_what_all_members_crash_of_fails_none_of_them(new, clock):
+    run_store = new(3, max_attempts=2, exploit="none")
+    for _ in range(4):
+        for _ in range(3):
+            assert not run_store.all_crash_alike()
+            assert run_store.crash(run_store.claim("me"), "Traceback: no memory") is False
+        clock.seconds += 61
+    assert run_store.all_crash_alike()
+    assert {member.state for member in run_store.members()} == {"active"}
+    # One that trains after all shows that the others have faults of their own.
+    lease = train(run_store, run_store.claim("me"))
+    assert not run_store.all_crash_alike()
+    assert run_store.crash(run_store.claim("me"), "Traceback: own") is True
+    train(run_store, lease, release=True)
+
+
+def test_who_crashes_alone_fails(new, clock):
+    run_store = new(2, max_attempts=2, exploit="none", total_steps=20)
+    assert crash(run_store, 0) is False
+    train_some(run_store, [0, 2])  # and is finished, so nobody is left to compare with
+    clock.seconds += 61
+    assert crash(run_store, 0) is True
+    assert run_store.unfinished() == []
+
+
+def test_crashes_before_a_revival_say_nothing_of_those_after_it(new, clock):
+    """Else a fault of all would fail all that once crashed alone."""
+    run_store = new(3, max_attempts=2, exploit="none")
+    assert crash(run_store, 0) is False
+    train_some(run_store, [0, 1, 0])
+    assert run_store.forgive() == [0]
+    for _ in range(3):
+        assert crash(run_store, 0) is False
+        clock.seconds += 61
+
+
+def test_a_new_launcher_gives_failed_and_lost_members_fresh_attempts(new, clock):
+    """A typo in the learner, once mended, must not have cost a run its members."""
+    run_store = new(4, max_attempts=2, total_steps=20)
+    train_some(run_store, [1, 1, 1, 2])
+    lease = claim(run_store, 2)
+    run_store.commit(lease, replace(lease.member, state="diverged"), release=True)
+    lost = [run_store.crash(claim(run_store, 0), "Traceback: x")]
+    train_some(run_store, [0, 1])
+    lease = claim(run_store, 2)  # held, so that it does not come first
+    for _ in range(3):
+        clock.seconds += 59
+        run_store.renew(lease)
+        clock.seconds += 2
+        lost.append(run_store.crash(claim(run_store, 0), "Traceback: x"))
+    assert lost == [False, True, False, True]
+    run_store.release(lease)
+    states = [member.state for member in run_store.members()]
+    assert states == ["lost", "active", "diverged", "active"]
+    assert run_store.forgive() == [0]
+    states = [member.state for member in run_store.members()]
+    assert states == ["active", "active", "diverged", "active"]
+    assert (run_store.member(0).attempts, run_store.member(0).agent_steps) == (0, 10)
+    revived = run_store.events()[-1]
+    assert (revived.kind, revived.member, revived.details["state"]) == ("revived", 0, "lost")
+    assert run_store.forgive() == []
+
+
+@pytest.mark.parametrize("who", ["unknown", "alive", "dead", "lapsed"])
+def test_a_second_launcher_revives_nobody_while_another_one_is_at_work(new, clock, who):
+    run_store = new(3, max_attempts=1, exploit="none")
+    train_some(run_store, [0, 1, 1])
+    assert crash(run_store, 0) is False
+    train_some(run_store, [0, 1, 0])
+    clock.seconds += 61
+    assert crash(run_store, 0) is True
+    run_store.claim("worker")
+    if who in ("alive", "lapsed"):
+        clock.seconds += 61
+    worker = {"worker"}
+    changed = run_store.forgive(worker if who == "dead" else (), worker if who == "alive" else ())
+    assert (0 in changed) is (who in ("dead", "lapsed"))
+    assert run_store.member(0).state == ("active" if 0 in changed else "failed")
+
+
+def test_a_live_holder_is_given_more_time_than_one_that_may_be_gone(new, clock):
+    """A slow update is no hang, and two workers that steal from each other never end."""
+    run_store = new(1)
+    run_store.claim("slow")
+    clock.seconds += 61
+    assert run_store.claim("quick", live_owners={"slow"}) is None
+    clock.seconds += 180
+    lease = run_store.claim("quick", live_owners={"slow"})
+    assert (lease.member.id, lease.member.attempts) == (0, 1)
+
+
+def test_a_worker_may_ask_for_longer_leases(new, clock):
+    run_store = new(1, lease_seconds=10)
+    lease = run_store.claim("slow", lease_seconds=30)
+    clock.seconds += 29
+    assert run_store.claim("quick") is None
+    run_store.renew(lease, 50)
+    clock.seconds += 49
+    assert run_store.claim("quick") is None
+    lease = run_store.commit(lease, lease.member, lease_seconds=1e9)
+    clock.seconds += 89
+    assert run_store.claim("quick") is None
+    clock.seconds += 2  # nine leases are the longest
+    assert run_store.claim("quick") is not None
 
 
 def test_a_killed_run_is_no_members_fault(new):
@@ -638,8 +837,7 @@ def test_random_search_leaves_the_dead_alone(new, clock):
     lease = run_store.claim("me")
     run_store.commit(lease, replace(lease.member, state="diverged"), release=True)
     run_store.claim("killed")
-    clock.seconds += 61
-    assert run_store.claim("me") is None
+    assert run_store.claim("me", dead_owners={"killed"}) is None
     assert run_store.unfinished() == []
     assert {member.state for member in run_store.members()} == {"diverged", "failed"}
     assert run_store.events()[-1].details["for_good"] is True
@@ -653,10 +851,9 @@ def test_re_seeding_is_not_tried_for_ever(new, clock):
     train_some(run_store, [0, 10])
     states = []
     for _ in range(20):
-        lease = run_store.claim("killed")
-        if lease is None:
-            break
-        states.append((lease.member.state, lease.member.attempts))
+        lease = run_store.claim("killed", dead_owners={"killed"})
+        if lease is not None:
+            states.append((lease.member.state, lease.member.attempts))
         clock.seconds += 61
     assert states == [("active", 1), ("active", 2), ("failed", 1), ("failed", 2)]
     failed = [event.details["for_good"] for event in run_store.events() if event.kind == "failed"]

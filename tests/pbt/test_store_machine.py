@@ -28,6 +28,7 @@ from pbt.records import Event, Member, Report
 
 SLICE, TOTAL, LEASE, TRIES = 10, 60, 60.0, 2
 OWNERS = ["a", "b", "c"]
+RESTS = [1, 4, 15, 60]
 
 
 class Machine(RuleBasedStateMachine):
@@ -66,6 +67,7 @@ class Machine(RuleBasedStateMachine):
                 "fence": 0,
                 "expires": None,
                 "tries": 0,
+                "first": None,  # number of reports when it first crashed at this version
                 "lr": 0.5,
             }
             for _ in range(population)
@@ -89,18 +91,38 @@ class Machine(RuleBasedStateMachine):
             mine["version"] == lease.member.version
         )
 
-    def fail(self, i):
+    def is_own_fault(self, i):
         mine = self.model[i]
-        mine.update(state="lost" if mine["state"] == "failed" else "failed", tries=0)
-        mine.update(owner=None, expires=None)
-        mine["fence"] += 1
-        self.told.append(("failed", i))
+        if mine["state"] == "failed":
+            return True
+        if not any(self.may_go_on(j) for j in range(len(self.model)) if j != i):
+            return True
+        since = self.reported[mine["first"] :] if mine["first"] is not None else []
+        return any(member != i for member, _ in since)
 
-    def is_held(self, i, dead):
+    def note_crash(self, i):
+        if self.model[i]["first"] is None:
+            self.model[i]["first"] = len(self.reported)
+
+    def end_attempt(self, i):
+        """A crash or a kill: the member rests, or has failed."""
         mine = self.model[i]
-        return (
-            mine["owner"] is not None and mine["owner"] not in dead and self.clock < mine["expires"]
-        )
+        failed = mine["tries"] >= TRIES and self.is_own_fault(i)
+        rest = RESTS[min(mine["tries"], len(RESTS)) - 1]
+        mine.update(owner=None, expires=self.clock + rest)
+        mine["fence"] += 1
+        if failed:
+            mine.update(state="lost" if mine["state"] == "failed" else "failed", tries=0)
+            mine.update(expires=None)
+            self.told.append(("failed", i))
+        return failed
+
+    def is_held(self, i, dead, live=()):
+        mine = self.model[i]
+        if mine["owner"] is None:
+            return mine["expires"] is not None and self.clock < mine["expires"]
+        patience = 3 * LEASE if mine["owner"] in live else 0
+        return mine["owner"] not in dead and self.clock < mine["expires"] + patience
 
     def may_go_on(self, i):
         mine = self.model[i]
@@ -114,18 +136,25 @@ class Machine(RuleBasedStateMachine):
         target=leases,
         owner=st.sampled_from(OWNERS),
         dead=st.sets(st.sampled_from(OWNERS), max_size=1),
+        live=st.sets(st.sampled_from(OWNERS), max_size=1),
         resident=st.sets(st.integers(0, 3)),
         stale=st.booleans(),
     )
-    def claim(self, owner, dead, resident, stale):
+    def claim(self, owner, dead, live, resident, stale):
         everyone = range(len(self.model))
         residents = {i: self.model[i]["version"] - stale for i in resident if i in everyone}
-        got = self.random_store().claim(owner, residents, dead_owners=dead)
+        got = self.random_store().claim(owner, residents, dead_owners=dead, live_owners=live - dead)
 
-        free = [i for i in everyone if self.may_go_on(i) and not self.is_held(i, dead)]
-        for i in free:
-            if self.model[i]["tries"] >= TRIES:
-                self.fail(i)
+        for i in everyone:
+            mine = self.model[i]
+            if not self.may_go_on(i) or mine["owner"] not in dead:
+                continue
+            # Killed once is nothing; killed again it rests, and at last it has failed.
+            if mine["tries"] >= 2 or (mine["tries"] >= TRIES and self.is_own_fault(i)):
+                self.told.append(("takeover", i))
+                self.note_crash(i)
+                self.end_attempt(i)
+        free = [i for i in everyone if self.may_go_on(i) and not self.is_held(i, dead, live - dead)]
         donor = any(self.may_be_copied(i) for i in everyone)
         free = [
             i for i in free if self.may_go_on(i) and (donor or self.model[i]["state"] == "active")
@@ -145,8 +174,14 @@ class Machine(RuleBasedStateMachine):
 
         if mine["owner"] is not None:
             self.told.append(("takeover", chosen))
+            if mine["owner"] in dead:
+                self.note_crash(chosen)
+        if mine["owner"] in (None, *dead):
+            mine["tries"] += 1
+        mine["tries"] = max(1, mine["tries"])  # a holder that may live has used up nothing
+        if mine["state"] == "failed":
+            mine["tries"] = min(TRIES, mine["tries"])
         mine["fence"] += 1
-        mine["tries"] += 1
         mine.update(owner=owner, expires=self.clock + LEASE)
         assert (got.owner, got.fence) == (owner, mine["fence"])
         return got
@@ -187,7 +222,7 @@ class Machine(RuleBasedStateMachine):
             return multiple()
         mine = self.model[old.id]
         if kind is not None:
-            mine["tries"] = 0 if release else 1
+            mine.update(tries=0 if release else 1, first=None)
             copied = kind in ("exploit", "restore", "reseed")
             self.history.append(
                 (old.id, new.version, kind, new.agent_steps, new.parent if copied else None, score)
@@ -303,25 +338,34 @@ class Machine(RuleBasedStateMachine):
         held = self.stands(lease)
         failed = self.write(lease, lambda run_store: run_store.crash(lease, "traceback"))
         if held:
-            mine = self.model[lease.member.id]
-            mine.update(owner=None, expires=None)
             self.told.append(("crashed", lease.member.id))
-            assert failed == (mine["tries"] >= TRIES)
-            if failed:
-                self.fail(lease.member.id)
+            self.note_crash(lease.member.id)
+            assert failed == self.end_attempt(lease.member.id)
 
-    @rule(dead=st.sampled_from(OWNERS))
-    def relaunch(self, dead):
-        freed = []
+    @rule(dead=st.sampled_from(OWNERS), live=st.sets(st.sampled_from(OWNERS), max_size=1))
+    def relaunch(self, dead, live):
+        alone = not any(
+            mine["owner"] not in (None, dead)
+            and (mine["owner"] in live or self.clock <= mine["expires"])
+            for mine in self.model
+        )
+        changed = set()
         for i, mine in enumerate(self.model):
             if mine["owner"] == dead:
                 mine.update(owner=None, expires=None, tries=max(0, mine["tries"] - 1))
                 mine["fence"] += 1
-                freed.append(i)
+                changed.add(i)
                 self.told.append(("takeover", i))
-        assert self.random_store().forgive([dead]) == freed
+            stopped = mine["state"] in ("failed", "lost") or mine["tries"] > 0
+            if alone and stopped and mine["steps"] < TOTAL:
+                if mine["state"] != "diverged":
+                    mine["state"] = "active"
+                mine.update(owner=None, expires=None, tries=0, first=None)
+                changed.add(i)
+                self.told.append(("revived", i))
+        assert self.random_store().forgive([dead], live - {dead}) == sorted(changed)
 
-    @rule(seconds=st.sampled_from([1.0, 30.0, 61.0]))
+    @rule(seconds=st.sampled_from([1.0, 5.0, 30.0, 61.0, 200.0]))
     def wait(self, seconds):
         self.clock += seconds
 
@@ -342,7 +386,20 @@ class Machine(RuleBasedStateMachine):
             }
             for member in run_store.members()
         ]
-        assert found == self.model
+        model = [{k: mine[k] for k in mine if k != "first"} for mine in self.model]
+        assert found == model
+        everyone = range(len(model))
+        going_on = [i for i in everyone if self.may_go_on(i)]
+        hope = any(
+            self.may_be_copied(i) or (self.model[i]["state"] == "active" and i in going_on)
+            for i in everyone
+        )
+        going_on = going_on if hope else []
+        assert [member.id for member in run_store.unfinished()] == going_on
+        tried = [model[i]["tries"] - (model[i]["owner"] is not None) for i in going_on]
+        assert run_store.all_crash_alike() == (
+            min(tried, default=0) >= TRIES + 2 and not any(map(self.is_own_fault, going_on))
+        )
         versions = run_store.versions()
         assert [
             (v.member, v.version, v.kind, v.agent_steps, v.parent, v.score) for v in versions

@@ -2,7 +2,12 @@
 
 import dataclasses
 import json
+import os
+import signal
 import statistics
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -353,13 +358,45 @@ def test_a_donor_needs_a_checkpoint_and_a_valid_window(start):
     assert decide.choose_donor(config, me, [me, finished]).donor == 1
 
 
-def test_an_owner_that_ended_is_known_to_be_gone():
+def test_an_owner_that_ended_is_known_to_be_gone(monkeypatch):
     mine = owner.current()
-    host, boot, pid, started = mine.split("/")
-    assert not owner.is_gone(mine)
-    assert owner.is_gone(f"{host}/{boot}/{pid}/{int(started) + 1}")
-    assert owner.is_gone(f"{host}/another-boot/{pid}/{started}")
-    assert owner.is_gone(f"{host}/{boot}/{2**22 + 1}/1")
-    assert not owner.is_gone(f"elsewhere/{boot}/{pid}/{int(started) + 1}")
-    assert not owner.is_gone("somebody")
-    assert owner.gone([None, mine, "somebody"]) == set()
+    host, boot, namespace, pid, started = mine.split("/")
+    another = f"{pid}/{int(started) + 1}"
+    dead = {f"{host}/{boot}/{namespace}/{another}", f"{host}/{boot}/{namespace}/{2**22 + 1}/1"}
+    unknown = {
+        f"{host}/another-boot/{namespace}/{another}",  # or another machine of the same name
+        f"{host}/{boot}/1/{another}",  # another container's
+        f"elsewhere/{boot}/{namespace}/{another}",
+        f"{host}/{boot}/{namespace}/x/1",
+        "somebody",
+    }
+    assert owner.gone({None, mine} | dead | unknown) == dead
+    assert owner.at_work({None, mine} | dead | unknown) == {mine}
+    # Older code did not name the namespace, so only in the first one can its processes be known.
+    old = {f"{host}/{boot}/{another}"}
+    for where, known in (("4026531836", old), ("4026532000", set())):
+        monkeypatch.setattr(owner, "_namespace", lambda where=where: where)
+        assert owner.gone(old) == known
+        assert owner.at_work({f"{host}/{boot}/{pid}/{started}"}) == (
+            {f"{host}/{boot}/{pid}/{started}"} if known else set()
+        )
+
+
+def test_a_stopped_owner_is_neither_gone_nor_at_work(monkeypatch):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        name = owner.current().split("/")
+        monkeypatch.setattr(os, "getpid", lambda: child.pid)
+        theirs = owner.current()
+        monkeypatch.undo()
+        assert theirs.split("/")[:3] == name[:3]
+        assert owner.at_work({theirs}) == {theirs}
+        child.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 10
+        while owner.at_work({theirs}):
+            assert time.monotonic() < deadline
+        assert owner.gone({theirs}) == set()
+    finally:
+        child.kill()
+        child.wait()
+    assert owner.gone({theirs}) == {theirs}

@@ -1,0 +1,57 @@
+"""Say whether playing a run would execute code that is not the suite's.
+
+A run directory names its environment, and Gymnasium imports the module of "module:EnvId". So a
+directory from somebody else could bring code with it, which commands that read a run must not
+execute.
+"""
+
+from typing import Any
+
+import gymnasium
+
+from envs import atari, make, toy
+from pbt import store
+
+
+def check(run_store: store.Store, env_id: Any) -> None:
+    """Refuse an environment that is not the suite's or Gymnasium's own.
+
+    Unknown ids pass: nothing can be executed for them, and building them says what is possible.
+
+    Args:
+        run_store: The run that names the environment.
+        env_id: The id, as stored.
+
+    Raises:
+        ValueError: Another package's code would be executed; one line that says which.
+    """
+    code = foreign_code(env_id)
+    if code is not None:
+        raise ValueError(
+            f"{run_store.path.parent} names the environment {env_id!r}, and playing it executes "
+            f"{code}: read that code first, and add --trust if you trust it"
+        )
+
+
+def foreign_code(env_id: Any) -> str | None:
+    """Return which code outside of the suite and Gymnasium an environment executes, in words.
+
+    Raises:
+        ValueError: The id is no text, or names a game or level that does not exist.
+    """
+    if not isinstance(env_id, str):
+        raise ValueError(f"the environment {env_id!r} is no text")
+    module, colon, _ = env_id.rpartition(":")
+    if colon:
+        return f"the module {module!r}"
+    if env_id in toy.ENVS or make.find_level(env_id) or atari.find_game(env_id):
+        return None
+    spec = gymnasium.registry.get(env_id)
+    if spec is None:
+        return None
+    for entry in (spec.entry_point, spec.vector_entry_point):
+        # Entry points are "module:name", or functions.
+        source = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
+        if entry is not None and source.partition(":")[0].partition(".")[0] != "gymnasium":
+            return f"{source or entry!r}"
+    return None
