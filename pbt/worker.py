@@ -2,6 +2,7 @@
 
     while the run is not over:
         claim a member                                           # takes a lease
+        if it diverged or failed: replace it by a copy of another, release it, and begin again
         open its task: reuse a live one, or build one and load the member's checkpoint
         set the member's hyperparameters, and read them back
         train one slice                                          # the paper's step and eval
@@ -9,12 +10,14 @@
         if the member is ready:
             compare it with another member
             if it loses: copy that member, then explore          # the paper's exploit and explore
+            otherwise: record what was compared
         release the member
 
 Source: "Population Based Training of Neural Networks", Jaderberg et al. 2017
 (https://arxiv.org/abs/1711.09846), algorithm 1. There is no controller. Workers meet only in the
-store. A worker may be killed at any point: the next worker that claims the member repeats the work
-that was not committed.
+store. A worker may be killed at any point. Whoever claims the member next goes on from its last
+commit: a slice that was not committed is trained again, and a comparison that was not committed
+waits until the member is ready again.
 
 Command line: python -m pbt.worker RUN_DIR [--residents N]
 """
@@ -64,7 +67,7 @@ PROBES: Mapping[str, str] = {
     "explored": "A10: copied, explored and published, not committed",
     "collecting": "A11: before deleting",
 }
-"""Points at which a test may kill, hang or raise, and the faults that they stand for."""
+"""Points at which a test may kill, hang or raise, and the rows of tests/faults/test_kills.py."""
 
 _LOCK_POLL_S = 1.0
 """Seconds between two signs of life of a worker that waits for a locked store."""
@@ -229,7 +232,8 @@ class _Worker:
     def _open(self, claimed: claim.Claim) -> tuple[Task, Member] | None:
         """Return the member's task, and the member; None if none of its checkpoints can be read.
 
-        A task that had to be built does not know the running episodes, so the window starts again.
+        A task that had to be built begins all its episodes at once. The first to finish are the
+        shortest, so the window starts again.
         """
         member = claimed.member
         task = self.tasks.get(member.id, member.version)
