@@ -7,6 +7,7 @@ fork.
 """
 
 import contextlib
+import math
 import os
 import secrets
 import sqlite3
@@ -21,6 +22,8 @@ from pbt import files, records
 BUSY_TIMEOUT_S = 30.0
 """Seconds that a transaction waits for another one before it raises `StoreBusy`."""
 _STALE_CREATION_S = 3600.0
+AFTER_LOCK_S = 5.0
+"""Seconds after a lock in which those that waited for it renew their leases."""
 # Unix time in seconds, to the millisecond.
 _NOW = sa.text("SELECT (julianday('now') - 2440587.5) * 86400.0")
 
@@ -72,8 +75,8 @@ class Database:
         on_locked: Callable[[float], None] | None = None,
     ) -> None:
         self.path = path
-        self.waited_s = 0.0
-        """Seconds that the last transaction waited for a locked database, by `on_locked`."""
+        self._locked_from_s = self._locked_until_s = -math.inf
+        """Monotonic times at which the last wait that called `on_locked` began and ended."""
         self._durable = durable
         self._clock = clock
         self._on_locked = on_locked
@@ -106,7 +109,6 @@ class Database:
         """
         try:
             with self._engine.connect() as connection, connection.begin():
-                self.waited_s = 0.0
                 self._patiently(
                     connection, f"PRAGMA synchronous={'FULL' if self._durable else 'OFF'}"
                 )
@@ -127,6 +129,18 @@ class Database:
         if self._clock is not None:
             return self._clock()
         return float(connection.execute(_NOW).scalar_one())
+
+    def lapsed_while_locked(self, late_s: float) -> bool:
+        """Return whether a lease lapsed while the database was locked, a moment ago.
+
+        Its owner could not renew it, and may be waiting for its turn.
+
+        Args:
+            late_s: Seconds since the lease lapsed.
+        """
+        now_s = time.monotonic()
+        is_recent = now_s - self._locked_until_s < AFTER_LOCK_S
+        return is_recent and 0 <= late_s < now_s - self._locked_from_s
 
     def check(self, connection: sa.Connection) -> None:
         """Raise `StoreError` if the file is damaged, or in another journal mode."""
@@ -158,9 +172,8 @@ class Database:
             except sqlite3.OperationalError as error:
                 if self._on_locked is None or not _is_busy(error):
                     raise
-                self.waited_s += time.monotonic() - started_s
-                started_s = time.monotonic()
-                self._on_locked(self.waited_s)
+                self._locked_from_s, self._locked_until_s = started_s, time.monotonic()
+                self._on_locked(self._locked_until_s - started_s)
             else:
                 return
 

@@ -173,8 +173,8 @@ class Store(Reader):
             # A worker whose lease lapsed may have been slow, so only a death counts.
             is_suspect = before.owner is not None and before.owner not in dead_owners
             late_s = now - (before.lease_expires_s or now)
-            if is_suspect and 0 <= late_s < self._database.waited_s:
-                return None  # its owner could not renew either while the database was locked
+            if is_suspect and self._database.lapsed_while_locked(late_s):
+                return None  # its owner waited too, and gets its turn first
             attempts = max(1, before.attempts + (not is_suspect))
             if before.state == "failed":  # with more attempts it would be read as lost
                 attempts = min(attempts, self.config.max_attempts)

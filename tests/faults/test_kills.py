@@ -64,7 +64,10 @@ def test_killed_again_and_again_a_member_fails_and_is_replaced(toy_run, tmp_path
     said = []
     assert run.launch(2, say=said.append, hang_s=60.0) == 0
     run.assert_complete()
-    assert sum("was killed by SIGKILL" in line for line in said) == 3
+    gone = [event.details["because"] == "its process is gone" for event in run.events("takeover")]
+    assert gone == [True] * 3
+    # The launcher need not mention the last one, if the other worker ends the run at once.
+    assert sum("was killed by SIGKILL" in line for line in said) >= 2
     assert said[-1].startswith("finished: 4 members trained 400 agent steps each")
     [failed] = run.events("failed")
     assert (failed.member, failed.details["attempts"]) == (2, 3)
