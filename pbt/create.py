@@ -4,7 +4,7 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
-from pbt import checkpoint, decide, owner, store
+from pbt import checkpoint, decide, owner, records, store
 from pbt.records import Event, Member
 from pbt.run import RunConfig
 
@@ -58,7 +58,7 @@ def resume(run_dir: Path, config: RunConfig, *, durable: bool = True) -> store.S
     try:
         stored = run_store.config
         larger = max(stored.total_steps, config.total_steps)
-        if replace(stored, total_steps=larger).differences(replace(config, total_steps=larger)):
+        if replace(stored, total_steps=larger).differences(config):
             raise OtherSettings(
                 f"{run_dir} holds a run with other settings (stored -> given: "
                 f"{'; '.join(stored.differences(config))}): give the stored ones (only the total "
@@ -145,8 +145,9 @@ def _trained_members(fork: Path, population: int) -> list[Member]:
             raise ValueError(f"{fork} has no checkpoint to start from: nothing was trained there")
         for member in members:
             assert member.checkpoint is not None
-            with contextlib.suppress(store.StoreError):  # read-only, so nobody trains it
-                forked.pin(member.checkpoint, owner.current(), _FORK_PIN_S)
+            if records.may_go_on(member, forked.config):  # else nothing supersedes it
+                with contextlib.suppress(store.StoreError):  # read-only, so nobody trains it
+                    forked.pin(member.checkpoint, owner.current(), _FORK_PIN_S)
             checkpoint.open_verified(
                 fork / "checkpoints", member.checkpoint, member.id, member.version
             )

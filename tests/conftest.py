@@ -1,5 +1,13 @@
+import signal
+
 import pytest
 import torch
+
+
+def pytest_configure():
+    # A shell's "&" ignores SIGINT, and the processes that the tests start would inherit that.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -113,7 +113,7 @@ def test_the_rules_have_no_exceptions():
 
 def test_a_module_can_be_read_in_one_go():
     lines = {name(path): len(path.read_text().splitlines()) for path in SOURCES}
-    assert {path: count for path, count in lines.items() if count > 450} == {}
+    assert {path: count for path, count in lines.items() if count > 650} == {}
 
 
 def test_a_wheel_holds_the_packages_with_their_types_and_nothing_else(tmp_path):

@@ -1,28 +1,12 @@
-"""The suite's learners, which implement `pbt.task.Task`.
+"""The suite's learners behind `pbt.task.Task`: agents in environments.
 
-`learner` trains an agent in its environments, and `actor` steps the two. `scheduled` trains along a
-schedule. `evaluation` plays fresh episodes, and `video` records one. `checks` refuses settings that
-do not fit each other before a run exists, and `trust` what a run directory must not execute.
+`learner` builds an agent and its environments and trains them, `actor` steps them, and `scheduled`
+trains along a schedule. `checks` refuses settings that do not fit, `evaluation` plays fresh
+episodes, `video` records one, and `trust` says what a run may execute. A worker process imports
+this package, so only what training needs is imported here.
 """
 
-from experiments.members import actor as actor
-from experiments.members import checks as checks
-from experiments.members import evaluation as evaluation
-from experiments.members import learner as learner
-from experiments.members import scheduled as scheduled
-from experiments.members import trust as trust
-from experiments.members import video as video
 from experiments.members.learner import make_task as make_task
 from experiments.members.scheduled import make_task as make_scheduled_task
 
-__all__ = [
-    "actor",
-    "checks",
-    "evaluation",
-    "learner",
-    "make_scheduled_task",
-    "make_task",
-    "scheduled",
-    "trust",
-    "video",
-]
+__all__ = ["make_scheduled_task", "make_task"]

@@ -16,7 +16,7 @@ import numpy as np
 from envs import make
 from experiments.analysis import aggregates, tasks
 from experiments.members import actor, learner
-from pbt import checkpoint, lineage, owner, store
+from pbt import checkpoint, lineage, owner, records, store
 from pbt.records import Member
 
 _PIN_S = 60.0
@@ -176,8 +176,9 @@ def load_agent(
         learner_config(run_store),
         device="cpu",  # any machine can evaluate, wherever the run was trained
     )
-    with contextlib.suppress(store.StoreError):  # read-only, so no worker deletes it
-        run_store.pin(member.checkpoint, owner.current(), _PIN_S)
+    if records.may_go_on(member, run_store.config):  # else nothing supersedes its checkpoint
+        with contextlib.suppress(store.StoreError):  # read-only, so no worker deletes it
+            run_store.pin(member.checkpoint, owner.current(), _PIN_S)
     directory = checkpoint.open_verified(
         run_dir / "checkpoints", member.checkpoint, member.id, member.version
     )

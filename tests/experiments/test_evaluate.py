@@ -162,7 +162,7 @@ def test_a_checkpoint_of_another_version_is_refused(here, run):
 def test_a_video_shows_the_episode(run, command):
     run("small_envs:Picture-v0")
     result = command(
-        evaluate, "run", "--member", "0", "--episodes", "2", "--video", "picture 1.mp4"
+        evaluate, "run", "--trust", "--member", "0", "--episodes", "2", "--video", "picture 1.mp4"
     )
     assert result.code is None, result
     assert "picture 1.mp4: one episode, return 20" in result.out

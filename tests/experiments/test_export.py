@@ -250,13 +250,13 @@ def test_tables_of_a_running_run_fit_together(population, tmp_path):
     class Busy(store.Store):
         """Trained on before each of its reads."""
 
-        def events(self, after_id=0):
+        def events(self, after_id=0, **how):
             population.train(1)
-            return super().events(after_id)
+            return super().events(after_id, **how)
 
-        def reports(self, after_id=0):
+        def reports(self, after_id=0, **how):
             population.train(1)
-            return super().reports(after_id)
+            return super().reports(after_id, **how)
 
         def members(self):
             population.train(1)

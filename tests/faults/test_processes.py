@@ -155,6 +155,7 @@ import sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
 cursor = connection.execute(sys.argv[2])
 cursor.fetchone()  # one row of many: it goes on reading
+print("held", flush=True)
 time.sleep(float(sys.argv[3]))
 """
 
@@ -169,11 +170,13 @@ def test_a_locked_or_watched_database_is_waited_for(statement, toy_run, wait_unt
 
     def hold():
         wait_until(lambda: len(_steps(run)) >= 25)
-        steps = len(_steps(run))
         # A process of its own, because connections of one process share their locks.
         command = [sys.executable, "-c", HOLD, str(run.store.path), statement, "12"]
-        subprocess.run(command, check=True)
-        held.append(len(_steps(run)) - steps)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+            assert holder.stdout.readline() == "held\n"
+            steps = len(_steps(run))
+            assert holder.wait() == 0
+            held.append(len(_steps(run)) - steps)
 
     other = threading.Thread(target=hold)
     other.start()
