@@ -29,9 +29,10 @@ def files(directory):
     return {path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
 
 
-def test_pbt_reaches_the_top_in_the_median_of_20_seeds(tmp_path):
+@pytest.mark.parametrize("seeds", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_pbt_reaches_the_top_in_the_median(seeds, tmp_path):
     final = []
-    for seed in range(20):
+    for seed in range(seeds):
         settings = toy.ToyConfig(run_dir=tmp_path / str(seed), seed=seed)
         final.append(toy.final_q(trained(settings, PBT), PBT))
     assert statistics.median(final) > 1.15

@@ -85,6 +85,7 @@ def test_a_run_that_cannot_be_written_to_is_refused(script, toy_run, tmp_path):
 
 
 @needs_mount
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "code"), [(FULL, 74), (READ_ONLY, 2)])
 def test_the_command_refuses_before_it_shows_anything(before, code, toy_run, tmp_path):
     """The suite's own command neither opens TensorBoard files nor says that training goes on."""
