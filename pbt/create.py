@@ -58,7 +58,7 @@ def resume(run_dir: Path, config: RunConfig, *, durable: bool = True) -> store.S
     try:
         stored = run_store.config
         larger = max(stored.total_steps, config.total_steps)
-        if replace(stored, total_steps=larger).differences(config):
+        if replace(stored, total_steps=larger).differences(replace(config, total_steps=larger)):
             raise OtherSettings(
                 f"{run_dir} holds a run with other settings (stored -> given: "
                 f"{'; '.join(stored.differences(config))}): give the stored ones (only the total "

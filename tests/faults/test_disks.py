@@ -1,6 +1,7 @@
 """Disks that are full or read-only when a run goes on, and names of directories."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def on_a_small_disk(run, tmp_path, before, command):
 def test_a_run_on_a_full_disk_ends_at_once(toy_run, tmp_path):
     run = toy_run()
     run.work_until(8)
-    command = f"{sys.executable} {HERE / 'launch.py'} run 2"
+    command = f"{shlex.quote(sys.executable)} {shlex.quote(str(HERE / 'launch.py'))} run 2"
     exit_code, lines, seconds = on_a_small_disk(run, tmp_path, FULL, command)
     assert exit_code == 74, lines
     assert lines == ["no space for run (0 bytes free): make room; the same command goes on"]
@@ -63,7 +64,7 @@ def test_a_run_on_a_full_disk_ends_at_once(toy_run, tmp_path):
 def test_a_worker_that_finds_a_full_disk_says_so_by_its_exit_code(toy_run, tmp_path):
     run = toy_run()
     run.work_until(8)
-    command = f"{sys.executable} {HERE / 'child.py'} run"
+    command = f"{shlex.quote(sys.executable)} {shlex.quote(str(HERE / 'child.py'))} run"
     exit_code, lines, seconds = on_a_small_disk(run, tmp_path, FULL, command)
     assert exit_code == 74, lines
     assert not any("Traceback" in line for line in lines)
@@ -76,7 +77,7 @@ def test_a_run_that_cannot_be_written_to_is_refused(script, toy_run, tmp_path):
     run = toy_run()
     run.work_until(8)
     workers = "2" if script == "launch.py" else ""
-    command = f"{sys.executable} {HERE / script} run {workers}"
+    command = f"{shlex.quote(sys.executable)} {shlex.quote(str(HERE / script))} run {workers}"
     exit_code, lines, seconds = on_a_small_disk(run, tmp_path, READ_ONLY, command)
     assert exit_code == 2, lines
     assert len(lines) == 1
@@ -97,7 +98,7 @@ def test_the_command_refuses_before_it_shows_anything(before, code, toy_run, tmp
     run = toy_run()  # replaced by a run of the command
     shutil.rmtree(run.directory)
     subprocess.run([*gym, str(run.directory)], check=True, capture_output=True, timeout=300)
-    larger = " ".join(gym).replace("--total-steps 320", "--total-steps 640")
+    larger = shlex.join(gym).replace("--total-steps 320", "--total-steps 640")
     exit_code, lines, _ = on_a_small_disk(run, tmp_path, before, f"{larger} run")
     assert exit_code == code, lines
     assert len(lines) == 1
