@@ -179,11 +179,7 @@ def open_or_create(
     run_config = dataclasses.replace(run_config, task=tasks.as_stored(run_config, stored))
     try:
         if run_config.total_steps < stored.total_steps:  # a script may say so, a flag was given
-            raise create.OtherSettings(
-                f"{run_dir} holds a run with other settings (stored -> given: "
-                f"{'; '.join(stored.differences(run_config))}): give the stored ones (only the "
-                "total steps may grow), or another directory"
-            )
+            raise create.OtherSettings.of(run_dir, stored, run_config)
         with create.resume(run_dir, run_config) as run_store:
             total_steps = run_store.config.total_steps
             return "extending" if total_steps > stored.total_steps else "resuming"

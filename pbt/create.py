@@ -15,6 +15,15 @@ _FORK_PIN_S = 600.0
 class OtherSettings(ValueError):
     """The directory holds a run with other settings. The message names each difference."""
 
+    @classmethod
+    def of(cls, run_dir: Path, stored: RunConfig, given: RunConfig) -> "OtherSettings":
+        """Return the error for a run that has `stored` settings where others are `given`."""
+        return cls(
+            f"{run_dir} holds a run with other settings (stored -> given: "
+            f"{'; '.join(stored.differences(given))}): give the stored ones (only the total "
+            "steps may grow), or another directory"
+        )
+
 
 def open_or_create(
     run_dir: Path, config: RunConfig, fork: Path | None = None, *, durable: bool = True
@@ -59,11 +68,7 @@ def resume(run_dir: Path, config: RunConfig, *, durable: bool = True) -> store.S
         stored = run_store.config
         larger = max(stored.total_steps, config.total_steps)
         if replace(stored, total_steps=larger).differences(replace(config, total_steps=larger)):
-            raise OtherSettings(
-                f"{run_dir} holds a run with other settings (stored -> given: "
-                f"{'; '.join(stored.differences(config))}): give the stored ones (only the total "
-                "steps may grow), or another directory"
-            )
+            raise OtherSettings.of(run_dir, stored, config)
         if larger > stored.total_steps:
             run_store.extend(larger)
         checkpoint.adopt(  # its creation was killed before its mark, or knew no marks
