@@ -5,7 +5,10 @@ The checks read no values, and so do not wait for a GPU.
 
 Sources: "Asynchronous Methods for Deep Reinforcement Learning", Mnih et al. 2016
 (https://arxiv.org/abs/1602.01783), algorithm S3 and section 4; "Reinforcement Learning with
-Unsupervised Auxiliary Tasks" (UNREAL), Jaderberg et al. 2016 (https://arxiv.org/abs/1611.05397).
+Unsupervised Auxiliary Tasks" (UNREAL), Jaderberg et al. 2016 (https://arxiv.org/abs/1611.05397);
+"High-Dimensional Continuous Control Using Generalized Advantage Estimation", Schulman et al. 2015
+(https://arxiv.org/abs/1506.02438); "Proximal Policy Optimization Algorithms" (PPO), Schulman et al.
+2017 (https://arxiv.org/abs/1707.06347).
 """
 
 from collections.abc import Sequence
@@ -87,6 +90,57 @@ def n_step_returns(
     return returns
 
 
+def generalised_advantages(
+    reward: torch.Tensor,
+    discount: torch.Tensor,
+    truncated: torch.Tensor,
+    truncation_value: torch.Tensor,
+    value: torch.Tensor,
+    bootstrap_value: torch.Tensor,
+    gamma: float,
+    trace: float,
+) -> torch.Tensor:
+    """Compute generalised advantage estimates (Schulman et al. 2015, equation 16).
+
+    delta[t] = reward[t] + discount[t] * V[t + 1] - V[t], with V[T] = bootstrap_value, and
+    A[t] = delta[t] + discount[t] * trace * A[t + 1], with A[T] = 0. A truncated step ends the
+    recursion, and its delta is reward[t] + gamma * truncation_value[t] - V[t].
+
+    Args:
+        reward: As in `n_step_returns`.
+        discount: As in `n_step_returns`.
+        truncated: As in `n_step_returns`.
+        truncation_value: As in `n_step_returns`.
+        value: V(inputs, state) of each step, [T, B]; no gradient flows through it.
+        bootstrap_value: As in `n_step_returns`.
+        gamma: As in `n_step_returns`.
+        trace: The paper's lambda, from 0 to 1. With 1 the estimates are `n_step_returns` - V.
+
+    Returns:
+        Advantages, [T, B], without graph.
+
+    Raises:
+        ValueError: A shape or dtype differs from the above.
+    """
+    check("reward", reward, "T, B", (-1, -1))
+    check("discount", discount, "T, B", reward.shape, reward.dtype)
+    check("truncated", truncated, "T, B", reward.shape, torch.bool)
+    check("truncation_value", truncation_value, "T, B", reward.shape, reward.dtype)
+    check("value", value, "T, B", reward.shape, reward.dtype)
+    check("bootstrap_value", bootstrap_value, "B", reward.shape[1:], reward.dtype)
+    with torch.no_grad():
+        reward = torch.where(truncated, reward + gamma * truncation_value, reward)
+        discount = torch.where(truncated, torch.zeros_like(discount), discount)
+        following = torch.cat((value[1:], bootstrap_value.unsqueeze(0)))  # [T, B]
+        delta = reward + discount * following - value
+        advantages = torch.empty_like(reward)
+        advantage = torch.zeros_like(bootstrap_value)
+        for t in reversed(range(reward.shape[0])):
+            advantage = delta[t] + discount[t] * trace * advantage  # [B]
+            advantages[t] = advantage
+    return advantages
+
+
 def policy_gradient_loss(log_prob: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor:
     """Compute -log pi(a|s) * advantage of each step (Mnih et al. 2016, section 4).
 
@@ -103,6 +157,38 @@ def policy_gradient_loss(log_prob: torch.Tensor, advantage: torch.Tensor) -> tor
     check("log_prob", log_prob, "T, B", (-1, -1))
     check("advantage", advantage, "T, B", log_prob.shape, log_prob.dtype)
     return -log_prob * advantage.detach()
+
+
+def clipped_surrogate_loss(
+    log_prob: torch.Tensor,
+    acted_log_prob: torch.Tensor,
+    advantage: torch.Tensor,
+    clip_range: float,
+) -> torch.Tensor:
+    """Compute PPO's policy loss of each step (Schulman et al. 2017, equation 7).
+
+    -min(r * A, clip(r, 1 - clip_range, 1 + clip_range) * A), with r = pi(a|s) / pi_acted(a|s).
+
+    Args:
+        log_prob: Log-probability of the action taken under the present policy, [T, B].
+        acted_log_prob: Log-probability of the same action when it was taken, [T, B]; no gradient
+            flows through it.
+        advantage: Advantage of that action, [T, B]; no gradient flows through it.
+        clip_range: The paper's epsilon, above 0.
+
+    Returns:
+        Loss of each step, [T, B].
+
+    Raises:
+        ValueError: A shape or dtype differs from the above.
+    """
+    check("log_prob", log_prob, "T, B", (-1, -1))
+    check("acted_log_prob", acted_log_prob, "T, B", log_prob.shape, log_prob.dtype)
+    check("advantage", advantage, "T, B", log_prob.shape, log_prob.dtype)
+    advantage = advantage.detach()
+    ratio = (log_prob - acted_log_prob.detach()).exp()
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return -torch.minimum(ratio * advantage, clipped * advantage)
 
 
 def value_loss(value: torch.Tensor, returns: torch.Tensor) -> torch.Tensor:

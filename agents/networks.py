@@ -7,7 +7,7 @@ https://arxiv.org/abs/1611.05397), section 4; the Nature torso is of Mnih et al.
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -24,6 +24,16 @@ _CONVOLUTIONS = {
 }
 
 
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where the device has instructions for it, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32
+    # Newer versions of torch have this function.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    has_products = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return torch.bfloat16 if device.type == "cpu" and has_products else torch.float32
+
+
 class ConvTorso(nn.Module):
     """Convolutions and a dense layer, from uint8 images [N, C, H, W] to features [N, width].
 
@@ -34,9 +44,12 @@ class ConvTorso(nn.Module):
     first call of `observe`. Without it the parts of the screen that never change would dominate the
     gradient of the first layer, and limit the learning rate.
 
+    In bfloat16 only the torso's products are rounded. Weights and features stay float32.
+
     Args:
         kind: "a3c" or "nature".
         obs_shape: (C, H, W) of the images.
+        dtype: torch.float32, or torch.bfloat16 where the hardware multiplies it faster.
 
     Raises:
         ValueError: The images are smaller than a kernel.
@@ -46,12 +59,18 @@ class ConvTorso(nn.Module):
     """Least step of the running mean image, per call of `observe`. Early steps are larger, so that
     it begins as a plain average."""
     CHUNK = 32
-    """Number of images that CPUs convolve at a time. Larger batches do not fit the cache."""
+    """Number of images that CPUs convolve at a time in float32. More do not fit the cache."""
     mean: torch.Tensor
     count: torch.Tensor
 
-    def __init__(self, kind: Literal["a3c", "nature"], obs_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        kind: Literal["a3c", "nature"],
+        obs_shape: tuple[int, int, int],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
+        self.dtype = dtype
         layers, width = _CONVOLUTIONS[kind]
         channels, height, image_width = obs_shape
         self.convolutions = nn.ModuleList()
@@ -79,22 +98,32 @@ class ConvTorso(nn.Module):
         self.mean.lerp_(obs.float().mean(0), (1 / self.count).clamp(min=self.MEAN_RATE))
 
     def convolve(self, obs: torch.Tensor) -> torch.Tensor:
-        """Return the convolved images, [N, convolved_size], of uint8 images [N, C, H, W]."""
-        if obs.device.type == "cpu" and obs.shape[0] > self.CHUNK:
+        """Return the convolved images, [N, convolved_size], of uint8 images [N, C, H, W].
+
+        The result has the dtype in which the torso computes.
+        """
+        in_parts = obs.device.type == "cpu" and self.dtype == torch.float32
+        if in_parts and obs.shape[0] > self.CHUNK:
             return torch.cat([self.convolve(part) for part in torch.split(obs, self.CHUNK)])
-        layout = torch.channels_last
+        layout, dtype = torch.channels_last, self.dtype
         mean = self.mean.unsqueeze(0).contiguous(memory_format=layout)  # [1, C, H, W], like x
-        x = obs.contiguous(memory_format=layout).float().sub_(mean)
-        first: nn.Conv2d = self.convolutions[0]  # type: ignore[assignment]
-        x = functional.conv2d(x, first.weight * (1 / 255), first.bias, first.stride)
-        x = functional.relu(x, inplace=True)
-        for convolution in self.convolutions[1:]:
-            x = functional.relu(convolution(x), inplace=True)  # [N, channels, h, w]
+        x = obs.contiguous(memory_format=layout).to(dtype).sub_(mean.to(dtype))
+        scale = 1 / 255
+        for layer in self.convolutions:
+            assert isinstance(layer, nn.Conv2d)
+            assert layer.bias is not None
+            weight = (layer.weight * scale).to(dtype) if scale != 1 else layer.weight.to(dtype)
+            x = functional.conv2d(x, weight, layer.bias.to(dtype), layer.stride)
+            x = functional.relu(x, inplace=True)  # [N, channels, h, w]
+            scale = 1
         return x.flatten(1)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        """Return the features, [N, width], of uint8 images [N, C, H, W]."""
-        return functional.relu(self.dense(self.convolve(obs)))
+        """Return the features, float32 [N, width], of uint8 images [N, C, H, W]."""
+        dtype = self.dtype
+        x = self.convolve(obs)  # [N, convolved_size]
+        x = functional.linear(x, self.dense.weight.to(dtype), self.dense.bias.to(dtype))
+        return functional.relu(x, inplace=True).float()
 
 
 class MLPTorso(nn.Module):
@@ -221,6 +250,7 @@ class ActorCritic(nn.Module):
         core: "lstm", or "feedforward", where the heads see the torso's features alone, as in A3C's
             feed-forward agent.
         width: Units of the LSTM and of the MLP torso.
+        dtype: In which a torso for images computes; see `ConvTorso`.
 
     Raises:
         ValueError: The torso does not fit the observations.
@@ -234,6 +264,7 @@ class ActorCritic(nn.Module):
         torso: Torso,
         core: Literal["lstm", "feedforward"],
         width: int,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.torso: ConvTorso | MLPTorso
@@ -249,7 +280,7 @@ class ActorCritic(nn.Module):
                     f"the {torso!r} torso takes images (C, H, W), not observations of shape "
                     f"{obs_shape}"
                 )
-            self.torso = ConvTorso(torso, (obs_shape[0], obs_shape[1], obs_shape[2]))
+            self.torso = ConvTorso(torso, (obs_shape[0], obs_shape[1], obs_shape[2]), dtype)
         self.core = (
             nn.LSTMCell(self.torso.width + action_size + 1, width) if core == "lstm" else None
         )

@@ -105,3 +105,26 @@ class RMSProp(torch.optim.Optimizer):
             denominators = torch._foreach_add(mean_squares, group["epsilon"])
             torch._foreach_sqrt_(denominators)
             torch._foreach_addcdiv_(parameters, gradients, denominators, -group["lr"])
+
+
+class Adam(torch.optim.Adam):
+    """PyTorch's Adam, whose statistics exist from the start, so that every checkpoint has them.
+
+    Args:
+        params: Parameters to optimise.
+        lr: Learning rate; change it in `param_groups`.
+        eps: Constant added outside the root.
+    """
+
+    def __init__(self, params: Iterable[torch.nn.Parameter], lr: float, eps: float) -> None:
+        super().__init__(params, lr, eps=eps, fused=True)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, with the same settings unless the group has its own."""
+        super().add_param_group(param_group)
+        for parameter in self.param_groups[-1]["params"]:
+            self.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }

@@ -1,4 +1,4 @@
-"""UNREAL: A3C with three auxiliary tasks that learn from replay.
+"""UNREAL: an actor-critic agent with three auxiliary tasks that learn from replay.
 
 "Reinforcement Learning with Unsupervised Auxiliary Tasks", Jaderberg et al. 2016
 (https://arxiv.org/abs/1611.05397), equation 1 in section 3.4:
@@ -16,10 +16,14 @@
 
 Feature control, which the paper discusses, is not part of UNREAL.
 
-In the paper all terms are sums over T steps. Where A3C's package takes means over T, all terms are
+In the paper all terms are sums over T steps. Where the package takes means over T, all terms are
 divided by T, so that the weights keep their meaning.
+
+The paper's agent is A3C. PPO takes the auxiliary tasks as well: each minibatch of sequences is
+joined by as many replayed sequences of the same length.
 """
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +32,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from agents import a3c, losses, memory, networks, rollout, sequence_buffer
+from agents import actor_critic, losses, memory, networks, rollout, sequence_buffer
 
 COSTS = ("pixel_control_cost", "reward_prediction_cost", "value_replay_cost")
 """Names of the weights of the auxiliary losses, hyperparameters that may change at any update."""
@@ -143,7 +147,7 @@ class PixelControlHead(nn.Module):
 
 
 class Heads(nn.Module):
-    """The layers that the auxiliary tasks add to A3C's network.
+    """The layers that the auxiliary tasks add to the network.
 
     Args:
         core_width: Features of the core's output.
@@ -163,7 +167,7 @@ class Heads(nn.Module):
 
 
 class UNREAL:
-    """An A3C agent with auxiliary tasks, with the interface of `agents.a3c.A3C`.
+    """An actor-critic agent with auxiliary tasks, with the interface of that agent.
 
     `update` also takes the weights of the three auxiliary losses. The replay is not in
     `state_dict`: after a load it is filled again, and until then the agent learns without the
@@ -171,14 +175,12 @@ class UNREAL:
     none.
 
     Args:
+        base: The agent, untrained.
         obs_shape: (C, 84, 84) of uint8 images.
         action_size: Number of discrete actions.
         continuous: Must be false.
-        config: Settings of the A3C agent.
         auxiliary: Settings of the auxiliary tasks.
-        learning_rate: As in `A3C`.
-        seed: As in `A3C`; also the seed of the replay's draws.
-        device: As in `A3C`.
+        seed: Seed of the heads' initial weights.
         frame_channels: Channels of one frame; an observation may be a stack of frames.
 
     Raises:
@@ -187,20 +189,18 @@ class UNREAL:
 
     def __init__(
         self,
+        base: actor_critic.Agent,
         obs_shape: tuple[int, ...],
         action_size: int,
         continuous: bool,
-        config: a3c.A3CConfig,
         auxiliary: UNREALConfig,
-        learning_rate: float,
         seed: int,
-        device: str = "cpu",
         frame_channels: int = 1,
     ) -> None:
         problem = unsupported(obs_shape, continuous)
         if problem is not None:
             raise ValueError(problem)
-        self.base = a3c.A3C(obs_shape, action_size, continuous, config, learning_rate, seed, device)
+        self.base = base
         self.auxiliary = auxiliary
         self._obs_shape, self._frame_channels = obs_shape, frame_channels
         self._num_actions = action_size
@@ -218,31 +218,36 @@ class UNREAL:
         self.base.optimiser.add_param_group({"params": list(self.heads.parameters())})
         self._replay: sequence_buffer.SequenceBuffer | None = None
 
-        base = self.base  # this agent acts as A3C does
+        # Weights of the auxiliary losses: the paper's on Labyrinth.
+        self.hyperparameters: Mapping[str, float] = {
+            **base.hyperparameters,
+            **dict.fromkeys(COSTS, 1.0),
+            "pixel_control_cost": 0.01,
+        }
+        # This agent acts as its base does.
         self.config, self.device, self.generator = base.config, base.device, base.generator
         self.initial_state, self.keeps_graph = base.initial_state, base.keeps_graph
+        self.rollout_length = base.rollout_length
         self.act, self.value = base.act, base.value
         self.learning_rate, self.set_learning_rate = base.learning_rate, base.set_learning_rate
 
-    def update(
-        self, batch: rollout.Rollout, entropy_cost: float, costs: Mapping[str, float]
-    ) -> dict[str, float]:
-        """Take one step of the optimiser on one unroll, and on as many replayed steps per task.
+    def update(self, batch: rollout.Rollout, **hyperparameters: float) -> dict[str, float]:
+        """Update the base on one rollout, joined by as many replayed steps per task.
 
         Args:
-            batch: As in `A3C.update`, with its endings.
-            entropy_cost: As in `A3C.update`.
-            costs: Weight of each loss in `COSTS`; 0 switches the task off.
+            batch: As in the base's `update`, with its endings.
+            **hyperparameters: The base's, and the weight of each loss in `COSTS`; a weight of 0
+                switches the task off.
 
         Returns:
-            The metrics of A3C, `replay/filled` from 0 to 1, and once that is 1 the auxiliary
-            losses.
+            The metrics of the base, `replay/filled` from 0 to 1, and once that is 1 the auxiliary
+            losses, as means over the minibatches.
 
         Raises:
-            FloatingPointError: A loss or the gradient is not finite; nothing was applied.
+            FloatingPointError: A loss or the gradient is not finite and was not applied.
             ValueError: The replay cannot hold sequences of this length.
         """
-        length, num_envs = batch.reward.shape
+        num_envs = batch.reward.shape[1]
         if self._replay is None:
             memory.keep_freed()
             self._replay = sequence_buffer.SequenceBuffer(
@@ -253,32 +258,49 @@ class UNREAL:
                 self._num_actions,
                 self.device,
             )
-        check_replay(self.auxiliary.replay_steps, num_envs, length, self._replay.stack)
-        self.base.optimiser.zero_grad()
-        means = self.base.backward(batch, entropy_cost)
-        self._replay.append(batch)
-        filled = self._replay.filled()
-        metrics = {"replay/filled": filled}
-        if filled == 1:
-            metrics |= self._learn_from_replay(self._replay, length, num_envs, costs)
-        return self.base.apply(batch, means) | metrics
+        replay = self._replay
+        length = int(hyperparameters.get("unroll_length", len(batch.steps)))
+        check_replay(self.auxiliary.replay_steps, num_envs, length, replay.stack)
+        replay.append(batch)
+        filled = replay.filled()
+        costs = {name: hyperparameters.pop(name) for name in COSTS}
+        learned: list[dict[str, float]] = []
+
+        def add_gradients(length: int, count: int) -> None:
+            learned.append(self._learn_from_replay(replay, length, count, costs))
+
+        metrics = self.base.update(
+            batch, **hyperparameters, add_gradients=add_gradients if filled == 1 else None
+        )
+        names = dict.fromkeys(name for one in learned for name in one)
+        means = {
+            name: statistics.fmean(one[name] for one in learned if name in one) for name in names
+        }
+        return metrics | {"replay/filled": filled} | means
 
     def _learn_from_replay(
         self,
         replay: sequence_buffer.SequenceBuffer,
         length: int,
-        num_envs: int,
+        count: int,
         costs: Mapping[str, float],
     ) -> dict[str, float]:
-        """Add the gradients of the auxiliary losses; return the losses as metrics."""
+        """Add the gradients of the auxiliary losses; return the losses as metrics.
+
+        Args:
+            replay: The replay, filled.
+            length: Steps of each sequence.
+            count: Number of sequences.
+            costs: Weight of each loss in `COSTS`.
+        """
         scale = length if self.base.package.time_reduction == "sum" else 1
         metrics = {}
         wanted = [name for name in ("pixel_control_cost", "value_replay_cost") if costs[name] > 0]
         for names in [wanted] if self.auxiliary.shared_sequences else [[name] for name in wanted]:
-            sequences = replay.sample(length, num_envs, self.generator) if names else None
+            sequences = replay.sample(length, count, self.generator) if names else None
             if sequences is None:
                 continue
-            state = self.base.initial_state(num_envs)
+            state = self.base.initial_state(count)
             x = self.base.network.core_outputs(sequences.inputs, state)  # [T + 1, N, width]
             total = x.new_zeros(())
             if "pixel_control_cost" in names:
@@ -292,8 +314,8 @@ class UNREAL:
             (total * scale).backward()  # type: ignore[no-untyped-call]
         if costs["reward_prediction_cost"] > 0:
             # Each draw has three observations: together as many as the unroll, rounded up.
-            count = -(-length * num_envs // 3)
-            drawn = replay.sample_rewards(count, self.auxiliary.least_reward, self.generator)
+            draws = -(-length * count // 3)
+            drawn = replay.sample_rewards(draws, self.auxiliary.least_reward, self.generator)
             if drawn is not None:
                 loss = self.reward_prediction_loss(*drawn)
                 metrics["loss/reward_prediction"] = loss.detach()
@@ -369,19 +391,16 @@ class UNREAL:
         """
         losses.check("obs", obs, "N, 3, C, H, W", (-1, 3, *self._obs_shape), torch.uint8)
         losses.check("reward", reward, "N", obs.shape[:1])
-        seen = self._torso.convolve(obs.flatten(0, 1))  # [N * 3, convolved_size]
+        seen = self._torso.convolve(obs.flatten(0, 1)).float()  # [N * 3, convolved_size]
         logits = self.heads.reward_prediction(seen.view(len(reward), -1))  # [N, 3]
         least = self.auxiliary.least_reward
         kind = (reward >= least).long() + 2 * (reward <= -least).long()  # [N]
         return functional.cross_entropy(logits, kind)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return that of A3C, and the weights and optimiser statistics of the heads."""
-        state = self.base.state_dict()
-        for name, parameter in self.heads.named_parameters():
-            state[f"heads.{name}"] = parameter
-            state[f"mean_square.heads.{name}"] = self.base.optimiser.state[parameter]["mean_square"]
-        return state
+        """Return that of the base, and the weights and optimiser statistics of the heads."""
+        heads = {f"heads.{name}": tensor for name, tensor in self.heads.named_parameters()}
+        return self.base.state_dict() | heads | self.base.statistics(self.heads, "heads.")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the `state_dict` of an agent of the same shape, wholly or not at all.
@@ -389,7 +408,7 @@ class UNREAL:
         Raises:
             ValueError: Names, shapes or dtypes differ; the message lists them.
         """
-        a3c.load(self.state_dict(), state)
+        actor_critic.load(self.state_dict(), state)
         self.generator.set_state(state["generator"].cpu())
         if self._replay is not None:
             self._replay.clear()  # its steps are another policy's

@@ -50,12 +50,15 @@ def fail(error: Exception | str) -> NoReturn:
 
 
 def parse(
-    presets: Mapping[str, Config], description: str, args: Sequence[str] | None = None
+    presets: Mapping[str, Mapping[str, Config]],
+    description: str,
+    args: Sequence[str] | None = None,
 ) -> Config:
-    """Parse the command line, starting from the preset that it names.
+    """Parse the command line, starting from the preset and the agent that it names.
 
     Args:
-        presets: Settings by name; one must be "default".
+        presets: Settings by preset and agent; one preset must be "default". A preset's first agent
+            is its own.
         description: Text of `--help`.
         args: Arguments, in place of the process's own.
 
@@ -68,10 +71,14 @@ def parse(
     args = list(sys.argv[1:] if args is None else args)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--preset", default="default")
-    name = finder.parse_known_args(args)[0].preset
-    if name not in presets:
-        fail(f"--preset {name}: choose from {', '.join(presets)}")
-    default = presets[name]
+    finder.add_argument("--agent")
+    named = finder.parse_known_args(args)[0]
+    if named.preset not in presets:
+        fail(f"--preset {named.preset}: choose from {', '.join(presets)}")
+    by_agent = presets[named.preset]
+    if named.agent is not None and named.agent not in by_agent:
+        fail(f"--agent {named.agent}: choose from {', '.join(by_agent)}")
+    default = by_agent[named.agent or next(iter(by_agent))]
     settings = tyro.cli(
         type(default),
         default=default,

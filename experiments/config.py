@@ -6,22 +6,24 @@ tyro makes a flag of every field, and the flag's help of the field's docstring.
 
 import dataclasses
 import math
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from agents import a3c, unreal
+from agents import actor_critic, ppo, unreal
 from experiments.analysis import schedule
 from experiments.members import learner
 from pbt import local, run, space
 
-Agent = Literal["a3c", "unreal"]
 Hyperparameter = Literal[
     "learning_rate",
     "entropy_cost",
     "unroll_length",
+    "clip_range",
+    "epochs",
     "pixel_control_cost",
     "reward_prediction_cost",
     "value_replay_cost",
@@ -47,17 +49,23 @@ class PopulationConfig:
 
     preset: Literal["default", "quick", "paper"] = "default"
     """Set of defaults that all other flags start from; described above."""
-    agent: Agent = "a3c"
-    """Agent. "unreal" also learns from replay and pixels, at more than twice the cost per step."""
+    agent: learner.AgentName = "a3c"
+    """Agent; the preset's other defaults follow it. "ppo" learns several times from each step.
+    "unreal" and "unreal-ppo" also learn from replay and pixels, at more than twice the cost per
+    step. The papers' agents are "a3c" and "unreal"."""
     settings: Annotated[
-        tyro.conf.OmitArgPrefixes[a3c.A3CConfig],
+        tyro.conf.OmitArgPrefixes[actor_critic.AgentConfig],
         tyro.conf.arg(name="agent"),  # title of the flags' group
-    ] = dataclasses.field(default_factory=a3c.A3CConfig)
+    ] = dataclasses.field(default_factory=actor_critic.AgentConfig)
     """Settings of the agent, the same for all members and never adapted."""
+    ppo_settings: Annotated[tyro.conf.OmitArgPrefixes[ppo.PPOConfig], tyro.conf.arg(name="PPO")] = (
+        dataclasses.field(default_factory=ppo.PPOConfig)
+    )
+    """Settings of PPO. Other agents ignore them."""
     auxiliary: Annotated[
         tyro.conf.OmitArgPrefixes[unreal.UNREALConfig], tyro.conf.arg(name="UNREAL")
     ] = dataclasses.field(default_factory=unreal.UNREALConfig)
-    """Settings of UNREAL's auxiliary tasks. Without --agent unreal they have no effect."""
+    """Settings of UNREAL's auxiliary tasks. Other agents ignore them."""
     population: int = 8
     """Number of members."""
     workers: int | None = None
@@ -81,11 +89,17 @@ class PopulationConfig:
     significance: float = 0.05
     """Two-sided level of the t-test."""
     learning_rate: Range = Range((1e-3, 1e-2), (1e-5, 1e-1))
-    """Learning rate of RMSProp."""
+    """Learning rate of A3C's RMSProp or PPO's Adam."""
     entropy_cost: Range = Range((1e-3, 2e-2), (1e-5, 1.0))
     """Weight of the policy's entropy in the loss."""
     unroll_length: Range = Range((5, 20), (1, 50))
-    """Steps of each environment per update. Perturbed as a real number, and rounded for use."""
+    """Steps through which gradients flow: A3C's steps of each environment per update, PPO's steps
+    per sequence. Perturbed as a real number, and rounded for use."""
+    clip_range: Range = Range((0.1, 0.1), (0.01, 1.0))
+    """PPO only: largest change of an action's probability ratio that is still rewarded."""
+    epochs: Range = Range((3, 3), (1, 10))
+    """PPO only: number of times that each step is learned from. Perturbed and rounded as the unroll
+    length is."""
     pixel_control_cost: Range = Range((1e-4, 1e-2), (1e-6, 1.0))
     """UNREAL only: weight of the pixel control loss; `--fixed pixel_control_cost=0` switches the
     task off."""
@@ -151,6 +165,7 @@ class PopulationConfig:
             preset=preset,
             agent=self.agent,
             settings=self.settings,
+            ppo_settings=self.ppo_settings,
             auxiliary=self.auxiliary,
             clip_rewards=clip_rewards,
             reward_scale=reward_scale,
@@ -163,30 +178,21 @@ class PopulationConfig:
         Raises:
             ValueError: A range, `adapt` or `fixed` makes no sense.
         """
-        unroll = self.unroll_length
-        for name, value in (("prior", unroll.prior), ("bounds", unroll.bounds)):
-            if any(not math.isfinite(end) or end != round(end) for end in value):
-                raise ValueError(f"--unroll-length.{name} {value}: use two whole numbers")
-        with space.named("unroll_length"):
-            unroll_length = space.IntUniform(
-                int(unroll.prior[0]),
-                int(unroll.prior[1]),
-                (int(unroll.bounds[0]), int(unroll.bounds[1])),
-                log=True,
-            )
-        dimensions: dict[str, space.Dimension] = {}
-        dimensions |= self._log_uniform(("learning_rate", "entropy_cost"))
-        dimensions["unroll_length"] = unroll_length
+        dimensions = self._log_uniform(("learning_rate", "entropy_cost"))
+        dimensions |= self._whole("unroll_length")
         adapt: tuple[str, ...] = tuple(dimensions) if self.adapt is None else self.adapt
-        if self.agent == "unreal":
+        if self.agent in ("ppo", "unreal-ppo"):
+            dimensions |= self._log_uniform(("clip_range",)) | self._whole("epochs")
+        if self.agent in ("unreal", "unreal-ppo"):
             dimensions |= self._log_uniform(unreal.COSTS)
         fixed = parse_fixed(self.fixed)
         for flag, names in (("--adapt", adapt), ("--fixed", fixed)):
             for name in names:
-                if name in unreal.COSTS and self.agent != "unreal":
+                if name in typing.get_args(Hyperparameter) and name not in dimensions:
                     raise ValueError(
-                        f"{flag} {name}: the agent {self.agent!r} has "
-                        f"{', '.join(dimensions)}; --agent unreal has the auxiliary costs too"
+                        f"{flag} {name}: the agent {self.agent!r} has {', '.join(dimensions)}; "
+                        "--agent unreal has the auxiliary costs too, --agent ppo clip_range and "
+                        "epochs"
                     )
         for name in self.adapt or ():
             if name in fixed:
@@ -207,6 +213,19 @@ class PopulationConfig:
                     else space.LogUniform(low, high, range_.bounds)
                 )
         return dimensions
+
+    def _whole(self, name: str) -> dict[str, space.Dimension]:
+        range_: Range = getattr(self, name)
+        flag = f"--{name.replace('_', '-')}"
+        for part, value in (("prior", range_.prior), ("bounds", range_.bounds)):
+            if any(not math.isfinite(end) or end != round(end) for end in value):
+                raise ValueError(f"{flag}.{part} {value}: use two whole numbers")
+        (low, high), (least, most) = range_.prior, range_.bounds
+        if low == high and name == "epochs":
+            return {name: space.Constant(low)}
+        with space.named(name):
+            reach = (int(least), int(most))
+            return {name: space.IntUniform(int(low), int(high), reach, log=True)}
 
     def run_config(self) -> run.RunConfig:
         """Return the settings that a run stores, which are those that may not differ on resume."""

@@ -4,8 +4,9 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
+from agents import actor_critic
 from envs import atari, doom, lab
 from experiments import config
 from experiments.members import learner
@@ -86,52 +87,94 @@ REWARD_SCALES = {"CartPole-v0": 0.05, "CartPole-v1": 0.05}
 Unscaled, the gradient's norm is far above the clip of 0.5, and policies that had learned to balance
 unlearned it."""
 
-# "paper" has the population and ready interval of Jaderberg et al. 2017, with 80 FuN agents per
-# game. Its priors are unpublished, so learning rate, entropy cost and unroll length keep ours.
-ATARI: Mapping[str, AtariConfig] = {
-    "default": AtariConfig(),
-    "paper": AtariConfig(
-        preset="paper",
-        population=80,
-        total_steps=80_000_000,
-        report_interval=100_000,
-        ready_interval=1_000_000,
-    ),
+Family = TypeVar("Family", AtariConfig, GymConfig, LabConfig)
+
+
+def by_agent(*settings: Family) -> Mapping[str, Family]:
+    """Return settings by agent: those given, and the same with UNREAL's auxiliary tasks.
+
+    Args:
+        *settings: Settings with the agents "a3c" and "ppo", the preset's own first.
+    """
+    own: dict[str, Family] = {one.agent: one for one in settings}
+    for one in settings:
+        agent: learner.AgentName = "unreal" if one.agent == "a3c" else "unreal-ppo"
+        own[agent] = dataclasses.replace(one, agent=agent)
+    return own
+
+
+def _ppo(settings: Family, **changes: Any) -> Family:
+    """Return settings for PPO, with changes of the preset's own."""
+    changed: Family = dataclasses.replace(settings, **{**_PPO, **changes})
+    return changed
+
+
+_PPO: Mapping[str, Any] = {
+    "agent": "ppo",
+    "num_envs": 16,
+    "learning_rate": config.Range((1e-4, 2e-3), (1e-6, 1e-1)),
+    "unroll_length": config.Range((8, 32), (1, 64)),
+    "settings": actor_critic.AgentConfig(precision="auto"),
 }
 
-GYM: Mapping[str, GymConfig] = {
-    "default": GymConfig(),
-    "quick": GymConfig(
-        preset="quick",
-        total_steps=160_000,
-        report_interval=4_000,
-        ready_interval=16_000,
+# "paper" has the population and ready interval of Jaderberg et al. 2017, with 80 FuN agents per
+# game. Its priors are unpublished, so learning rate, entropy cost and unroll length keep ours.
+_ATARI_PAPER = AtariConfig(
+    preset="paper",
+    population=80,
+    total_steps=80_000_000,
+    report_interval=100_000,
+    ready_interval=1_000_000,
+)
+ATARI: Mapping[str, Mapping[str, AtariConfig]] = {
+    "default": by_agent(
+        _ppo(AtariConfig(), total_steps=614_400, report_interval=10_240, ready_interval=30_720),
+        AtariConfig(),
     ),
-    "paper": GymConfig(
-        preset="paper",
-        population=40,
-        total_steps=100_000_000,
-        report_interval=100_000,
-        ready_interval=1_000_000,
-    ),
+    "paper": by_agent(_ATARI_PAPER, _ppo(_ATARI_PAPER)),
+}
+
+_GYM_QUICK = GymConfig(
+    preset="quick",
+    total_steps=160_000,
+    report_interval=4_000,
+    ready_interval=16_000,
+)
+_GYM_PAPER = GymConfig(
+    preset="paper",
+    population=40,
+    total_steps=100_000_000,
+    report_interval=100_000,
+    ready_interval=1_000_000,
+)
+GYM: Mapping[str, Mapping[str, GymConfig]] = {
+    "default": by_agent(GymConfig(), _ppo(GymConfig())),
+    "quick": by_agent(_GYM_QUICK, _ppo(_GYM_QUICK)),
+    "paper": by_agent(_GYM_PAPER, _ppo(_GYM_PAPER)),
 }
 
 # UNREAL is the paper's agent on DeepMind Lab. The prior of its pixel control cost is that of
 # Jaderberg et al. 2016 (https://arxiv.org/abs/1611.05397) on Labyrinth.
-_UNREAL = LabConfig(
-    agent="unreal", pixel_control_cost=config.Range((1e-2, 1e-1), bounds=(1e-4, 1.0))
+_LAB = LabConfig(pixel_control_cost=config.Range((1e-2, 1e-1), bounds=(1e-4, 1.0)))
+# Population and the shortest of the ready intervals are the paper's; priors as for Atari.
+_LAB_PAPER = dataclasses.replace(
+    _LAB,
+    preset="paper",
+    population=40,
+    total_steps=100_000_000,
+    report_interval=100_000,
+    ready_interval=1_000_000,
 )
-LAB: Mapping[str, LabConfig] = {
-    "default": _UNREAL,
-    # Population and the shortest of the ready intervals are the paper's; priors as for Atari.
-    "paper": dataclasses.replace(
-        _UNREAL,
-        preset="paper",
-        population=40,
-        total_steps=100_000_000,
-        report_interval=100_000,
-        ready_interval=1_000_000,
-    ),
+
+
+def _unreal_first(settings: LabConfig) -> Mapping[str, LabConfig]:
+    agents = by_agent(settings, _ppo(settings))
+    return {"unreal": agents["unreal"], **agents}
+
+
+LAB: Mapping[str, Mapping[str, LabConfig]] = {
+    "default": _unreal_first(_LAB),
+    "paper": _unreal_first(_LAB_PAPER),
 }
 
 

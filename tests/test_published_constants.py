@@ -13,7 +13,7 @@ import scipy.stats
 import torch
 from ale_py import vector_env
 
-from agents import a3c, losses, networks, optimiser, sequence_buffer, unreal
+from agents import a3c, actor_critic, losses, networks, optimiser, sequence_buffer, unreal
 from envs import atari, doom, first_person, lab, make, toy
 from experiments import config, presets
 from experiments import toy as figure_2
@@ -39,7 +39,7 @@ def convolutions(kind):
 
 
 def agent(obs_shape, **settings):
-    return a3c.A3C(obs_shape, 6, False, a3c.A3CConfig(**settings), 1e-4, 0)
+    return a3c.A3C(obs_shape, 6, False, actor_critic.AgentConfig(**settings), 1e-4, 0)
 
 
 def changed(preset):
@@ -61,7 +61,7 @@ HEADS = unreal.Heads(256, 2_592, 6)
 DECONVOLUTION = HEADS.pixel_control.streams
 CHANGE = losses.pixel_change(torch.zeros(2, 1, 3, 84, 84, dtype=torch.uint8))
 ALE = inspect.signature(vector_env.AtariVectorEnv).parameters
-RUN = presets.ATARI["default"].run_config()
+RUN = presets.ATARI["default"]["a3c"].run_config()
 T_TEST = exploit.t_test(
     exploit.Candidate(0, (1.0, 2.0, 4.0), 2.3),
     [exploit.Candidate(1, (2.0, 3.0, 3.5), 2.8)],
@@ -76,13 +76,13 @@ LONG_RUN = {"total_steps": 100_000_000, "report_interval": 100_000, "ready_inter
 LAB_COST = {"agent": "unreal", "pixel_control_cost": config.Range((1e-2, 1e-1), (1e-4, 1.0))}
 
 AGENTS = [
-    ("A3C: discount", a3c.A3CConfig().gamma, 0.99, f"{A3C}, section 5 and supplement 8"),
-    ("A3C: core", a3c.A3CConfig().core, "lstm", f"{A3C}, section 4: A3C LSTM"),
-    ("A3C: torso", a3c.A3CConfig().torso, "auto", OURS),
-    ("A3C: width by default", a3c.A3CConfig().width, None, OURS),
-    ("A3C: package", a3c.A3CConfig().package, "batched", OURS),
-    ("A3C: value cost by default", a3c.A3CConfig().value_cost, None, OURS),
-    ("A3C: largest kept graph", a3c.A3CConfig().graph_steps, 2_000, OURS),
+    ("A3C: discount", actor_critic.AgentConfig().gamma, 0.99, f"{A3C}, section 5 and supplement 8"),
+    ("A3C: core", actor_critic.AgentConfig().core, "lstm", f"{A3C}, section 4: A3C LSTM"),
+    ("A3C: torso", actor_critic.AgentConfig().torso, "auto", OURS),
+    ("A3C: width by default", actor_critic.AgentConfig().width, None, OURS),
+    ("A3C: package", actor_critic.AgentConfig().package, "batched", OURS),
+    ("A3C: value cost by default", actor_critic.AgentConfig().value_cost, None, OURS),
+    ("A3C: largest kept graph", actor_critic.AgentConfig().graph_steps, 2_000, OURS),
     ("paper: time", optimiser.PAPER.time_reduction, "sum", f"{A3C}, algorithm S3"),
     ("paper: value cost", optimiser.PAPER.value_cost, 0.5, f"{A3C}, as implemented"),
     ("paper: RMSProp decay", optimiser.PAPER.decay, 0.99, f"{A3C}, supplement 8"),
@@ -341,7 +341,7 @@ TOY = [
 DEFAULTS = {
     "preset": ("default", OURS),
     "agent": ("a3c", f"{PBT}, section 4.1, on StarCraft; {OURS} elsewhere"),
-    "settings": (a3c.A3CConfig(), "rows above"),
+    "settings": (actor_critic.AgentConfig(), "rows above"),
     "auxiliary": (unreal.UNREALConfig(), "rows above"),
     "population": (8, OURS),
     "workers": (None, OURS),
@@ -376,27 +376,27 @@ PRESETS = [
     ),
     (
         "adapted",
-        presets.LAB["default"].search_space().adapt,
+        presets.LAB["default"]["unreal"].search_space().adapt,
         ("learning_rate", "entropy_cost", "unroll_length"),
         f"{PBT}, section 4.1.1",
     ),
-    ("Atari: default", changed(presets.ATARI["default"]), {}, OURS),
-    ("Atari: game", presets.ATARI["default"].game, "Pong", OURS),
-    ("Atari: protocol", presets.ATARI["default"].protocol, "a3c2016", A3C),
+    ("Atari: default", changed(presets.ATARI["default"]["a3c"]), {}, OURS),
+    ("Atari: game", presets.ATARI["default"]["a3c"].game, "Pong", OURS),
+    ("Atari: protocol", presets.ATARI["default"]["a3c"].protocol, "a3c2016", A3C),
     (
         "Atari: paper",
-        changed(presets.ATARI["paper"]),
+        changed(presets.ATARI["paper"]["a3c"]),
         {**LONG_RUN, "preset": "paper", "population": 80, "total_steps": 80_000_000},
         f"{PBT}, section 4.1.2: 80 members, recalled; ready after 1 to 10 million steps, supplement"
         f" A.1; steps of {A3C}, section 5; the report interval is {OURS}",
     ),
-    ("Gym: default", changed(presets.GYM["default"]), {}, OURS),
-    ("Gym: environment", presets.GYM["default"].env, "CartPole-v1", OURS),
-    ("Gym: reward scale", presets.GYM["default"].reward_scale, None, OURS),
+    ("Gym: default", changed(presets.GYM["default"]["a3c"]), {}, OURS),
+    ("Gym: environment", presets.GYM["default"]["a3c"].env, "CartPole-v1", OURS),
+    ("Gym: reward scale", presets.GYM["default"]["a3c"].reward_scale, None, OURS),
     ("Gym: scales", presets.REWARD_SCALES, {"CartPole-v0": 0.05, "CartPole-v1": 0.05}, OURS),
     (
         "Gym: quick",
-        changed(presets.GYM["quick"]),
+        changed(presets.GYM["quick"]["a3c"]),
         {
             "preset": "quick",
             "total_steps": 160_000,
@@ -407,20 +407,20 @@ PRESETS = [
     ),
     (
         "Gym: paper",
-        changed(presets.GYM["paper"]),
+        changed(presets.GYM["paper"]["a3c"]),
         {**LONG_RUN, "preset": "paper", "population": 40},
         f"{PBT}, section 4.1.1, as on DeepMind Lab; steps and report interval are {OURS}",
     ),
     (
         "Lab: default",
-        changed(presets.LAB["default"]),
+        changed(presets.LAB["default"]["unreal"]),
         LAB_COST,
         f"{PBT}, section 4.1.1: UNREAL; pixel control on Labyrinth of {UNREAL}, supplement",
     ),
-    ("Lab: level", presets.LAB["default"].level, "MyWayHome", OURS),
+    ("Lab: level", presets.LAB["default"]["unreal"].level, "MyWayHome", OURS),
     (
         "Lab: paper",
-        changed(presets.LAB["paper"]),
+        changed(presets.LAB["paper"]["unreal"]),
         {**LAB_COST, **LONG_RUN, "preset": "paper", "population": 40},
         f"{PBT}, section 4.1.1: 40 members, recalled; ready after 1 to 10 million steps, supplement"
         f" A.1; steps and report interval are {OURS}",
@@ -433,12 +433,22 @@ PRESETS = [
     ),
     (
         "clipped rewards on Atari",
-        presets.ATARI["default"].learner_config().clip_rewards,
+        presets.ATARI["default"]["a3c"].learner_config().clip_rewards,
         True,
         NATURE,
     ),
-    ("clipped rewards in Gym", presets.GYM["default"].learner_config().clip_rewards, False, OURS),
-    ("learned reward scale", presets.GYM["default"].learner_config().reward_scale, 0.05, OURS),
+    (
+        "clipped rewards in Gym",
+        presets.GYM["default"]["a3c"].learner_config().clip_rewards,
+        False,
+        OURS,
+    ),
+    (
+        "learned reward scale",
+        presets.GYM["default"]["a3c"].learner_config().reward_scale,
+        0.05,
+        OURS,
+    ),
     (
         "learner's defaults",
         dataclasses.asdict(learner.LearnerConfig("Pong", 1)),
@@ -447,7 +457,7 @@ PRESETS = [
             "num_envs": 1,
             "preset": "a3c2016",
             "agent": "a3c",
-            "settings": dataclasses.asdict(a3c.A3CConfig()),
+            "settings": dataclasses.asdict(actor_critic.AgentConfig()),
             "auxiliary": dataclasses.asdict(unreal.UNREALConfig()),
             "clip_rewards": False,
             "reward_scale": 1.0,

@@ -9,7 +9,7 @@ A schedule is read from a file, `schedule.csv`:
 
 The values of a row are in force from its `agent_steps` until the next row; those of the last row
 stay in force. The first row is at 0 and the steps go up. Each hyperparameter of the agent may have
-a column of its name. An unroll length may be fractional and is rounded where it is used. The
+a column of its name. `WHOLE` ones may be fractional and are rounded where they are used. The
 columns `member` and `version`, which `experiments.report` writes to say where the values come from,
 are ignored, and so are empty lines. In the schedule of a run (`pbt.lineage.ScheduleRow`) the steps
 count the training behind the best member's weights, through all its donors.
@@ -28,6 +28,8 @@ from pbt import lineage, run, store
 STEPS = "agent_steps"
 _PROVENANCE = ("member", "version")
 """Columns that `experiments.report` writes to say where the values come from."""
+WHOLE = ("unroll_length", "epochs")
+"""Hyperparameters that are rounded where they are used."""
 HIGHEST = 1e6
 """Largest value allowed: far above any sensible one, far below the overflow of float32."""
 
@@ -62,9 +64,9 @@ class Schedule:
         return self.rows[row - 1][1]
 
     def used(self, agent_steps: int) -> Mapping[str, float]:
-        """Return the values in force as the learner uses them, an unroll length rounded half up."""
+        """Return the values in force as the learner uses them, whole ones rounded half up."""
         return {
-            name: math.floor(value + 0.5) if name == "unroll_length" else value
+            name: math.floor(value + 0.5) if name in WHOLE else value
             for name, value in self.at(agent_steps).items()
         }
 
@@ -206,9 +208,9 @@ def _value(name: str, text: str) -> float:
 def problem(name: str, value: float) -> str | None:
     """Return the range of a hyperparameter in words if `value` is outside of it, else None."""
     match name:
-        case "learning_rate":
+        case "learning_rate" | "clip_range":
             fits, wanted = value > 0, "a number above 0"
-        case "unroll_length":
+        case "unroll_length" | "epochs":
             fits, wanted = value >= 1, "a number from 1 on"
         case _:
             fits, wanted = value >= 0, "0 or more"  # a cost

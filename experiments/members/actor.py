@@ -8,9 +8,9 @@ import gymnasium
 import numpy as np
 import torch
 
-from agents import a3c, rollout, unreal
+from agents import actor_critic, rollout, unreal
 
-Agent = a3c.A3C | unreal.UNREAL
+Agent = actor_critic.Agent | unreal.UNREAL
 
 
 class Transition(NamedTuple):
@@ -94,9 +94,9 @@ class Actor:
             EnvironmentFailed: An environment raised an error, or returned an invalid observation
                 or reward.
         """
-        agent, device = self.agent, self.agent.device
+        device = self.agent.device
         inputs = self.inputs
-        step = agent.act(inputs, self.state, keep_graph)
+        step = self.agent.act(inputs, self.state, keep_graph)
         actions = step.action.cpu().numpy()  # [B], or [B, A] if continuous
         with _environment_code():
             obs, reward, terminated, truncated, info = self.envs.step(actions)
@@ -132,7 +132,7 @@ class Actor:
             )
             # `step.state` is the state before the reset: it has not seen the new episode.
             state = tuple(part[cut] for part in step.state)  # [m, hidden] each
-            truncation_value[cut] = agent.value(final, state)  # [m] into [B]
+            truncation_value[cut] = self.agent.value(final, state)  # [m] into [B]
 
         self.episode_return += reward
         self.episode_length += 1
@@ -155,7 +155,7 @@ class Actor:
             inputs,
             step,
             learned,
-            torch.as_tensor(agent.config.gamma * ~stop, dtype=torch.float32, device=device),
+            torch.as_tensor(self.agent.config.gamma * ~stop, dtype=torch.float32, device=device),
             torch.as_tensor(truncated, device=device),
             truncation_value,
             ending,

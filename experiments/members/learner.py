@@ -15,7 +15,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from agents import a3c, rollout, unreal
+from agents import a3c, actor_critic, ppo, rollout, unreal
 from envs import make
 from experiments.analysis import tasks
 from experiments.members import actor
@@ -24,6 +24,8 @@ from pbt import checkpoint, task
 _LOG = logging.getLogger(__name__)
 
 VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
+
+AgentName = Literal["a3c", "ppo", "unreal", "unreal-ppo"]
 
 TASK = tasks.LEARNER
 FORMAT_VERSION = 1
@@ -40,12 +42,14 @@ class LearnerConfig:
     """Number of environments stepped together (B)."""
     preset: str = "a3c2016"
     """Protocol of an Atari game; other environments ignore it."""
-    agent: Literal["a3c", "unreal"] = "a3c"
-    """Agent."""
-    settings: a3c.A3CConfig = dataclasses.field(default_factory=a3c.A3CConfig)
+    agent: AgentName = "a3c"
+    """Agent. "unreal" is A3C with UNREAL's auxiliary tasks, "unreal-ppo" PPO with them."""
+    settings: actor_critic.AgentConfig = dataclasses.field(default_factory=actor_critic.AgentConfig)
     """Fixed settings of the agent."""
+    ppo_settings: ppo.PPOConfig = dataclasses.field(default_factory=ppo.PPOConfig)
+    """Fixed settings of PPO; the agents without it ignore them."""
     auxiliary: unreal.UNREALConfig = dataclasses.field(default_factory=unreal.UNREALConfig)
-    """Fixed settings of UNREAL's auxiliary tasks; A3C ignores them."""
+    """Fixed settings of UNREAL's auxiliary tasks; the agents without them ignore them."""
     clip_rewards: bool = False
     """Whether the agent learns from rewards clipped to [-1, 1], as on Atari. Scores stay raw."""
     reward_scale: float = 1.0
@@ -63,10 +67,13 @@ class LearnerConfig:
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> "LearnerConfig":
         """Return the settings that `to_json` wrote. A replay's schedule beside them is ignored."""
-        settings = a3c.A3CConfig(**config["settings"])
-        auxiliary = unreal.UNREALConfig(**config.get("auxiliary", {}))
+        parts = {
+            "settings": actor_critic.AgentConfig(**config["settings"]),
+            "ppo_settings": ppo.PPOConfig(**config.get("ppo_settings", {})),
+            "auxiliary": unreal.UNREALConfig(**config.get("auxiliary", {})),
+        }
         own = {name: value for name, value in config.items() if name != "schedule"}
-        return cls(**{**own, "settings": settings, "auxiliary": auxiliary})
+        return cls(**{**own, **parts})
 
     def check_unroll_length(self, longest: int) -> None:
         """Refuse an unroll that the agent's replay cannot hold.
@@ -77,7 +84,7 @@ class LearnerConfig:
         Raises:
             ValueError: The replay is too small; the message names settings that fit.
         """
-        if self.agent == "unreal":
+        if self.agent in ("unreal", "unreal-ppo"):
             spec = make.describe(self.env_id, preset=self.preset)
             obs_shape = spec.single_observation_space.shape
             stack = obs_shape[0] // spec.frame_channels
@@ -86,6 +93,14 @@ class LearnerConfig:
     def __post_init__(self) -> None:
         if not 0 < self.reward_scale < math.inf:
             raise ValueError(f"reward_scale {self.reward_scale}: use a number above 0")
+
+
+def round_half_up(value: float) -> int:
+    """Return the nearest whole number from 1 on, as `pbt.space.IntUniform` shows it.
+
+    Python's `round` would turn 2.5 into 2.
+    """
+    return max(1, math.floor(value + 0.5))
 
 
 def make_task(config: Mapping[str, Any], member: int, seed: int) -> "AgentTask":
@@ -114,19 +129,18 @@ def make_agent(config: LearnerConfig, envs: VectorEnv, seed: int) -> actor.Agent
     assert obs_shape is not None  # make_vec refuses such environments
     size = actor.action_size(envs)
     continuous = isinstance(envs.single_action_space, gymnasium.spaces.Box)
-    if config.agent == "a3c":
-        return a3c.A3C(obs_shape, size, continuous, config.settings, 1e-4, seed, config.device)
-    return unreal.UNREAL(
-        obs_shape,
-        size,
-        continuous,
-        config.settings,
-        config.auxiliary,
-        1e-4,
-        seed,
-        config.device,
-        make.describe(config.env_id, preset=config.preset).frame_channels,
-    )
+    device, rate = config.device, 1e-4
+    base: actor_critic.Agent
+    if config.agent in ("ppo", "unreal-ppo"):
+        base = ppo.PPO(
+            obs_shape, size, continuous, config.settings, config.ppo_settings, rate, seed, device
+        )
+    else:
+        base = a3c.A3C(obs_shape, size, continuous, config.settings, rate, seed, device)
+    if config.agent in ("a3c", "ppo"):
+        return base
+    frame_channels = make.describe(config.env_id, preset=config.preset).frame_channels
+    return unreal.UNREAL(base, obs_shape, size, continuous, config.auxiliary, seed, frame_channels)
 
 
 def read_tensors(directory: Path) -> dict[str, torch.Tensor]:
@@ -149,8 +163,8 @@ def read_tensors(directory: Path) -> dict[str, torch.Tensor]:
 class AgentTask:
     """An actor-critic agent in `num_envs` parallel environments. Implements `pbt.task.Task`.
 
-    The hyperparameters are `learning_rate`, `entropy_cost` and `unroll_length`. UNREAL has those of
-    `agents.unreal.COSTS` too. All may change at any update.
+    The hyperparameters are `learning_rate`, `unroll_length`, and what the agent's `update` takes,
+    such as `entropy_cost`. All may change at any update.
 
     A checkpoint holds weights, optimiser statistics, normalisers and the random generator. It does
     not hold environments, core states or replay. The environments run on over a load. Every core
@@ -178,14 +192,9 @@ class AgentTask:
         self._seeds = np.random.SeedSequence(seed)
         envs = self._make_envs()
         self._agent = make_agent(config, envs, self._next_seeds(1)[0])
-        self._entropy_cost = 0.01
         self._unroll_length = 20
-        # Weights of the auxiliary losses: UNREAL's on Labyrinth (Jaderberg et al. 2016).
-        self._auxiliary_costs = (
-            dict.fromkeys(unreal.COSTS, 1.0) | {"pixel_control_cost": 0.01}
-            if config.agent == "unreal"
-            else {}
-        )
+        self._values = dict(self._agent.hyperparameters)  # all but learning rate, unroll length
+        self._values.pop("unroll_length", None)
         self._failures_in_a_row = 0
         self._enter(envs)
 
@@ -219,12 +228,13 @@ class AgentTask:
         num_envs = self._config.num_envs
         taken = 0
         while taken < agent_steps:
-            length = min(self._unroll_length, (limit - taken) // num_envs)
-            if length < 1:
+            most = (limit - taken) // num_envs
+            if most < 1:
                 raise ValueError(
                     f"limit {limit} leaves {limit - taken} agent steps, fewer than the "
                     f"{num_envs} environments take at once: use multiples of num_envs"
                 )
+            length = self._agent.rollout_length(self._unroll_length, most)
             try:
                 batch, episodes = self._unroll(length, taken)
             except actor.EnvironmentFailed as error:
@@ -232,15 +242,17 @@ class AgentTask:
                 continue
             restarted, self._failures_in_a_row = self._failures_in_a_row > 0, 0
             try:
-                if isinstance(self._agent, unreal.UNREAL):
-                    metrics = self._agent.update(batch, self._entropy_cost, self._auxiliary_costs)
-                else:
-                    metrics = self._agent.update(batch, self._entropy_cost)
+                metrics = self._agent.update(batch, **self._update_arguments())
             except FloatingPointError as error:
                 raise task.Diverged(str(error)) from error
             del batch  # free the graph before the next unroll builds its own
             taken += length * num_envs
             yield task.Progress(length * num_envs, tuple(episodes), metrics, restarted)
+
+    def _update_arguments(self) -> dict[str, float]:
+        """Return the hyperparameters that the agent's `update` takes."""
+        values = {**self._values, "unroll_length": self._unroll_length}
+        return {name: values[name] for name in self._agent.hyperparameters}
 
     def _unroll(self, length: int, taken: int) -> tuple[rollout.Rollout, list[task.Episode]]:
         """Act in all environments.
@@ -309,12 +321,12 @@ class AgentTask:
         """Apply hyperparameters from the next update on.
 
         Args:
-            values: New values by name; the others stay. `unroll_length` is rounded half up.
+            values: New values by name; the others stay. Whole numbers are rounded half up.
 
         Raises:
             ValueError: This learner has no such hyperparameter.
         """
-        known = ("learning_rate", "entropy_cost", "unroll_length", *self._auxiliary_costs)
+        known = ("learning_rate", "unroll_length", *self._values)
         unknown = values.keys() - set(known)
         if unknown:
             raise ValueError(
@@ -322,21 +334,17 @@ class AgentTask:
             )
         if "learning_rate" in values:
             self._agent.set_learning_rate(float(values["learning_rate"]))
-        self._entropy_cost = float(values.get("entropy_cost", self._entropy_cost))
-        # Half up, as `pbt.space.IntUniform` shows it. Python's `round` would turn 2.5 into 2.
-        self._unroll_length = max(
-            1, math.floor(values.get("unroll_length", self._unroll_length) + 0.5)
-        )
-        for name in self._auxiliary_costs:
-            self._auxiliary_costs[name] = float(values.get(name, self._auxiliary_costs[name]))
+        self._unroll_length = round_half_up(values.get("unroll_length", self._unroll_length))
+        for name in self._values:
+            value = float(values.get(name, self._values[name]))
+            self._values[name] = round_half_up(value) if name == "epochs" else value
 
     def hyperparameters(self) -> Mapping[str, float]:
         """Return the values in force, such as the optimiser's learning rate."""
         return {
             "learning_rate": self._agent.learning_rate(),
-            "entropy_cost": self._entropy_cost,
             "unroll_length": self._unroll_length,
-            **self._auxiliary_costs,
+            **self._values,
         }
 
     def save(self, directory: Path) -> None:

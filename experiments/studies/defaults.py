@@ -12,6 +12,7 @@ import typing
 
 from envs import doom, lab, make
 from experiments import config, presets
+from experiments.members import learner
 
 
 def defaults(env_id: str, agent: str = "a3c") -> config.PopulationConfig:
@@ -20,15 +21,15 @@ def defaults(env_id: str, agent: str = "a3c") -> config.PopulationConfig:
     Raises:
         ValueError: There is no such environment or agent; one line with close matches.
     """
-    known = typing.get_args(config.Agent)
+    known = typing.get_args(learner.AgentName)
     if agent not in known:
         raise ValueError(f"--agent {agent}: use one of {', '.join(known)}")
     spec = make.describe(env_id)
     settings: config.PopulationConfig
     if spec.is_atari:
-        settings = dataclasses.replace(presets.ATARI["default"], game=spec.name)
+        settings = dataclasses.replace(presets.ATARI["default"][agent], game=spec.name)
     elif doom.find_level(spec.name) or lab.find_level(spec.name):
-        settings = dataclasses.replace(presets.LAB["default"], level=spec.name)
+        settings = dataclasses.replace(presets.LAB["default"][agent], level=spec.name)
     else:
-        settings = dataclasses.replace(presets.GYM["default"], env=spec.name)
-    return dataclasses.replace(settings, agent=agent)  # type: ignore[arg-type]  # checked above
+        settings = dataclasses.replace(presets.GYM["default"][agent], env=spec.name)
+    return settings

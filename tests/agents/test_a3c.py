@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from agents import a3c, losses, optimiser, rollout
+from agents import a3c, actor_critic, losses, optimiser, rollout
 
 
 def make(seed=0, obs_shape=(5,), continuous=False, **settings):
-    return a3c.A3C(obs_shape, 3, continuous, a3c.A3CConfig(**settings), 1e-2, seed)
+    return a3c.A3C(obs_shape, 3, continuous, actor_critic.AgentConfig(**settings), 1e-2, seed)
 
 
 def unroll(agent, length=7, batch=4, obs_shape=(5,), keep_graph=True, seed=0, continuous=False):
@@ -44,7 +44,7 @@ def unroll(agent, length=7, batch=4, obs_shape=(5,), keep_graph=True, seed=0, co
 
 def gradients_after(agent, batch):
     agent.update(batch, entropy_cost=0.01)
-    return [parameter.grad.clone() for parameter in agent.parameters]
+    return [parameter.grad.clone() for parameter in agent.network.parameters()]
 
 
 @pytest.mark.parametrize("core", ["lstm", "feedforward"])
@@ -73,7 +73,7 @@ def test_the_second_pass_in_parts_gives_the_kept_graphs_gradient(
     )
     for a, b in zip(gradients_after(kept, batch), gradients_after(parts, repeated), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
-    for a, b in zip(kept.parameters, parts.parameters, strict=True):
+    for a, b in zip(kept.network.parameters(), parts.network.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
 
 
@@ -92,12 +92,12 @@ def test_update_is_the_written_loss(package, time_scale):
         + 0.3 * ((returns - value) ** 2).mean()
         - 0.01 * entropy.mean()
     )
-    expected = torch.autograd.grad(loss, agent.parameters, retain_graph=True)
+    expected = torch.autograd.grad(loss, list(agent.network.parameters()), retain_graph=True)
     norm = torch.sqrt(sum((gradient**2).sum() for gradient in expected))
     metrics = agent.update(batch, entropy_cost=0.01)
     assert metrics["gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
     scale = min(1.0, optimiser.PACKAGES[package].max_gradient_norm / norm.item())
-    for parameter, gradient in zip(agent.parameters, expected, strict=True):
+    for parameter, gradient in zip(agent.network.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient * scale, rtol=1e-3, atol=1e-7)
 
 
@@ -175,7 +175,7 @@ def test_the_same_seed_acts_the_same():
 )
 def test_bad_settings_are_refused_at_construction(settings, message):
     with pytest.raises(ValueError, match=message):
-        a3c.A3CConfig(**settings)
+        actor_critic.AgentConfig(**settings)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,6 @@ def test_bad_settings_are_refused_at_construction(settings, message):
 )
 def test_settings_at_their_ends_are_allowed(settings):
     batch = unroll(agent := make(**settings), keep_graph=False)
-    before = agent.parameters[0].clone()
+    before = agent.network.value.weight.clone()
     agent.update(batch, 0.01)
-    assert not torch.equal(agent.parameters[0], before)
+    assert not torch.equal(agent.network.value.weight, before)

@@ -5,25 +5,18 @@ import pytest
 import torch
 from torch.nn import functional
 
-from agents import a3c, losses, rollout, sequence_buffer, unreal
+from agents import a3c, actor_critic, losses, rollout, sequence_buffer, unreal
 
 ACTIONS = 3
 ALL = {"pixel_control_cost": 0.01, "reward_prediction_cost": 1.0, "value_replay_cost": 1.0}
 
 
 def make(channels=2, frame_channels=1, seed=0, width=16, lr=1e-3, package="batched", **auxiliary):
-    settings = a3c.A3CConfig(width=width, package=package)
+    settings = actor_critic.AgentConfig(width=width, package=package)
     config = unreal.UNREALConfig(**{"replay_steps": 200, **auxiliary})
-    return unreal.UNREAL(
-        (channels, 84, 84),
-        ACTIONS,
-        False,
-        settings,
-        config,
-        lr,
-        seed,
-        frame_channels=frame_channels,
-    )
+    obs_shape = (channels, 84, 84)
+    base = a3c.A3C(obs_shape, ACTIONS, False, settings, lr, seed)
+    return unreal.UNREAL(base, obs_shape, ACTIONS, False, config, seed, frame_channels)
 
 
 class Player:
@@ -96,7 +89,7 @@ def filled(length=5, **settings):
     player = Player(agent, noise())
     metrics = {}
     while metrics.get("replay/filled", 0) < 1:
-        metrics = agent.update(player.unroll(length), 0.01, ALL)
+        metrics = agent.update(player.unroll(length), entropy_cost=0.01, **ALL)
     return agent, player
 
 
@@ -344,7 +337,7 @@ def test_waits_until_the_replay_is_filled_and_says_so():
     player = Player(agent, noise())
     fractions = []
     for _ in range(30):
-        metrics = agent.update(player.unroll(5), 0.01, ALL)
+        metrics = agent.update(player.unroll(5), entropy_cost=0.01, **ALL)
         fractions.append(metrics["replay/filled"])
         learned = {name for name in metrics if name in ("loss/pixel_control", "loss/value_replay")}
         assert bool(learned) == (metrics["replay/filled"] == 1)
@@ -354,27 +347,27 @@ def test_waits_until_the_replay_is_filled_and_says_so():
     assert fractions[-1] == 1
     assert "loss/reward_prediction" in metrics
     agent.load_state_dict(agent.state_dict())
-    assert agent.update(player.unroll(5), 0.01, ALL)["replay/filled"] < 0.2
+    assert agent.update(player.unroll(5), entropy_cost=0.01, **ALL)["replay/filled"] < 0.2
 
 
 def test_a_weight_of_zero_switches_a_task_off():
     agent, player = filled()
     for name in ALL:
-        metrics = agent.update(player.unroll(5), 0.01, ALL | {name: 0.0})
+        metrics = agent.update(player.unroll(5), entropy_cost=0.01, **(ALL | {name: 0.0}))
         assert f"loss/{name.removesuffix('_cost')}" not in metrics
         assert len([key for key in metrics if key.startswith("loss/")]) == 2 + 2
     before = {name: p.detach().clone() for name, p in agent.heads.named_parameters()}
-    agent.update(player.unroll(5), 0.01, dict.fromkeys(ALL, 0.0))
+    agent.update(player.unroll(5), entropy_cost=0.01, **dict.fromkeys(ALL, 0.0))
     assert all(torch.equal(before[name], p) for name, p in agent.heads.named_parameters())
 
 
 def test_without_tasks_it_is_a3c():
     """Weight for weight: the composed agent's own learning is untouched."""
     agent = make()
-    alone = a3c.A3C((2, 84, 84), ACTIONS, False, a3c.A3CConfig(width=16), 1e-3, 0)
+    alone = a3c.A3C((2, 84, 84), ACTIONS, False, actor_critic.AgentConfig(width=16), 1e-3, 0)
     one, two = Player(agent, noise()), Player(alone, noise())
     for _ in range(12):
-        agent.update(one.unroll(5), 0.01, dict.fromkeys(ALL, 0.0))
+        agent.update(one.unroll(5), entropy_cost=0.01, **dict.fromkeys(ALL, 0.0))
         alone.update(two.unroll(5), 0.01)
     for own, expected in zip(
         agent.base.network.state_dict().values(), alone.network.state_dict().values(), strict=True
@@ -441,7 +434,7 @@ def test_each_auxiliary_loss_falls_in_an_environment_made_for_it(name, env, cost
     costs = dict.fromkeys(ALL, 0.0) | {f"{name}_cost": cost}
     measured = []
     for _ in range(100):
-        metrics = agent.update(player.unroll(5), 0.01, costs)
+        metrics = agent.update(player.unroll(5), entropy_cost=0.01, **costs)
         if f"loss/{name}" in metrics:
             measured.append(metrics[f"loss/{name}"])
     first, last = np.mean(measured[:10]), np.mean(measured[-20:])
@@ -463,7 +456,7 @@ def test_state_round_trip_and_refusal():
         agent.state_dict().items(), twin.state_dict().values(), strict=True
     ):
         assert torch.equal(one, two), name
-    alone = a3c.A3C((2, 84, 84), ACTIONS, False, a3c.A3CConfig(width=16), 1e-3, 0)
+    alone = a3c.A3C((2, 84, 84), ACTIONS, False, actor_critic.AgentConfig(width=16), 1e-3, 0)
     with pytest.raises(ValueError, match=r"another agent: missing heads\.pixel_control"):
         agent.load_state_dict(alone.state_dict())
     with pytest.raises(ValueError, match=r"another agent: unexpected heads"):
@@ -479,7 +472,9 @@ def test_learning_rate_is_everywhere():
 
 def test_the_norm_is_clipped_over_all_parameters():
     agent, player = filled(package="batched")
-    metrics = agent.update(player.unroll(5), 0.01, ALL | {"pixel_control_cost": 100.0})
+    metrics = agent.update(
+        player.unroll(5), entropy_cost=0.01, **(ALL | {"pixel_control_cost": 100.0})
+    )
     assert metrics["gradient_norm"] > 10
     norm = torch.cat([p.grad.flatten() for p in named_parameters(agent).values()]).norm()
     assert norm.item() == pytest.approx(0.5, rel=1e-3)
@@ -489,7 +484,9 @@ def test_divergence_is_told_and_nothing_applied():
     agent, player = filled()
     before = {name: tensor.clone() for name, tensor in agent.state_dict().items()}
     with pytest.raises(FloatingPointError, match="non-finite"):
-        agent.update(player.unroll(5), 0.01, ALL | {"pixel_control_cost": float("inf")})
+        agent.update(
+            player.unroll(5), entropy_cost=0.01, **(ALL | {"pixel_control_cost": float("inf")})
+        )
     for name, tensor in agent.state_dict().items():
         assert name == "generator" or torch.equal(tensor, before[name]), name
 
@@ -504,7 +501,8 @@ def test_divergence_is_told_and_nothing_applied():
 )
 def test_refuses_environments_without_pixels_or_discrete_actions(obs_shape, continuous, message):
     with pytest.raises(ValueError, match=message):
-        unreal.UNREAL(obs_shape, 4, continuous, a3c.A3CConfig(), unreal.UNREALConfig(), 1e-3, 0)
+        base = a3c.A3C(obs_shape, 4, continuous, actor_critic.AgentConfig(), 1e-3, 0)
+        unreal.UNREAL(base, obs_shape, 4, continuous, unreal.UNREALConfig(), 0)
 
 
 def test_replay_bounds_the_unroll():
@@ -515,7 +513,7 @@ def test_replay_bounds_the_unroll():
     unreal.check_replay(3_840, 64, 50, 4)
     agent = make()
     with pytest.raises(ValueError, match="too few for an unroll_length up to 60"):
-        agent.update(Player(agent, noise()).unroll(60), 0.01, ALL)
+        agent.update(Player(agent, noise()).unroll(60), entropy_cost=0.01, **ALL)
     for setting in ({"replay_steps": 0}, {"pixel_control_gamma": 2.0}, {"least_reward": 0.0}):
         with pytest.raises(ValueError, match=next(iter(setting))):
             unreal.UNREALConfig(**setting)

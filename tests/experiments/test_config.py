@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from agents import a3c, unreal
+from agents import actor_critic, unreal
 from experiments import atari, cli, gym, lab, presets
 from pbt import local
 
@@ -31,7 +31,7 @@ def parse(*args):
 
 @pytest.mark.parametrize("args", [["--preset", "quick"], ["--preset=quick"]])
 def test_a_preset_is_where_the_other_flags_start_from(args):
-    quick = presets.GYM["quick"]
+    quick = presets.GYM["quick"]["a3c"]
     assert parse(*args) == quick
     changed = parse(*args, "--population", "3")
     assert (changed.population, changed.total_steps) == (3, quick.total_steps)
@@ -40,7 +40,12 @@ def test_a_preset_is_where_the_other_flags_start_from(args):
 
 @pytest.mark.parametrize(
     "settings",
-    [*presets.GYM.values(), *presets.ATARI.values(), *presets.LAB.values()],
+    [
+        one
+        for family in (presets.GYM, presets.ATARI, presets.LAB)
+        for agents in family.values()
+        for one in agents.values()
+    ],
     ids=lambda settings: f"{type(settings).__name__}-{settings.preset}",
 )
 def test_every_preset_makes_a_run(settings):
@@ -88,7 +93,7 @@ def test_flags_reach_every_setting_of_the_agents():
         }
         # None of them is its default, so each flag has set its own.
         for given, default in (
-            (settings.settings, a3c.A3CConfig()),
+            (settings.settings, actor_critic.AgentConfig()),
             (settings.auxiliary, unreal.UNREALConfig()),
         ):
             for field in dataclasses.fields(default):
@@ -155,6 +160,6 @@ def test_a_game_has_one_name(name):
 
 
 def test_rewards_are_scaled_where_a_scale_is_known_unless_told():
-    assert presets.GYM["quick"].learned_scale() == presets.REWARD_SCALES["CartPole-v1"] < 1
+    assert presets.GYM["quick"]["a3c"].learned_scale() == presets.REWARD_SCALES["CartPole-v1"] < 1
     assert parse("--env", "Pendulum-v1").learned_scale() == 1.0
     assert parse("--reward-scale", "0.5").learned_scale() == 0.5

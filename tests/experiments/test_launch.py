@@ -164,7 +164,7 @@ def test_default_directories(command, here, monkeypatch):
 
 
 def test_the_same_command_twice_at_once_makes_one_run(here):
-    config = dataclasses.replace(presets.GYM["quick"], env="Catch").run_config()
+    config = dataclasses.replace(presets.GYM["quick"]["a3c"], env="Catch").run_config()
     for attempt in range(5):
         begun = []
         barrier = threading.Barrier(4)
@@ -203,7 +203,7 @@ def test_no_new_run_over_the_weights_of_one_whose_store_is_gone(command, here, o
 
 
 def test_differences_in_other_settings_are_not_extended(here):
-    settings = dataclasses.replace(presets.GYM["quick"], env="Catch", run_dir=Path("run"))
+    settings = dataclasses.replace(presets.GYM["quick"]["a3c"], env="Catch", run_dir=Path("run"))
     assert launch.open_or_create(Path("run"), settings.run_config(), None) == "new run"
     larger = dataclasses.replace(settings, total_steps=320_000, seed=9)
     with pytest.raises(ValueError, match="seed: 0 -> 9"):

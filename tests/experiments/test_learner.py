@@ -10,19 +10,25 @@ import pytest
 import safetensors.torch
 import torch
 
-from agents import a3c, losses, rollout
+from agents import a3c, actor_critic, losses, rollout
 from envs import toy
 from experiments.members import learner
 from pbt import checkpoint, task
 
 GAMMA = 0.5
+AGENTS = ("a3c", "ppo")
+FAST = {  # hyperparameters that learn small environments, by agent
+    "a3c": {"learning_rate": 1e-2, "entropy_cost": 0.01, "unroll_length": 10},
+    "ppo": {"learning_rate": 2e-3, "entropy_cost": 0.01, "unroll_length": 10},
+}
 
 
 class CounterAgent:
     """Its core state counts the steps since it was reset; its value spells out all that it saw."""
 
-    config = a3c.A3CConfig(gamma=GAMMA)
+    config = actor_critic.AgentConfig(gamma=GAMMA)
     device = torch.device("cpu")
+    hyperparameters: ClassVar = {"entropy_cost": 0.01}
 
     def __init__(self):
         self.batches = []
@@ -31,7 +37,10 @@ class CounterAgent:
     def initial_state(self, batch):
         return (torch.zeros(batch),)
 
-    def keeps_graph(self, unroll_length, num_envs):
+    def rollout_length(self, unroll_length, most):
+        return min(unroll_length, most)
+
+    def keeps_graph(self, length, num_envs):
         return False
 
     def _step(self, inputs, state):
@@ -193,6 +202,23 @@ def test_steps_are_exact_and_only_the_last_unroll_is_cut():
         list(learning.train(3, 3))
 
 
+def test_ppo_takes_whole_sequences_and_its_own_hyperparameters():
+    learning = learner.AgentTask(learner.LearnerConfig("Catch", 4, agent="ppo"), 0, 0)
+    learning.set_hyperparameters({"unroll_length": 30, "clip_range": 0.3, "epochs": 1.5})
+    used = learning.hyperparameters()
+    assert (used["unroll_length"], used["clip_range"], used["epochs"]) == (30, 0.3, 2)
+    assert [p.agent_steps for p in learning.train(500, 5_000)] == [480, 480]  # 4 x 30 of each
+    assert [p.agent_steps for p in learning.train(500, 500)] == [480, 20]  # one short sequence
+    seen = []
+    learning._agent.update = lambda batch, **values: seen.append(values) or {}
+    list(learning.train(480, 480))
+    assert seen == [{"entropy_cost": 0.01, "unroll_length": 30, "clip_range": 0.3, "epochs": 2}]
+    with pytest.raises(ValueError, match="unknown hyperparameters"):
+        learner.AgentTask(learner.LearnerConfig("Catch", 4), 0, 0).set_hyperparameters(
+            {"clip_range": 0.1}
+        )
+
+
 def test_training_may_be_closed_between_updates_and_settings_changed_at_any():
     learning = learner.AgentTask(learner.LearnerConfig("Catch", 4), 0, 0)
     sizes = []
@@ -213,10 +239,12 @@ def test_training_may_be_closed_between_updates_and_settings_changed_at_any():
     ("env_id", "core", "solved"),
     [("Catch", "lstm", True), ("MemoryChain", "lstm", True), ("MemoryChain", "feedforward", False)],
 )
-def test_learning_happens_and_memory_needs_the_lstm(env_id, core, solved):
-    config = learner.LearnerConfig(env_id, 16, settings=a3c.A3CConfig(core=core))
+@pytest.mark.parametrize("agent", AGENTS)
+def test_learning_happens_and_memory_needs_the_lstm(agent, env_id, core, solved):
+    settings = actor_critic.AgentConfig(core=core)
+    config = learner.LearnerConfig(env_id, 16, agent=agent, settings=settings)
     learning = learner.AgentTask(config, 0, 1)
-    learning.set_hyperparameters({"learning_rate": 1e-2, "entropy_cost": 0.01, "unroll_length": 10})
+    learning.set_hyperparameters(FAST[agent])
     returns = [e.episode_return for p in learning.train(40_000, 40_000) for e in p.episodes]
     assert np.mean(returns[:50]) < 0.3
     if solved:
@@ -236,9 +264,11 @@ def test_cartpole_is_learned():
     raise AssertionError(f"the last 20 episodes: {returns[-20:]}")
 
 
-def test_the_same_seed_learns_the_same_and_another_does_not():
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_same_seed_learns_the_same_and_another_does_not(agent):
     def run(seed):
-        learning = learner.AgentTask(learner.LearnerConfig("CartPole-v1", 4), 0, seed)
+        config = learner.LearnerConfig("CartPole-v1", 4, agent=agent)
+        learning = learner.AgentTask(config, 0, seed)
         learning.set_hyperparameters({"learning_rate": 1e-3, "unroll_length": 5})
         return [(p.episodes, dict(p.metrics)) for p in learning.train(400, 400)]
 
@@ -246,8 +276,9 @@ def test_the_same_seed_learns_the_same_and_another_does_not():
     assert run(3) != run(4)
 
 
-def test_a_checkpoint_goes_on_exactly_and_a_donors_does_not_bring_its_dice(tmp_path):
-    config = learner.LearnerConfig("Catch", 4)
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_checkpoint_goes_on_exactly_and_a_donors_does_not_bring_its_dice(agent, tmp_path):
+    config = learner.LearnerConfig("Catch", 4, agent=agent)
     donor = learner.AgentTask(config, 1, 1)
     list(donor.train(100, 100))
     donor.save(tmp_path)
@@ -342,8 +373,9 @@ def test_an_environment_that_keeps_failing_fails_the_member_with_its_own_words(f
     assert isinstance(info.value.__cause__.__cause__, OSError)
 
 
-def test_divergence_is_said_and_not_applied(monkeypatch):
-    learning = learner.AgentTask(learner.LearnerConfig("Catch", 4), 0, 0)
+@pytest.mark.parametrize("agent", AGENTS)
+def test_divergence_is_said_and_not_applied(agent):
+    learning = learner.AgentTask(learner.LearnerConfig("Catch", 4, agent=agent), 0, 0)
     before = {name: t.clone() for name, t in learning._agent.state_dict().items()}
     learning.set_hyperparameters({"entropy_cost": math.inf})
     with pytest.raises(task.Diverged, match="non-finite update"):
@@ -352,8 +384,9 @@ def test_divergence_is_said_and_not_applied(monkeypatch):
     assert all(torch.equal(before[n], after[n]) for n in before if n != "generator")
 
 
-def test_non_finite_weights_are_never_saved(tmp_path):
-    learning = learner.AgentTask(learner.LearnerConfig("Catch", 4), 0, 0)
+@pytest.mark.parametrize("agent", AGENTS)
+def test_non_finite_weights_are_never_saved(agent, tmp_path):
+    learning = learner.AgentTask(learner.LearnerConfig("Catch", 4, agent=agent), 0, 0)
     with torch.no_grad():
         learning._agent.network.value.bias.fill_(math.nan)
     with pytest.raises(task.Diverged, match=r"non-finite values in network.value.bias"):
@@ -362,7 +395,7 @@ def test_non_finite_weights_are_never_saved(tmp_path):
 
 
 def test_config_round_trips_through_json():
-    config = learner.LearnerConfig("Pong", 8, settings=a3c.A3CConfig(core="feedforward"))
+    config = learner.LearnerConfig("Pong", 8, settings=actor_critic.AgentConfig(core="feedforward"))
     assert learner.LearnerConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
