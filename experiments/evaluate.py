@@ -4,8 +4,9 @@
     python -m experiments.evaluate RUN_DIR --save             # for reports and comparisons
     python -m experiments.evaluate RUN_DIR --member 3 --episodes 100 --video pong.mp4
 
-A run reports this score. The best member is chosen by the mean of its last ten training episodes,
-so that mean is biased upward. Actions are sampled from the policy, as in training.
+A run reports this score. At the end of a run, the few members with the highest training scores play
+fresh episodes, and the winner is its best member. Before that, it is the member with the highest
+training score. Actions are sampled from the policy, as in training.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ class Arguments:
     run_dir: tyro.conf.Positional[Path]
     """Directory of the run, e.g. results/runs/atari-Pong."""
     member: str = "best"
-    """A member's number, or "best": the one with the highest training score."""
+    """A member's number, or "best"."""
     episodes: int = 30
     """Number of fresh episodes, rounded up to equally many in every parallel environment."""
     seed: int = 0
@@ -87,7 +88,7 @@ def main() -> None:
 
 def _find(run_store: store.Store, name: str) -> Member:
     if name == "best":
-        return evaluation.best_member(run_store)[0]
+        return evaluation.best_member(run_store)
     population = run_store.config.population
     if not name.isdecimal() or int(name) >= population:
         raise ValueError(f'--member {name}: use "best", or a number from 0 to {population - 1}')

@@ -24,6 +24,8 @@ PROJECTION_INTERVAL_S = 10.0
 """Seconds between two updates of the TensorBoard files."""
 EVALUATION_EPISODES = 30
 """Number of fresh episodes that score the best member of a finished run."""
+EVALUATION_SEED, SELECTION_SEED = 0, 3_000
+"""Seeds of these episodes, and of those that choose the best member."""
 
 
 def run_population(name: str, settings: config.PopulationConfig) -> NoReturn:
@@ -189,7 +191,7 @@ def open_or_create(
 
 
 def _conclude(run_dir: Path) -> int:
-    """Score the best member by fresh episodes, once, and write the report.
+    """Choose and score the best member by fresh episodes, once, and write the report.
 
     Returns:
         The exit code.
@@ -197,10 +199,10 @@ def _conclude(run_dir: Path) -> int:
     try:
         with alone(run_dir), store.Store.open(run_dir) as run_store:
             try:
-                best, _ = evaluation.best_member(run_store)
+                best = evaluation.select(run_store, run_dir, SELECTION_SEED)
                 if not scores.evaluation_path(run_dir, best).exists():
                     played = evaluation.evaluate(
-                        run_store, run_dir, best, EVALUATION_EPISODES, seed=0
+                        run_store, run_dir, best, EVALUATION_EPISODES, EVALUATION_SEED
                     )
                     scores.write_evaluation(run_dir, best, played.to_json())
                     print(played.text())

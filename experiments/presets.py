@@ -111,7 +111,7 @@ def _ppo(settings: Family, **changes: Any) -> Family:
 
 _PPO: Mapping[str, Any] = {
     "agent": "ppo",
-    "num_envs": 16,
+    "num_envs": 8,
     "learning_rate": config.Range((1e-4, 2e-3), (1e-6, 1e-1)),
     "unroll_length": config.Range((8, 32), (1, 64)),
     "settings": actor_critic.AgentConfig(precision="auto"),

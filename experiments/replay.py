@@ -41,7 +41,7 @@ class Arguments:
     final: bool = False
     """Freeze the schedule at its last values from the first step on."""
     member: int | None = None
-    """Member whose schedule is taken; default: the one with the highest training score."""
+    """Member whose schedule is taken; default: the best one."""
     env: Annotated[str | None, tyro.conf.arg(aliases=["--world"])] = None
     """Another environment: an Atari game, a Gymnasium id, module:EnvId, ...; default: the run's."""
     agent: str | None = None

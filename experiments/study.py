@@ -13,8 +13,9 @@ gives its setting.
 Each arm and seed is an ordinary run directory, named by its settings. Arms with the same settings
 are one run, shared by all studies. The same command resumes what was interrupted, more seeds are
 added to those that are done, and a second terminal takes runs that no other process trains. Within
-a seed all arms begin with the same draws and weights, as far as they have them. The score of a run
-is the mean of 30 fresh episodes of the member with the highest training score.
+a seed all arms begin with the same draws and weights, as far as they have them. When a run ends,
+the few members with the highest training scores play fresh episodes, as many in every arm. The
+score of the run is the mean of 30 other fresh episodes of the winner.
 
 Results go to `--out`: study.json (what was done), CSV files with all numbers, and README.md and
 figures, which `python -m experiments.report DIR` makes again from the other files.
@@ -32,7 +33,7 @@ from typing import Annotated, Literal
 import tyro
 
 from experiments import cli, config, launch
-from experiments.analysis import arms, provenance
+from experiments.analysis import arms, provenance, selection
 from experiments.studies import definitions, results, tables
 from experiments.studies.plan import Plan
 from pbt import store, verdict
@@ -170,6 +171,7 @@ def write(plan: Plan, study: str, found: Sequence[arms.Result], out: Path) -> No
                 "entropy cost": settings.entropy_cost.prior,
                 "unroll length": settings.unroll_length.prior,
             },
+            "selection": [selection.CANDIDATES, selection.EPISODES],
             "protocol": found[0].outcome.protocol.rpartition("; ")[0],
             "command": f"python -m experiments.{' '.join(['study', *sys.argv[1:]])}",
             "commit": provenance.commit() or "unknown",
@@ -225,7 +227,9 @@ def main() -> None:
         changes = {name: getattr(arguments, name) for name in names}
         base = definitions.base_settings(arguments.env, arguments.agent, changes)
         env_id = base.learner_config().env_id
-        tuned = definitions.TUNED.get(env_id) if arguments.tuned is None else arguments.tuned
+        tuned = arguments.tuned
+        if tuned is None:
+            tuned = definitions.TUNED.get((env_id, base.agent))
         for study in arguments.studies:
             check_out(arguments.directory(study), study, env_id)
         env_dir = arguments.run_dir / launch.slug(env_id)

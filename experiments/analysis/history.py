@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from experiments.analysis import wording
+from experiments.analysis import selection, wording
 from experiments.analysis.schedule import Schedule, followed
+from experiments.analysis.selection import Selection
 from pbt import lineage, run, space
 from pbt import store as stores
 from pbt.lineage import ScheduleRow
@@ -24,9 +25,11 @@ class History:
     events: list[Event]
     tree: lineage.Tree
     best: Member | None
-    """The member with the highest training score; None before any member has a score."""
+    """See `experiments.analysis.selection`; None before any member has a score."""
     lineage: list[lineage.Step]
     """Lineage of the best member's newest weights; empty without a best member."""
+    selection: Selection | None = None
+    """The choice of the best member by fresh episodes, if there was one."""
     damaged: list[str] = field(default_factory=list)
     """Damaged rows of reports and events, which are left out, one line each."""
 
@@ -65,7 +68,8 @@ class History:
         for event in [e for e in events if (e.member, e.version) not in tree.versions]:
             damaged.append(f"table event, row {event.id}: it is of no version that was committed")
             events.remove(event)
-        best = lineage.best_member(members, tree)
+        chosen = selection.read(store.path.parent, members)
+        best = selection.best_member(chosen, members, tree)
         return cls(
             name=name,
             config=config,
@@ -76,6 +80,7 @@ class History:
             tree=tree,
             best=best,
             lineage=[] if best is None else tree.lineage(best.id),
+            selection=chosen,
             damaged=damaged,
         )
 

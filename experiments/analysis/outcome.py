@@ -32,9 +32,9 @@ class Outcome:
     """Results of a run; those of the best member are None before any member has a score."""
 
     member: int | None
-    """Number of the member with the highest training score."""
+    """Number of the best member; see `experiments.analysis.selection`."""
     training_score: float | None
-    """Its training score, biased upward because it chose the member."""
+    """Its training score, biased upward because it was chosen by it, alone or with others."""
     score: float | None
     """Mean return of fresh episodes of that member. None if none were played."""
     median_training_score: float | None

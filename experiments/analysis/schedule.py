@@ -22,7 +22,7 @@ import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from experiments.analysis import tasks
+from experiments.analysis import selection, tasks
 from pbt import lineage, run, store
 
 STEPS = "agent_steps"
@@ -118,7 +118,7 @@ def of_run(run_store: store.Store, member: int | None = None) -> Schedule:
 
     Args:
         run_store: Store of the run.
-        member: Number of the member; None for the one with the highest training score.
+        member: Number of the member; None for the best one.
 
     Raises:
         ValueError: No member has a score yet.
@@ -127,7 +127,9 @@ def of_run(run_store: store.Store, member: int | None = None) -> Schedule:
         return replayed
     tree = lineage.Tree(run_store.versions(), run_store.config.copy)
     if member is None:
-        best = lineage.best_member(run_store.members(), tree)
+        members = run_store.members()
+        chosen = selection.read(run_store.path.parent, members)
+        best = selection.best_member(chosen, members, tree)
         if best is None:
             raise ValueError("no member has a score yet: train on, or name one with --member")
         member = best.id

@@ -19,7 +19,7 @@ class Score:
     mean: float
     is_fresh: bool
     """Whether it is from fresh episodes, by which nothing was chosen. Otherwise it is the mean of
-    the training episodes by which the member was chosen, which is biased upward."""
+    training episodes, by which the member was chosen alone or with others, so biased upward."""
     episodes: int
     """Number of episodes."""
     interval: tuple[float, float] | None = None

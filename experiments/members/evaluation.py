@@ -1,8 +1,8 @@
 """Evaluate a member of a run by fresh episodes with its last checkpoint.
 
-The best member is chosen by the mean of its last ten training episodes, so that mean is biased
-upward. Fresh episodes had no part in the choice, so their mean is unbiased. Actions are sampled
-from the policy, as in training.
+`select` chooses the best member of a finished run by fresh episodes of the few with the highest
+training scores. Other fresh episodes score it. They had no part in the choice, so their mean is
+unbiased. Actions are sampled from the policy, as in training.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from envs import make
-from experiments.analysis import aggregates, tasks
+from experiments.analysis import aggregates, selection, tasks
 from experiments.members import actor, learner
 from pbt import checkpoint, lineage, owner, records, store
 from pbt.records import Member
@@ -69,23 +69,55 @@ class Evaluation:
         return dataclasses.asdict(self) | {"mean": self.mean, "interval_95": self.interval()}
 
 
-def best_member(run_store: store.Store) -> tuple[Member, float]:
-    """Return the member whose present weights have the highest training score, and that score.
+def best_member(run_store: store.Store) -> Member:
+    """Return the run's best member; see `experiments.analysis.selection`.
 
     Raises:
         ValueError: No member has finished enough episodes for a score.
     """
+    members = run_store.members()
     tree = lineage.Tree(run_store.versions(), run_store.config.copy)
-    best = lineage.best_member(run_store.members(), tree)
+    chosen = selection.read(run_store.path.parent, members)
+    best = selection.best_member(chosen, members, tree)
     if best is None:
         raise ValueError(
             f"{run_store.path.parent}: no member has a score yet, which takes "
             f"{run_store.config.min_episodes} finished episodes since its last copy; train on with "
             "a larger --total-steps, or evaluate one by its number"
         )
-    score = tree.scores[tree.newest(best.id)]
-    assert score is not None  # it is the best
-    return best, score
+    return best
+
+
+def select(run_store: store.Store, run_dir: Path, seed: int) -> Member:
+    """Choose the best member of a finished run by fresh episodes, once, and write the choice.
+
+    Args:
+        run_store: The run.
+        run_dir: The run's directory.
+        seed: Seed of the episodes. Take another one for the episodes that score the winner.
+
+    Returns:
+        The best member. With a single candidate nothing is played.
+
+    Raises:
+        ValueError: No member has finished enough episodes for a score.
+        pbt.checkpoint.CheckpointError: A checkpoint is damaged.
+    """
+    members = run_store.members()
+    tree = lineage.Tree(run_store.versions(), run_store.config.copy)
+    candidates = selection.ranked(members, tree)[: selection.CANDIDATES]
+    if len(candidates) > 1 and selection.read(run_dir, members) is None:
+        played = [
+            selection.Candidate(
+                member.id,
+                member.version,
+                score,
+                evaluate(run_store, run_dir, member, selection.EPISODES, seed).mean,
+            )
+            for member, score in candidates
+        ]
+        selection.write(run_dir, selection.Selection(tuple(played)))
+    return best_member(run_store)
 
 
 def evaluate(

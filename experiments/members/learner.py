@@ -61,8 +61,17 @@ class LearnerConfig:
     fails the member."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON mapping that `from_json` takes back."""
-        return dataclasses.asdict(self)
+        """Return a JSON mapping that `from_json` takes back.
+
+        What came later than the first runs is left out where it has no effect, so that a run of
+        before is the same run as one with these settings.
+        """
+        values = dataclasses.asdict(self)
+        if self.agent not in ("ppo", "unreal-ppo"):
+            del values["ppo_settings"]
+        if self.settings.precision == "float32":
+            del values["settings"]["precision"]
+        return values
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> "LearnerConfig":

@@ -174,7 +174,7 @@ def _runs(compared: Sequence[Group], tables: arms.Tables) -> Html:
         Column("group"),
         Column("seed", True),
         Column("trained", True, "share of the run's agent steps"),
-        Column("member", True, "the one with the highest training score"),
+        Column("member", True, "the best member"),
         Column("training score", True, "of the last window; it chose the member"),
         Column("fresh episodes", True, "mean"),
         Column("95 % interval", explanation="over the episodes of this one member"),

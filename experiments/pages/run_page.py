@@ -109,6 +109,8 @@ def _score(history: History, run_dir: Path) -> list[Content]:
             f"mean of {score.episodes} fresh episodes of member {best.id}, 95 % interval "
             f"{wording.interval(score.interval)}; one run, one seed (n\u00a0=\u00a01)"
         ]
+        if history.selection is not None:
+            said.append(f"; {history.selection.text}")
     kind = "score" if score.is_fresh else "score biased"
     number = element("strong", wording.score(score.mean))
     return [
@@ -119,7 +121,7 @@ def _score(history: History, run_dir: Path) -> list[Content]:
 
 def _bias(history: History) -> list[Content]:
     """Return what choosing the best of several members does to its training score."""
-    if len(history.members) == 1:
+    if len(history.members) == 1 or history.selection is not None:
         return []
     highest = f"It is the highest of {len(history.members)} and so "
     return [highest, element("b", "biased upward"), ". "]

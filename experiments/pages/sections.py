@@ -68,8 +68,8 @@ def schedule(history: History, drawn: Mapping[str, Figure]) -> list[Content]:
     best = history.lineage[-1].version
     caption: list[Content] = [
         f"Hyperparameters with which the weights of member {best.member} were trained, followed "
-        "back through the members from which these were copied (numbers at the top). It has the "
-        "highest training score. ",
+        "back through the members from which these were copied (numbers at the top). It is the "
+        "best member. ",
         markup.code("python -m experiments.replay"),
         " trains a fresh agent with this schedule, from ",
         markup.code("schedule.csv"),

@@ -17,8 +17,8 @@ ALTERNATIVES: Mapping[str, str] = {
     "schedules.png": "Hyperparameters behind the winners' weights over agent steps, by seed.",
 }
 CAPTIONS: Mapping[str, str] = {
-    "scores.png": "Fresh episodes of the member chosen by training score. Grey: one run. Blue: "
-    "interquartile mean over seeds, with its 95 % bootstrap interval.",
+    "scores.png": "Fresh episodes of the best member. Grey: one run. Blue: interquartile mean over "
+    "seeds, with its 95 % bootstrap interval.",
     "curves.png": "Training scores, by which members are compared and chosen; the best of several "
     "is biased upward. Mean over seeds with its 95 % bootstrap interval.",
     "schedules.png": "What the winners' weights were trained with, followed through their donors. "

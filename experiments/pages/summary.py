@@ -119,7 +119,7 @@ def _best(history: History, run_dir: Path) -> list[str]:
         stretches[3:-3] = [f"{len(stretches) - 6} more (schedule.csv has all)"]
     used = history.used(history.schedule[-1])
     bias = f", the highest of {len(history.members)} members and so biased upward"
-    if len(history.members) == 1:
+    if len(history.members) == 1 or history.selection is not None:
         bias = ""
     fresh = []
     if played.interval is not None:
@@ -127,6 +127,8 @@ def _best(history: History, run_dir: Path) -> list[str]:
             f"- score {wording.score(played.mean)}: mean of {played.episodes} fresh episodes, 95 % "
             f"interval {wording.interval(played.interval)}; {played.protocol}"
         ]
+    if history.selection is not None:
+        fresh.append(f"- {history.selection.text}")
     return [
         f"## Best member: {best.id}",
         "",

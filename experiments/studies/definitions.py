@@ -30,11 +30,36 @@ REPEAT_PREVIOUS = presets.GymConfig(
     unroll_length=config.Range((2, 32), (1, 64)),
 )
 
-TUNED: Mapping[str, tuple[str, ...]] = {
-    DEFAULT_ENV: ("learning_rate=0.01", "entropy_cost=0.01", "unroll_length=8"),
-    "Pong": ("learning_rate=0.005", "entropy_cost=0.01", "unroll_length=5"),
+PONG_PPO = dataclasses.replace(
+    presets.ATARI["default"]["ppo"],
+    game="Pong",
+    population=4,
+    num_envs=8,
+    total_steps=256_000,
+    report_interval=5_120,
+    # A window needs 16 counted games, about 20,000 agent steps.
+    ready_interval=15_360,
+    # Wide: the best learning rate may be anywhere in three decades.
+    learning_rate=config.Range((1e-5, 1e-2), (1e-6, 1e-1)),
+    entropy_cost=config.Range((1e-3, 1e-1), (1e-5, 1.0)),
+    unroll_length=config.Range((8, 32), (1, 64)),
+)
+
+BREAKOUT_PPO = dataclasses.replace(
+    PONG_PPO, game="Breakout", total_steps=512_000, report_interval=10_240, ready_interval=30_720
+)
+
+STUDIED: Mapping[tuple[str, str], config.PopulationConfig] = {
+    ("Pong", "ppo"): PONG_PPO,
+    ("Breakout", "ppo"): BREAKOUT_PPO,
 }
-"""Hand-tuned fixed settings by environment: see results/random-search/environment.md and
+"""Settings and budget by environment and agent, where a study has its own."""
+
+TUNED: Mapping[tuple[str, str], tuple[str, ...]] = {
+    (DEFAULT_ENV, "a3c"): ("learning_rate=0.01", "entropy_cost=0.01", "unroll_length=8"),
+    ("Pong", "a3c"): ("learning_rate=0.005", "entropy_cost=0.01", "unroll_length=5"),
+}
+"""Hand-tuned fixed settings by environment and agent: see results/random-search/environment.md and
 results/atari-pong."""
 
 Setting = Literal["drawn", "tuned", "middle", "final", "schedule"]
@@ -185,6 +210,7 @@ def base_settings(
         ValueError: There is no such environment or agent, or the settings do not fit.
     """
     settings = defaults.defaults(env_id, agent)
+    settings = STUDIED.get((settings.learner_config().env_id, agent), settings)
     if settings.learner_config().env_id == DEFAULT_ENV:
         settings = dataclasses.replace(REPEAT_PREVIOUS, agent=settings.agent)
     given: dict[str, Any] = {f: value for f, value in (changes or {}).items() if value is not None}

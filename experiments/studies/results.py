@@ -92,6 +92,13 @@ def protocol(described: Mapping[str, Any], found: arms.Tables) -> list[str]:
     seconds = sum({row.run: row.seconds for row in found.rows}.values())
     commits: Mapping[str, int] = described.get("run_commits", {})
     counted = ", ".join(f"{commit} ({count})" for commit, count in commits.items())
+    chosen = "the member with the highest training score"
+    if "selection" in described:  # studies of before the choice by fresh episodes lack it
+        candidates, episodes = described["selection"]
+        chosen = (
+            f"the best member. It is the winner of {episodes} other fresh episodes each of the "
+            f"{candidates} members with the highest training scores, or of all if there are fewer"
+        )
     return [
         f"environment: {described['protocol']}; agent {described['agent']}",
         f"{settings}; priors log-uniform",
@@ -99,10 +106,10 @@ def protocol(described: Mapping[str, Any], found: arms.Tables) -> list[str]:
             f"{arm['name']}{' (' + arm['panel'] + ')' if arm['panel'] else ''}: {arm['settings']}"
             for arm in described["arms"]
         ),
-        f"score of a run: mean of {outcome.EPISODES} fresh episodes of the member with the "
-        "highest training score. A training score is the mean of the last ten counted training "
-        "episodes of the member's weights. Where fewer have ended since its last copy, it is the "
-        "score of the weights that were copied, or of the member's earlier ones",
+        f"score of a run: mean of {outcome.EPISODES} fresh episodes of {chosen}. A training "
+        "score is the mean of the last ten counted training episodes of the member's weights. "
+        "Where fewer have ended since its last copy, it is the score of the weights that were "
+        "copied, or of the member's earlier ones",
         f"seeds {_ranges(sorted({row.seed for row in found.rows}))}; within a seed all arms begin "
         "with the same draws and weights, as far as they have them",
         "IQM: interquartile mean over seeds. P: probability that a run of the reference scores "

@@ -500,8 +500,8 @@ def test_divergence_is_told_and_nothing_applied():
     ],
 )
 def test_refuses_environments_without_pixels_or_discrete_actions(obs_shape, continuous, message):
+    base = a3c.A3C(obs_shape, 4, continuous, actor_critic.AgentConfig(), 1e-3, 0)
     with pytest.raises(ValueError, match=message):
-        base = a3c.A3C(obs_shape, 4, continuous, actor_critic.AgentConfig(), 1e-3, 0)
         unreal.UNREAL(base, obs_shape, 4, continuous, unreal.UNREALConfig(), 0)
 
 

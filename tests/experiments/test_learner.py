@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from agents import a3c, actor_critic, losses, rollout
+from agents import actor_critic, losses, ppo, rollout
 from envs import toy
 from experiments.members import learner
 from pbt import checkpoint, task
@@ -395,8 +395,17 @@ def test_non_finite_weights_are_never_saved(agent, tmp_path):
 
 
 def test_config_round_trips_through_json():
-    config = learner.LearnerConfig("Pong", 8, settings=actor_critic.AgentConfig(core="feedforward"))
-    assert learner.LearnerConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    for settings in (
+        actor_critic.AgentConfig(core="feedforward"),
+        actor_critic.AgentConfig(precision="auto"),
+    ):
+        for agent in ("a3c", "ppo", "unreal", "unreal-ppo"):
+            reuse = ppo.PPOConfig(trace=0.5 if "ppo" in agent else 0.95)
+            config = learner.LearnerConfig(
+                "Pong", 8, agent=agent, settings=settings, ppo_settings=reuse
+            )
+            stored = json.loads(json.dumps(config.to_json()))
+            assert learner.LearnerConfig.from_json(stored) == config
 
 
 class EndsAtItsLimit(gymnasium.Env):

@@ -25,7 +25,7 @@ TINY = (
 
 def settings(arm, seed=0, winner=None):
     base = definitions.base_settings(definitions.DEFAULT_ENV)
-    tuned = definitions.TUNED[definitions.DEFAULT_ENV]
+    tuned = definitions.TUNED[definitions.DEFAULT_ENV, "a3c"]
     return definitions.arm_config(arm, base, seed, tuned, winner).to_json()
 
 
@@ -93,7 +93,7 @@ def test_any_environment_has_settings(env_id):
     assert base.population == 3
     assert base.learner_config().clip_rewards == (env_id == "Pong")
     assert base.learner_config().reward_scale == (0.05 if env_id == "CartPole-v1" else 1.0)
-    assert (env_id in definitions.TUNED) == (env_id == "Pong")
+    assert ((env_id, "a3c") in definitions.TUNED) == (env_id == "Pong")
     definitions.arm_config(definitions.PBT, base, 0, None, None)
 
 
@@ -104,7 +104,7 @@ def test_names_of_committed_runs_follow_from_the_definitions():
         names = {(row["arm"], int(row["seed"])): row["run"] for row in csv.DictReader(file)}
     asked = plan.Plan(
         definitions.base_settings(definitions.DEFAULT_ENV),
-        definitions.TUNED[definitions.DEFAULT_ENV],
+        definitions.TUNED[definitions.DEFAULT_ENV, "a3c"],
         Path(),
         workers=1,
     )
