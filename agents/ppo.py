@@ -47,6 +47,16 @@ class PPOConfig:
             raise ValueError(f"adam_epsilon {self.adam_epsilon} must be above 0, and finite")
 
 
+def check_package(package: str) -> None:
+    """Refuse a package of which PPO cannot take its scale of losses and clipping.
+
+    Raises:
+        ValueError: It is made for sums over an unroll.
+    """
+    if optimiser.PACKAGES[package].time_reduction != "mean":
+        raise ValueError(f"package {package!r} is A3C's: use package 'batched' with PPO")
+
+
 class PPO(actor_critic.Agent):
     """An actor-critic agent that learns from each rollout several times.
 
@@ -79,9 +89,8 @@ class PPO(actor_critic.Agent):
         seed: int,
         device: str = "cpu",
     ) -> None:
+        check_package(config.package)
         super().__init__(obs_shape, action_size, continuous, config, seed, device)
-        if self.package.time_reduction != "mean":
-            raise ValueError(f"package {config.package!r} is A3C's: use package 'batched' with PPO")
         self.ppo = ppo
         self.optimiser = optimiser.Adam(self.network.parameters(), learning_rate, ppo.adam_epsilon)
 

@@ -134,6 +134,8 @@ class PopulationConfig:
             )
         if self.num_envs < 1:
             raise ValueError(f"--num-envs {self.num_envs}: use 1 or more")
+        if self.agent in ("ppo", "unreal-ppo"):
+            ppo.check_package(self.settings.package)
         self.search_space()
 
     def num_workers(self) -> int:
@@ -276,7 +278,7 @@ def parse_fixed(fixed: Sequence[str], flag: str = "--fixed") -> dict[str, float]
         if name in values:
             raise ValueError(f"{flag} {item}: {name} is given twice, give it once")
         wanted = schedule.problem(name, value)
-        if name == "unroll_length" and (wanted or value % 1):
+        if name in schedule.WHOLE and (wanted or value % 1):
             wanted = "a whole number from 1 on"
         if wanted:
             raise ValueError(f"{flag} {item}: use {wanted}, up to {schedule.HIGHEST:g}")

@@ -38,7 +38,7 @@ import psutil
 import torch
 import tyro
 
-from agents import unreal
+from agents import ppo, unreal
 from envs import make
 from experiments import cli, presets
 from experiments.members import learner
@@ -62,8 +62,14 @@ class Arguments:
     """Use fewer members and environments, short windows and no large population."""
     game: str = "Pong"
     """Any Atari game, or the id of another environment."""
-    agent: Literal["a3c", "unreal"] = "a3c"
+    agent: learner.AgentName = "a3c"
     """Agent to measure."""
+    ppo_settings: tyro.conf.OmitArgPrefixes[ppo.PPOConfig] = dataclasses.field(
+        default_factory=ppo.PPOConfig
+    )
+    """Fixed settings of PPO."""
+    precision: Literal["float32", "bfloat16", "auto"] | None = None
+    """Number format of the torso's products; default: that of Atari's default run."""
     auxiliary: unreal.UNREALConfig = dataclasses.field(default_factory=unreal.UNREALConfig)
     """Fixed settings of UNREAL's auxiliary tasks."""
     num_envs: int = 32
@@ -84,13 +90,31 @@ class Arguments:
     """File for all figures."""
 
 
+class Counter:
+    """Agent steps that a process has done, and when it last added to them."""
+
+    def __init__(self) -> None:
+        self._shared = SPAWN.Array("d", 2)  # agent steps, time.monotonic()
+
+    def add(self, agent_steps: int) -> None:
+        """Add agent steps that are done now."""
+        with self._shared.get_lock():
+            self._shared[0] += agent_steps
+            self._shared[1] = time.monotonic()
+
+    def read(self) -> tuple[float, float]:
+        """Return agent steps, and the time of the last addition."""
+        with self._shared.get_lock():
+            return self._shared[0], self._shared[1]
+
+
 class Group:
     """Processes that measure one thing. They work only while it is the group's turn.
 
     Args:
         name: Name for messages.
         workers: Number of processes.
-        work: Loop of each process. Called with an event, a shared counter and `arguments`. Adds the
+        work: Loop of each process. Called with an event, a `Counter` and `arguments`. Adds the
             agent steps that it has done to the counter, and then waits for the event.
     """
 
@@ -98,10 +122,10 @@ class Group:
         self.name = name
         self.rates: list[float] = []  # agent steps per second of all processes, one per window
         self._go = SPAWN.Event()
-        self._steps = [SPAWN.Value("q", 0) for _ in range(workers)]
+        self._counters = [Counter() for _ in range(workers)]
         self.processes = [
-            SPAWN.Process(target=_begin, args=(work, self._go, steps, *arguments), daemon=True)
-            for steps in self._steps
+            SPAWN.Process(target=_begin, args=(work, self._go, counter, *arguments), daemon=True)
+            for counter in self._counters
         ]
         for started in self.processes:
             started.start()
@@ -121,23 +145,31 @@ class Group:
 
     def has_begun(self) -> bool:
         """Return whether every process is ready and works."""
-        return all(steps.value > 0 for steps in self._steps)
+        return all(counter.read()[0] > 0 for counter in self._counters)
 
     def measure(self, seconds: float, tick: Callable[[], None]) -> None:
-        """Let the processes work for a window, and call `tick` meanwhile."""
-        marks: list[tuple[float, int]] = []  # (time, agent steps) at both ends of the window
+        """Let the processes work for a window, and call `tick` meanwhile.
+
+        An update of PPO takes as long as a second, so each process is timed from one of its updates
+        to another.
+        """
+        marks: list[list[tuple[float, float]]] = []  # of both ends; (agent steps, time) by process
 
         def is_over() -> bool:
             tick()
-            now_s = time.monotonic()
-            if now_s >= begun_s + SETTLE_S + seconds * len(marks):
-                marks.append((now_s, sum(steps.value for steps in self._steps)))
+            counts = [counter.read() for counter in self._counters]
+            if all(at_s > due_s + seconds * len(marks) for _, at_s in counts):
+                marks.append(counts)
             return len(marks) == 2
 
-        begun_s = time.monotonic()
+        due_s = time.monotonic() + SETTLE_S
         self.run_until(is_over)
-        (first_s, first), (last_s, last) = marks
-        self.rates.append((last - first) / (last_s - first_s))
+        self.rates.append(
+            sum(
+                (last - first) / (last_s - first_s)
+                for (first, first_s), (last, last_s) in zip(*marks, strict=True)
+            )
+        )
 
     def close(self) -> None:
         """Stop the processes; workers of the engine commit before they end."""
@@ -180,7 +212,7 @@ def _emulate(go: Any, steps: Any, config: learner.LearnerConfig) -> None:
     while True:
         for action in actions:
             envs.step(action)
-        steps.value += len(actions) * config.num_envs
+        steps.add(len(actions) * config.num_envs)
         go.wait()
 
 
@@ -189,7 +221,7 @@ def _learn(go: Any, steps: Any, config: learner.LearnerConfig, unroll_length: in
     learning = learner.AgentTask(config, 0, os.getpid(), make_envs=lambda: still)
     learning.set_hyperparameters({"learning_rate": 1e-4, "unroll_length": unroll_length})
     for done in learning.train(10**12, 10**12):
-        steps.value += done.agent_steps
+        steps.add(done.agent_steps)
         go.wait()
 
 
@@ -200,7 +232,7 @@ def _work(go: Any, steps: Any, run_dir: Path, residents: int) -> None:
     class CountedTask(learner.AgentTask):
         def train(self, agent_steps: int, limit: int) -> Iterator[task.Progress]:
             for done in super().train(agent_steps, limit):
-                steps.value += done.agent_steps
+                steps.add(done.agent_steps)
                 yield done
 
     def make_task(config: Mapping[str, Any], member: int, seed: int) -> task.Task:
@@ -222,7 +254,7 @@ def _work(go: Any, steps: Any, run_dir: Path, residents: int) -> None:
 
 def _run_config(arguments: Arguments, population: int) -> run.RunConfig:
     """Return Atari's default run with short intervals."""
-    num_envs, default = arguments.num_envs, presets.ATARI["default"]
+    num_envs, default = arguments.num_envs, presets.ATARI["default"][arguments.agent]
 
     def interval(steps: int) -> int:
         return max(1, steps // INTERVAL_DIVISOR // num_envs) * num_envs
@@ -230,7 +262,10 @@ def _run_config(arguments: Arguments, population: int) -> run.RunConfig:
     settings = dataclasses.replace(
         default,
         population=population,
-        agent=arguments.agent,
+        settings=dataclasses.replace(
+            default.settings, precision=arguments.precision or default.settings.precision
+        ),
+        ppo_settings=arguments.ppo_settings,
         auxiliary=arguments.auxiliary,
         num_envs=num_envs,
         total_steps=10**9 // num_envs * num_envs,
@@ -277,8 +312,9 @@ def measure(arguments: Arguments, directory: Path) -> dict[str, Any]:
         start("emulation", "emulation", _emulate, config)
         start("network", "network", _learn, config, arguments.unroll_length)
         if arguments.agent != "a3c":
-            a3c = dataclasses.replace(config, agent="a3c")
-            start("network_a3c", "network of a3c", _learn, a3c, arguments.unroll_length)
+            a3c = dataclasses.replace(arguments, agent="a3c")
+            of_a3c = learner.LearnerConfig.from_json(_run_config(a3c, 1).task_config)
+            start("network_a3c", "network of a3c", _learn, of_a3c, arguments.unroll_length)
         for group in groups.values():
             group.run_until(group.has_begun)
         for key, size in sizes.items():

@@ -13,7 +13,7 @@ import scipy.stats
 import torch
 from ale_py import vector_env
 
-from agents import a3c, actor_critic, losses, networks, optimiser, sequence_buffer, unreal
+from agents import a3c, actor_critic, losses, networks, optimiser, ppo, sequence_buffer, unreal
 from envs import atari, doom, first_person, lab, make, toy
 from experiments import config, presets
 from experiments import toy as figure_2
@@ -27,6 +27,8 @@ UNREAL = "Jaderberg et al. 2016 (1611.05397)"
 PBT = "Jaderberg et al. 2017 (1711.09846)"
 MACHADO = "Machado et al. 2018 (1709.06009)"
 A2C = "OpenAI Baselines, A2C"
+PPO = "Schulman et al. 2017 (1707.06347)"
+BASELINES_PPO = "OpenAI Baselines, PPO2"
 ZOO = "dqn_zoo, atari_data.py"
 OURS = "ours"
 
@@ -83,6 +85,18 @@ AGENTS = [
     ("A3C: package", actor_critic.AgentConfig().package, "batched", OURS),
     ("A3C: value cost by default", actor_critic.AgentConfig().value_cost, None, OURS),
     ("A3C: largest kept graph", actor_critic.AgentConfig().graph_steps, 2_000, OURS),
+    ("A3C: precision", actor_critic.AgentConfig().precision, "float32", OURS),
+    ("PPO: rollout", ppo.PPOConfig().rollout_steps, 128, f"{PPO}, table 5 (Atari): horizon"),
+    ("PPO: minibatch", ppo.PPOConfig().minibatch_steps, 64, f"{OURS}; 256 in {PPO}, table 5"),
+    ("PPO: lambda", ppo.PPOConfig().trace, 0.95, f"{PPO}, table 5"),
+    ("PPO: normalised advantages", ppo.PPOConfig().normalise_advantages, True, BASELINES_PPO),
+    ("PPO: Adam's epsilon", ppo.PPOConfig().adam_epsilon, 1e-5, BASELINES_PPO),
+    (
+        "PPO: first values",
+        dict(ppo.PPO.hyperparameters),
+        {"entropy_cost": 0.01, "unroll_length": 16, "clip_range": 0.1, "epochs": 3},
+        f"{PPO}, table 5: entropy, clip, epochs; the unroll length is {OURS}",
+    ),
     ("paper: time", optimiser.PAPER.time_reduction, "sum", f"{A3C}, algorithm S3"),
     ("paper: value cost", optimiser.PAPER.value_cost, 0.5, f"{A3C}, as implemented"),
     ("paper: RMSProp decay", optimiser.PAPER.decay, 0.99, f"{A3C}, supplement 8"),
@@ -342,6 +356,7 @@ DEFAULTS = {
     "preset": ("default", OURS),
     "agent": ("a3c", f"{PBT}, section 4.1, on StarCraft; {OURS} elsewhere"),
     "settings": (actor_critic.AgentConfig(), "rows above"),
+    "ppo_settings": (ppo.PPOConfig(), "rows above"),
     "auxiliary": (unreal.UNREALConfig(), "rows above"),
     "population": (8, OURS),
     "workers": (None, OURS),
@@ -356,6 +371,8 @@ DEFAULTS = {
     "learning_rate": (SPACE["learning_rate"], f"{OURS}; {PBT} published no priors"),
     "entropy_cost": (SPACE["entropy_cost"], f"{OURS}; {PBT} published no priors"),
     "unroll_length": (SPACE["unroll_length"], f"{OURS}; {PBT} published no priors"),
+    "clip_range": (config.Range((0.1, 0.1), (0.01, 1.0)), f"{PPO}, table 5; bounds are {OURS}"),
+    "epochs": (config.Range((3, 3), (1, 10)), f"{PPO}, table 5; bounds are {OURS}"),
     "pixel_control_cost": (
         config.Range((1e-4, 1e-2), (1e-6, 1.0)),
         f"{UNREAL}, supplement, Atari; the bounds are {OURS}",
@@ -458,6 +475,7 @@ PRESETS = [
             "preset": "a3c2016",
             "agent": "a3c",
             "settings": dataclasses.asdict(actor_critic.AgentConfig()),
+            "ppo_settings": dataclasses.asdict(ppo.PPOConfig()),
             "auxiliary": dataclasses.asdict(unreal.UNREALConfig()),
             "clip_rewards": False,
             "reward_scale": 1.0,

@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from agents import actor_critic, unreal
+from agents import actor_critic, ppo, unreal
 from experiments import atari, cli, gym, lab, presets
 from pbt import local
 
@@ -16,6 +16,14 @@ AGENT_FLAGS = {
     "gamma": ["0.5"],
     "value-cost": ["0.25"],
     "graph-steps": ["123"],
+    "precision": ["bfloat16"],
+}
+PPO_FLAGS = {
+    "rollout-steps": ["99"],
+    "minibatch-steps": ["77"],
+    "trace": ["0.5"],
+    "no-normalise-advantages": [],
+    "adam-epsilon": ["0.25"],
 }
 UNREAL_FLAGS = {
     "replay-steps": ["4321"],
@@ -58,7 +66,55 @@ def test_every_preset_makes_a_run(settings):
 
 def test_presets_are_named_by_what_they_are():
     for family in (presets.GYM, presets.ATARI, presets.LAB):
-        assert all(name == settings.preset for name, settings in family.items())
+        for name, by_agent in family.items():
+            for agent, settings in by_agent.items():
+                assert (settings.preset, settings.agent) == (name, agent)
+
+
+@pytest.mark.parametrize("family", [presets.GYM, presets.ATARI, presets.LAB])
+def test_the_agent_brings_the_defaults_that_fit_it(family):
+    for agent, settings in family["default"].items():
+        assert cli.parse(family, "", ["--agent", agent]) == settings
+    assert cli.parse(family, "", []) == next(iter(family["default"].values()))
+    of_ppo, of_a3c = family["default"]["ppo"], family["default"]["a3c"]
+    assert of_ppo.learning_rate.prior[1] < of_a3c.learning_rate.prior[1]
+    assert cli.parse(family, "", ["--agent=ppo", "--num-envs", "5"]).num_envs == 5
+
+
+def test_an_unknown_agent_is_refused_in_one_line(capsys):
+    with pytest.raises(SystemExit):
+        parse("--agent", "dqn")
+    assert capsys.readouterr().err == (
+        "error: --agent dqn: choose from a3c, ppo, unreal, unreal-ppo\n"
+    )
+
+
+def test_ppos_hyperparameters_can_be_adapted_and_fixed():
+    ranges = ("--epochs.prior", "1", "4", "--clip-range.prior", "0.05", "0.3")
+    adapt = ("--adapt", "learning_rate", "clip_range", "epochs")
+    space = parse("--agent", "ppo", *ranges, *adapt).search_space()
+    assert set(space.adapt) == {"learning_rate", "clip_range", "epochs"}
+    drawn = space.sample(np.random.default_rng(0))
+    assert 0.05 <= drawn["clip_range"] <= 0.3
+    assert space.used(drawn)["epochs"] in (1, 2, 3, 4)
+    fixed = parse("--agent", "ppo", "--fixed", "epochs=2").search_space()
+    assert fixed.dimensions["epochs"].value == 2
+    for arguments in (("--adapt", "epochs"), ("--fixed", "clip_range=0.2")):
+        with pytest.raises(SystemExit):
+            parse(*arguments)
+
+
+@pytest.mark.parametrize("flags", [("--fixed", "epochs=0.5"), ("--epochs.prior", "1.5", "3")])
+def test_epochs_are_whole(flags, capsys):
+    with pytest.raises(SystemExit):
+        parse("--agent", "ppo", *flags)
+    assert "whole number" in capsys.readouterr().err
+
+
+def test_ppo_refuses_the_papers_package(capsys):
+    with pytest.raises(SystemExit):
+        parse("--agent", "ppo", "--package", "paper")
+    assert capsys.readouterr().err.startswith("error: package 'paper' is A3C's: use package")
 
 
 def test_flags_of_a_range():
@@ -70,7 +126,7 @@ def test_flags_of_a_range():
 def test_flags_reach_every_setting_of_the_agents():
     flags = [
         argument
-        for flag, values in (AGENT_FLAGS | UNREAL_FLAGS).items()
+        for flag, values in (AGENT_FLAGS | PPO_FLAGS | UNREAL_FLAGS).items()
         for argument in (f"--{flag}", *values)
     ]
     for family in (presets.ATARI, presets.GYM, presets.LAB):
@@ -84,6 +140,14 @@ def test_flags_reach_every_setting_of_the_agents():
             "gamma": 0.5,
             "value_cost": 0.25,
             "graph_steps": 123,
+            "precision": "bfloat16",
+        }
+        assert dataclasses.asdict(settings.ppo_settings) == {
+            "rollout_steps": 99,
+            "minibatch_steps": 77,
+            "trace": 0.5,
+            "normalise_advantages": False,
+            "adam_epsilon": 0.25,
         }
         assert task_config["auxiliary"] == {
             "replay_steps": 4321,
@@ -94,6 +158,7 @@ def test_flags_reach_every_setting_of_the_agents():
         # None of them is its default, so each flag has set its own.
         for given, default in (
             (settings.settings, actor_critic.AgentConfig()),
+            (settings.ppo_settings, ppo.PPOConfig()),
             (settings.auxiliary, unreal.UNREALConfig()),
         ):
             for field in dataclasses.fields(default):
@@ -108,6 +173,7 @@ def test_help_groups_the_flags_of_the_agents(command, here, module):
     boxes = dict(zip(parts[::2], parts[1::2], strict=True))  # text by title
     for title, flags, description in (
         ("agent options", AGENT_FLAGS, "Settings of the agent, the same for all members"),
+        ("PPO options", PPO_FLAGS, "Settings of PPO."),
         ("UNREAL options", UNREAL_FLAGS, "Settings of UNREAL's auxiliary tasks."),
     ):
         assert description in boxes[title]
