@@ -130,7 +130,7 @@ def test_flags_reach_every_setting_of_the_agents():
         for argument in (f"--{flag}", *values)
     ]
     for family in (presets.ATARI, presets.GYM, presets.LAB):
-        settings = cli.parse(family, "", flags)
+        settings = cli.parse(family, "", [*flags, "--agent", "unreal"])
         task_config = settings.run_config().task_config
         assert task_config["settings"] == {
             "core": "feedforward",
