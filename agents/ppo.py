@@ -7,7 +7,7 @@ update, as in R2D2's stored states (Kapturowski et al. 2019, section 3).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -27,7 +27,7 @@ class PPOConfig:
     rollout_steps: int = 128
     """Steps of each environment between two updates, to the nearest multiple of the unroll
     length."""
-    minibatch_steps: int = 64
+    minibatch_steps: int = 128
     """Agent steps per gradient, to the nearest multiple of the unroll length."""
     trace: float = 0.95
     """Lambda of the generalised advantage estimates."""
@@ -45,6 +45,29 @@ class PPOConfig:
             raise ValueError(f"trace {self.trace} must be in [0, 1]")
         if not 0 < self.adam_epsilon < math.inf:
             raise ValueError(f"adam_epsilon {self.adam_epsilon} must be above 0, and finite")
+
+
+def _stack(inputs: Sequence[rollout.Inputs]) -> rollout.Inputs:
+    """Return inputs [T, B, ...], with images as [T, B, H, W, C], the layout of convolutions.
+
+    Channels last, each image is copied as it lies, and converted once however often it is used.
+    """
+    obs, *others = zip(*inputs, strict=True)
+    if obs[0].dim() == 4:
+        obs = tuple(images.permute(0, 2, 3, 1) for images in obs)
+    return rollout.Inputs(torch.stack(obs), *(torch.stack(field) for field in others))
+
+
+def _sequences(inputs: rollout.Inputs, at: torch.Tensor, env: torch.Tensor) -> rollout.Inputs:
+    """Return sequences [unroll, n, ...] of what `_stack` returned.
+
+    Args:
+        inputs: All steps of a rollout.
+        at: Steps of the sequences, [unroll, n].
+        env: Environments of the sequences, [n].
+    """
+    obs, *others = (field[at, env] for field in inputs)
+    return rollout.Inputs(obs.permute(0, 1, 4, 2, 3) if obs.dim() == 5 else obs, *others)
 
 
 def check_package(package: str) -> None:
@@ -75,7 +98,7 @@ class PPO(actor_critic.Agent):
     """
 
     hyperparameters = MappingProxyType(
-        {"entropy_cost": 0.01, "unroll_length": 16, "clip_range": 0.1, "epochs": 3}
+        {"entropy_cost": 0.01, "unroll_length": 16, "clip_range": 0.1, "epochs": 2}
     )
 
     def __init__(
@@ -158,7 +181,7 @@ class PPO(actor_critic.Agent):
         returns = advantage + value
         if self.ppo.normalise_advantages:
             advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
-        inputs = rollout.Inputs(*(torch.stack(field) for field in zip(*batch.inputs, strict=True)))
+        inputs = _stack(batch.inputs)
         states = [batch.initial_state, *(step.state for step in batch.steps[unroll - 1 :: unroll])]
         # [T / unroll, B, width] each
         begin = tuple(torch.stack(part) for part in zip(*states[: length // unroll], strict=True))
@@ -170,7 +193,7 @@ class PPO(actor_critic.Agent):
             for start, env in self._minibatches(length // unroll, num_envs, unroll):
                 at = start * unroll + torch.arange(unroll, device=start.device).unsqueeze(-1)
                 parameters, new_value = self.network.unroll(  # at is [unroll, n], env is [n]
-                    rollout.Inputs(*(field[at, env] for field in inputs)),
+                    _sequences(inputs, at, env),
                     tuple(part[start, env] for part in begin),
                 )
                 new_log_prob = policy.log_prob(parameters, action[at, env])  # [unroll, n]

@@ -97,7 +97,7 @@ class PopulationConfig:
     per sequence. Perturbed as a real number, and rounded for use."""
     clip_range: Range = Range((0.1, 0.1), (0.01, 1.0))
     """PPO only: largest change of an action's probability ratio that is still rewarded."""
-    epochs: Range = Range((3, 3), (1, 10))
+    epochs: Range = Range((2, 2), (1, 10))
     """PPO only: number of times that each step is learned from. Perturbed and rounded as the unroll
     length is."""
     pixel_control_cost: Range = Range((1e-4, 1e-2), (1e-6, 1.0))

@@ -112,7 +112,7 @@ def _ppo(settings: Family, **changes: Any) -> Family:
 _PPO: Mapping[str, Any] = {
     "agent": "ppo",
     "num_envs": 8,
-    "learning_rate": config.Range((1e-4, 2e-3), (1e-6, 1e-1)),
+    "learning_rate": config.Range((3e-4, 3e-3), (1e-6, 1e-1)),
     "unroll_length": config.Range((8, 32), (1, 64)),
     "settings": actor_critic.AgentConfig(precision="auto"),
 }
@@ -128,7 +128,7 @@ _ATARI_PAPER = AtariConfig(
 )
 ATARI: Mapping[str, Mapping[str, AtariConfig]] = {
     "default": by_agent(
-        _ppo(AtariConfig(), total_steps=614_400, report_interval=10_240, ready_interval=30_720),
+        _ppo(AtariConfig(), total_steps=409_600, report_interval=10_240, ready_interval=20_480),
         AtariConfig(),
     ),
     "paper": by_agent(_ATARI_PAPER, _ppo(_ATARI_PAPER)),

@@ -180,7 +180,9 @@ class Actor:
 
     def _obs_tensor(self, obs: Any) -> torch.Tensor:
         tensor = torch.from_numpy(obs).to(self.agent.device)
-        return tensor if tensor.dtype == torch.uint8 else tensor.float()
+        if tensor.dtype != torch.uint8:
+            return tensor.float()
+        return tensor.contiguous(memory_format=torch.channels_last)  # as convolutions want it
 
     def _check(self, obs: Any, reward: Any) -> None:
         space = self.envs.observation_space
