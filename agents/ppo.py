@@ -165,8 +165,8 @@ class PPO(actor_critic.Agent):
         memory.keep_freed()
         length, num_envs = batch.reward.shape
         unroll = min(int(unroll_length), length)
-        value = torch.stack([step.value for step in batch.steps])  # [T, B]
-        log_prob = torch.stack([step.log_prob for step in batch.steps])  # [T, B]
+        value = torch.stack([step.value for step in batch.steps]).detach()  # [T, B]
+        log_prob = torch.stack([step.log_prob for step in batch.steps]).detach()  # [T, B]
         action = torch.stack([step.action for step in batch.steps])  # [T, B, ...]
         advantage = losses.generalised_advantages(
             batch.reward,
@@ -184,7 +184,8 @@ class PPO(actor_critic.Agent):
         inputs = _stack(batch.inputs)
         states = [batch.initial_state, *(step.state for step in batch.steps[unroll - 1 :: unroll])]
         # [T / unroll, B, width] each
-        begin = tuple(torch.stack(part) for part in zip(*states[: length // unroll], strict=True))
+        states = states[: length // unroll]
+        begin = tuple(torch.stack(part).detach() for part in zip(*states, strict=True))
         policy = self.network.policy
         sums: dict[str, float] = {}
         updates, last = 0, torch.zeros(2)

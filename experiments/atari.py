@@ -1,12 +1,14 @@
-"""Train a population of A3C agents on an Atari game under PBT.
+"""Train a population of agents on an Atari game under PBT.
 
-    python -m experiments.atari                       # Pong, 8 members, all cores
+    python -m experiments.atari                       # Pong, 8 members of PPO, all cores
     python -m experiments.atari --game MsPacman --population 16
+    python -m experiments.atari --agent a3c           # the paper's agent, with settings that fit it
     python -m experiments.atari --exploit none        # random search with equal budget
 
-The same command again resumes. The preset "default" takes an evening on two cores. The preset
-"paper", for a cluster, has population and intervals of "Population Based Training of Neural
-Networks", Jaderberg et al. 2017 (https://arxiv.org/abs/1711.09846), section 4.1 and appendix A.
+The same command again resumes. The preset "default" takes less than an hour on two cores. The
+preset "paper", for a cluster, has agent, population and intervals of "Population Based Training of
+Neural Networks", Jaderberg et al. 2017 (https://arxiv.org/abs/1711.09846), section 4.1 and appendix
+A.
 For a first look of a minute or two: `python -m experiments.gym --preset quick`.
 """
 

@@ -1,4 +1,4 @@
-"""Train a population of A3C agents on any Gymnasium environment under PBT.
+"""Train a population of agents on any Gymnasium environment under PBT.
 
     python -m experiments.gym --preset quick          # CartPole, a minute or two on two cores
     python -m experiments.gym --env Pendulum-v1

@@ -82,10 +82,10 @@ class LabConfig(config.PopulationConfig):
         )
 
 
-REWARD_SCALES = {"CartPole-v0": 0.05, "CartPole-v1": 0.05}
-"""Factors of rewards by environment. CartPole pays 1 per step, so discounted returns reach 100.
-Unscaled, the gradient's norm is far above the clip of 0.5, and policies that had learned to balance
-unlearned it."""
+REWARD_SCALES = {"CartPole-v0": 0.05, "CartPole-v1": 0.05, "Pendulum-v1": 0.1}
+"""Factors of rewards by environment. CartPole pays 1 per step, so discounted returns reach 100, and
+Pendulum pays as little as -16. Unscaled, the gradient's norm is far above the clip of 0.5, and
+policies that had learned to balance unlearned it."""
 
 Family = TypeVar("Family", AtariConfig, GymConfig, LabConfig)
 
@@ -134,6 +134,12 @@ ATARI: Mapping[str, Mapping[str, AtariConfig]] = {
     "paper": by_agent(_ATARI_PAPER, _ppo(_ATARI_PAPER)),
 }
 
+# In small environments a step costs little and learning from it is cheap: more epochs, more clip.
+_GYM_PPO: Mapping[str, Any] = {
+    "num_envs": 16,
+    "epochs": config.Range((4, 4), (1, 10)),
+    "clip_range": config.Range((0.2, 0.2), (0.01, 1.0)),
+}
 _GYM_QUICK = GymConfig(
     preset="quick",
     total_steps=160_000,
@@ -148,9 +154,11 @@ _GYM_PAPER = GymConfig(
     ready_interval=1_000_000,
 )
 GYM: Mapping[str, Mapping[str, GymConfig]] = {
-    "default": by_agent(GymConfig(), _ppo(GymConfig())),
-    "quick": by_agent(_GYM_QUICK, _ppo(_GYM_QUICK)),
-    "paper": by_agent(_GYM_PAPER, _ppo(_GYM_PAPER)),
+    "default": by_agent(
+        _ppo(GymConfig(), **_GYM_PPO, total_steps=500_000, ready_interval=40_000), GymConfig()
+    ),
+    "quick": by_agent(_ppo(_GYM_QUICK, **_GYM_PPO, total_steps=96_000), _GYM_QUICK),
+    "paper": by_agent(_GYM_PAPER, _ppo(_GYM_PAPER, **_GYM_PPO)),
 }
 
 # UNREAL is the paper's agent on DeepMind Lab. The prior of its pixel control cost is that of

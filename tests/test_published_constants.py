@@ -74,6 +74,7 @@ SPACE = {
     "entropy_cost": config.Range((1e-3, 2e-2), (1e-5, 1.0)),
     "unroll_length": config.Range((5, 20), (1, 50)),
 }
+SCALES = {"CartPole-v0": 0.05, "CartPole-v1": 0.05, "Pendulum-v1": 0.1}
 LONG_RUN = {"total_steps": 100_000_000, "report_interval": 100_000, "ready_interval": 1_000_000}
 LAB_COST = {"agent": "unreal", "pixel_control_cost": config.Range((1e-2, 1e-1), (1e-4, 1.0))}
 
@@ -410,7 +411,7 @@ PRESETS = [
     ("Gym: default", changed(presets.GYM["default"]["a3c"]), {}, OURS),
     ("Gym: environment", presets.GYM["default"]["a3c"].env, "CartPole-v1", OURS),
     ("Gym: reward scale", presets.GYM["default"]["a3c"].reward_scale, None, OURS),
-    ("Gym: scales", presets.REWARD_SCALES, {"CartPole-v0": 0.05, "CartPole-v1": 0.05}, OURS),
+    ("Gym: scales", presets.REWARD_SCALES, SCALES, OURS),
     (
         "Gym: quick",
         changed(presets.GYM["quick"]["a3c"]),

@@ -31,7 +31,11 @@ class Recorder:
         self._rows = csv.writer(self._file)
         self._rows.writerow(COLUMNS)
         self._last: collections.deque[float] = collections.deque(maxlen=GAMES)
-        self._begun_s, self._cpu_s, self._limit_s = time.monotonic(), time.process_time(), minutes * 60
+        self._begun_s, self._cpu_s, self._limit_s = (
+            time.monotonic(),
+            time.process_time(),
+            minutes * 60,
+        )
         self._said_s = 0.0
 
     def add(self, agent_steps: int, episode_return: float) -> None:

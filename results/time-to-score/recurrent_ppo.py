@@ -9,7 +9,6 @@ Environments are the wrappers of Stable-Baselines3, which CleanRL copied, in one
 
 import ale_py
 import gymnasium
-import numpy as np
 import record
 import torch
 from stable_baselines3.common.env_util import make_atari_env
@@ -62,7 +61,6 @@ def main() -> None:
     parsed = record.arguments("cleanrl-ppo-lstm")
     torch.set_num_threads(1)
     torch.manual_seed(parsed.seed)
-    np.random.seed(parsed.seed)
     gymnasium.register_envs(ale_py)
     sticky = parsed.protocol == "machado2018"
     envs = make_atari_env(

@@ -1,7 +1,7 @@
 """Train Sample Factory's APPO with an LSTM on Pong, in one process.
 
-Hyperparameters are Sample Factory's own for Atari (sf_examples/atari/atari_params.py), with its LSTM
-switched on over whole rollouts, and its serial mode, since it has one core here.
+Hyperparameters are Sample Factory's own for Atari (sf_examples/atari/atari_params.py), with its
+LSTM switched on over whole rollouts, and its serial mode, since it has one core here.
 """
 
 import os

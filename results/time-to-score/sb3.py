@@ -1,8 +1,8 @@
 """Train Stable-Baselines3's PPO or A2C, or sb3-contrib's RecurrentPPO, on Pong.
 
 Hyperparameters are those that RL Zoo gives for Atari (rl-baselines3-zoo, hyperparams/ppo.yml and
-a2c.yml). The Zoo has none for RecurrentPPO on Atari, so it takes PPO's. Schedules fall to zero at 10
-million agent steps, as there. Environments are SB3's AtariWrapper in one process.
+a2c.yml). The Zoo has none for RecurrentPPO on Atari, so it takes PPO's. Schedules fall to zero at
+10 million agent steps, as there. Environments are SB3's AtariWrapper in one process.
 """
 
 import ale_py

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from agents import a3c, actor_critic, losses, rollout, sequence_buffer, unreal
+from agents import a3c, actor_critic, losses, ppo, rollout, sequence_buffer, unreal
 
 ACTIONS = 3
 ALL = {"pixel_control_cost": 0.01, "reward_prediction_cost": 1.0, "value_replay_cost": 1.0}
@@ -359,6 +359,56 @@ def test_a_weight_of_zero_switches_a_task_off():
     before = {name: p.detach().clone() for name, p in agent.heads.named_parameters()}
     agent.update(player.unroll(5), entropy_cost=0.01, **dict.fromkeys(ALL, 0.0))
     assert all(torch.equal(before[name], p) for name, p in agent.heads.named_parameters())
+
+
+def of_ppo(seed=0, **auxiliary):
+    settings, reuse = actor_critic.AgentConfig(width=16), ppo.PPOConfig(minibatch_steps=20)
+    base = ppo.PPO((2, 84, 84), ACTIONS, False, settings, reuse, 1e-3, seed)
+    config = unreal.UNREALConfig(**{"replay_steps": 200, **auxiliary})
+    return unreal.UNREAL(base, (2, 84, 84), ACTIONS, False, config, seed)
+
+
+OF_PPO = {"entropy_cost": 0.01, "unroll_length": 5, "clip_range": 0.1, "epochs": 2}
+
+
+def test_with_ppo_every_minibatch_is_joined_by_as_many_replayed_steps():
+    agent = of_ppo()
+    player = Player(agent, noise())
+    drawn = []
+    learn = agent._learn_from_replay
+
+    def spy(replay, length, count, costs):
+        drawn.append((length, count))
+        return learn(replay, length, count, costs)
+
+    agent._learn_from_replay = spy
+    for _ in range(8):
+        metrics = agent.update(player.unroll(10), **OF_PPO, **ALL)
+    # 10 steps of 4 environments: 8 sequences of 5, 4 in a minibatch, twice 2 minibatches.
+    assert drawn[-4:] == [(5, 4)] * 4
+    assert metrics["replay/filled"] == 1
+    for name in ("loss/pixel_control", "loss/value_replay", "kl", "clip_fraction"):
+        assert np.isfinite(metrics[name])
+    before = {name: p.detach().clone() for name, p in agent.heads.named_parameters()}
+    agent.update(player.unroll(10), **OF_PPO, **ALL)
+    assert all(not torch.equal(before[name], p) for name, p in agent.heads.named_parameters())
+    twin = of_ppo(seed=5)
+    twin.load_state_dict({name: tensor.clone() for name, tensor in agent.state_dict().items()})
+    assert "exp_avg.heads.pixel_control.dense.weight" in twin.state_dict()
+
+
+def test_with_ppo_and_without_tasks_it_is_ppo():
+    agent = of_ppo()
+    settings, reuse = actor_critic.AgentConfig(width=16), ppo.PPOConfig(minibatch_steps=20)
+    alone = ppo.PPO((2, 84, 84), ACTIONS, False, settings, reuse, 1e-3, 0)
+    one, two = Player(agent, noise()), Player(alone, noise())
+    for _ in range(6):
+        agent.update(one.unroll(10), **OF_PPO, **dict.fromkeys(ALL, 0.0))
+        alone.update(two.unroll(10), **OF_PPO)
+    for own, expected in zip(
+        agent.base.network.state_dict().values(), alone.network.state_dict().values(), strict=True
+    ):
+        assert torch.equal(own, expected)
 
 
 def test_without_tasks_it_is_a3c():

@@ -227,5 +227,5 @@ def test_a_game_has_one_name(name):
 
 def test_rewards_are_scaled_where_a_scale_is_known_unless_told():
     assert presets.GYM["quick"]["a3c"].learned_scale() == presets.REWARD_SCALES["CartPole-v1"] < 1
-    assert parse("--env", "Pendulum-v1").learned_scale() == 1.0
+    assert parse("--env", "Acrobot-v1").learned_scale() == 1.0
     assert parse("--reward-scale", "0.5").learned_scale() == 0.5
