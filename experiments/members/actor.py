@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from agents import actor_critic, rollout, unreal
+from envs import make
 
 Agent = actor_critic.Agent | unreal.UNREAL
 
@@ -206,7 +207,7 @@ def _environment_code() -> Iterator[None]:
         raise EnvironmentFailed(f"{type(error).__name__}: {error}") from error
 
 
-def action_size(envs: gymnasium.vector.VectorEnv[Any, Any, Any]) -> int:
+def action_size(envs: gymnasium.vector.VectorEnv[Any, Any, Any] | make.EnvSpec) -> int:
     """Return the number of discrete actions, or the dimensions of a continuous action."""
     space = envs.single_action_space
     if isinstance(space, gymnasium.spaces.Box):

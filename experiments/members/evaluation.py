@@ -214,11 +214,7 @@ def load_agent(
     directory = checkpoint.open_verified(
         run_dir / "checkpoints", member.checkpoint, member.id, member.version
     )
-    envs = make.make_vec(played.env_id, 1, preset=played.preset)
-    try:
-        agent = learner.make_agent(played, envs, seed)
-    finally:
-        envs.close()
+    agent = learner.make_agent(played, make.describe(played.env_id, preset=played.preset), seed)
     state = learner.read_tensors(directory)
     # `make_agent` has seeded the generator; the checkpoint's must not replace it.
     agent.load_state_dict(state | {"generator": agent.generator.get_state()})

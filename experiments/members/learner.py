@@ -123,12 +123,12 @@ def make_task(config: Mapping[str, Any], member: int, seed: int) -> "AgentTask":
     return AgentTask(LearnerConfig.from_json(config), member, seed)
 
 
-def make_agent(config: LearnerConfig, envs: VectorEnv, seed: int) -> actor.Agent:
+def make_agent(config: LearnerConfig, envs: VectorEnv | make.EnvSpec, seed: int) -> actor.Agent:
     """Return an untrained agent that fits the environments. Its learning rate is a placeholder.
 
     Args:
         config: The agent, its settings and its device.
-        envs: Environments with the agent's spaces.
+        envs: Environments with the agent's spaces, or their description.
         seed: Seed of initial weights and sampled actions.
 
     Raises:

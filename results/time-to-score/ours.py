@@ -16,7 +16,7 @@ SETTINGS = {
     "ppo": {"learning_rate": 1.5e-3, "entropy_cost": 0.01, "unroll_length": 16},
     "a3c": {"learning_rate": 5e-3, "entropy_cost": 0.01, "unroll_length": 5},
 }
-DECAY_STEPS = 500_000
+DECAY_STEPS = {"a3c2016": 500_000, "machado2018": 1_000_000}
 """Agent steps after which PPO's learning rate would be 0; it stays at a fiftieth."""
 
 
@@ -37,7 +37,7 @@ def main() -> None:
             return
         taken += progress.agent_steps
         if parsed.learner == "ppo":
-            left = max(0.02, 1 - taken / DECAY_STEPS)
+            left = max(0.02, 1 - taken / DECAY_STEPS[parsed.protocol])
             member.set_hyperparameters({"learning_rate": settings["learning_rate"] * left})
 
 

@@ -100,7 +100,7 @@ def test_the_same_seed_plays_the_same_episodes(run):
 
 def test_the_best_member_is_evaluated_and_its_protocol_printed(run, command):
     run_store = run("Catch")
-    best, _ = evaluation.best_member(run_store)
+    best = evaluation.best_member(run_store)
     assert best.score == max(member.score for member in run_store.members())
     result = command(evaluate, "run", "--episodes", "12")
     assert result.code is None
@@ -114,7 +114,7 @@ def test_the_best_member_is_evaluated_and_its_protocol_printed(run, command):
 
 def test_a_finished_run_is_scored_by_fresh_episodes_once(run):
     run_store = run("Catch")
-    best, _ = evaluation.best_member(run_store)
+    best = evaluation.best_member(run_store)
     (path,) = Path("run/report").glob("evaluation-*")
     written = json.loads(path.read_text())
     fresh = evaluation.evaluate(run_store, Path("run"), best, 30, seed=0)
@@ -126,7 +126,7 @@ def test_a_finished_run_is_scored_by_fresh_episodes_once(run):
 
 def test_a_score_is_saved_once(run, command):
     run_store = run("Catch")
-    best, _ = evaluation.best_member(run_store)
+    best = evaluation.best_member(run_store)
     other = 1 - best.id
     saved = Path(f"run/report/evaluation-{other:02d}-{run_store.member(other).version}.json")
     assert command(evaluate, "run", "--member", other, "--episodes", "5").code is None
