@@ -6,10 +6,9 @@ tyro makes a flag of every field, and the flag's help of the field's docstring.
 
 import dataclasses
 import math
-import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -41,11 +40,157 @@ class Range:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PopulationConfig:
-    """A population of actor-critic agents. Counts are agent steps *per member*.
+class EngineConfig:
+    """What every population has, whatever its members learn. Counts are steps *per member*.
 
     `check` refuses bad values. The constructor does not, since tyro prints its message in a box.
     """
+
+    preset: str = "default"
+    """Set of defaults that all other flags start from; described above."""
+    population: int = 8
+    """Number of members."""
+    workers: int | None = None
+    """Number of worker processes; default: one per core, at most one per member. A resumed run may
+    have another number."""
+    total_steps: int = 2_000_000
+    """Steps of each member, exact."""
+    report_interval: int = 20_000
+    """Steps between two commits to the store."""
+    ready_interval: int = 100_000
+    """Steps between two comparisons with other members."""
+    exploit: run.Exploit = "t-test"
+    """How a member chooses whom to copy; "none" is random search with equal budget."""
+    explore: Literal["perturb", "resample", "none"] = "perturb"
+    """How hyperparameters change after a copy. "perturb" multiplies each by one of the factors.
+    "resample" also draws each anew from its prior with a probability."""
+    copy: run.Copy = "both"
+    """What is copied from the better member."""
+    significance: float = 0.05
+    """Two-sided level of the t-test."""
+    truncation_fraction: float = 0.2
+    """Part of the population that truncation replaces, and part that it copies from."""
+    perturb_factors: tuple[float, ...] = (0.8, 1.2)
+    """Factors, one of which multiplies each adapted hyperparameter after a copy."""
+    resample_probability: float = 0.25
+    """Probability with which "resample" draws a hyperparameter anew."""
+    adapt: tuple[str, ...] | None = None
+    """Hyperparameters that exploring changes; default: those that the task's papers adapt, where
+    they are not fixed. The others keep their first draw, or their donor's."""
+    fixed: tuple[str, ...] = ()
+    """Hyperparameters that are the same for all members, such as learning_rate=7e-4."""
+    seed: int = 0
+    """Seed of the run; every draw and every environment derives its own from it."""
+    device: str = "cpu"
+    """Torch device of the networks."""
+    run_dir: Path | None = None
+    """Directory of the run; default: results/runs/<command>-<what is learned>. A run that is there
+    already is resumed."""
+    fork: Path | None = None
+    """Directory of another run; a new run starts from its last weights and hyperparameters."""
+
+    def check(self) -> None:
+        """Refuse settings that make no sense, alone or together.
+
+        Raises:
+            ValueError: One line with the value given, the values allowed and the way out.
+        """
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(
+                f"--workers {self.workers}: use 1 or more, or leave it out for all cores"
+            )
+        self.search_space()
+
+    def num_workers(self) -> int:
+        """Return the number of worker processes to start on this machine."""
+        return default_workers(self.population) if self.workers is None else self.workers
+
+    def name(self) -> str:
+        """Return what the members learn in a word, such as "Pong". Subclasses implement it."""
+        raise NotImplementedError
+
+    def task(self) -> tuple[str, Mapping[str, Any]]:
+        """Return the name of the task factory and its configuration. Subclasses implement it."""
+        raise NotImplementedError
+
+    def search_space(self) -> space.Space:
+        """Return priors, bounds and the names of adapted hyperparameters. Subclasses implement it.
+
+        Raises:
+            ValueError: A range, `adapt` or `fixed` makes no sense.
+        """
+        raise NotImplementedError
+
+    def run_config(self) -> run.RunConfig:
+        """Return the settings that a run stores, which are those that may not differ on resume."""
+        task, task_config = self.task()
+        return run.RunConfig(
+            task=task,
+            task_config=task_config,
+            space=self.search_space(),
+            population=self.population,
+            total_steps=self.total_steps,
+            report_interval=self.report_interval,
+            ready_interval=self.ready_interval,
+            exploit=self.exploit,
+            explore=self.explore,
+            copy=self.copy,
+            significance=self.significance,
+            truncation_fraction=self.truncation_fraction,
+            perturb_factors=self.perturb_factors,
+            resample_probability=self.resample_probability,
+            seed=self.seed,
+        )
+
+    def adapted(
+        self, dimensions: Mapping[str, space.Dimension], default: Sequence[str]
+    ) -> space.Space:
+        """Return the space of these hyperparameters, some of them fixed.
+
+        Args:
+            dimensions: Priors and bounds by name.
+            default: Names of those that exploring changes unless `adapt` says otherwise.
+
+        Raises:
+            ValueError: `adapt` or `fixed` names none of them, or the same one.
+        """
+        adapt = tuple(default) if self.adapt is None else self.adapt
+        fixed = parse_fixed(self.fixed)
+        for flag, names in (("--adapt", adapt), ("--fixed", fixed)):
+            for name in names:
+                if name not in dimensions:
+                    raise ValueError(
+                        f"{flag} {name}: use {', '.join(dimensions)}{self.elsewhere()}"
+                    )
+        for name in self.adapt or ():
+            if name in fixed:
+                raise ValueError(
+                    f"--adapt {name}: --fixed {name}={fixed[name]:g} holds it; leave one out"
+                )
+        return space.Space(dict(dimensions), adapt).fix(fixed)
+
+    def elsewhere(self) -> str:
+        """Return where other hyperparameters are to be had, for the end of a message."""
+        return ""
+
+    def log_uniform(self, names: Sequence[str]) -> dict[str, space.Dimension]:
+        """Return a log-uniform dimension for each field of these names, or a constant."""
+        dimensions: dict[str, space.Dimension] = {}
+        for name in names:
+            range_: Range = getattr(self, name)
+            low, high = range_.prior
+            with space.named(name):
+                dimensions[name] = (
+                    space.Constant(low)
+                    if low == high
+                    else space.LogUniform(low, high, range_.bounds)
+                )
+        return dimensions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PopulationConfig(EngineConfig):
+    """A population of actor-critic agents. Counts are agent steps *per member*."""
 
     preset: Literal["default", "quick", "paper"] = "default"
     """Set of defaults that all other flags start from; described above."""
@@ -66,28 +211,9 @@ class PopulationConfig:
         tyro.conf.OmitArgPrefixes[unreal.UNREALConfig], tyro.conf.arg(name="UNREAL")
     ] = dataclasses.field(default_factory=unreal.UNREALConfig)
     """Settings of UNREAL's auxiliary tasks. Other agents ignore them."""
-    population: int = 8
-    """Number of members."""
-    workers: int | None = None
-    """Number of worker processes; default: one per core, at most one per member. A resumed run may
-    have another number."""
-    total_steps: int = 2_000_000
-    """Agent steps of each member, exact; a multiple of num_envs."""
-    report_interval: int = 20_000
-    """Agent steps between two commits to the store; a multiple of num_envs."""
-    ready_interval: int = 100_000
-    """Agent steps between two comparisons with other members; a multiple of num_envs."""
     num_envs: int = 16
-    """Number of environments that each member steps together."""
-    exploit: run.Exploit = "t-test"
-    """How a member chooses whom to copy; "none" is random search with equal budget."""
-    explore: Literal["perturb", "resample", "none"] = "perturb"
-    """How hyperparameters change after a copy. "perturb" multiplies each by 0.8 or 1.2. "resample"
-    also draws each anew from its prior with probability 0.25."""
-    copy: run.Copy = "both"
-    """What is copied from the better member."""
-    significance: float = 0.05
-    """Two-sided level of the t-test."""
+    """Number of environments that each member steps together. All counts of agent steps are
+    multiples of it."""
     learning_rate: Range = Range((1e-3, 1e-2), (1e-5, 1e-1))
     """Learning rate of A3C's RMSProp or PPO's Adam."""
     entropy_cost: Range = Range((1e-3, 2e-2), (1e-5, 1.0))
@@ -110,37 +236,22 @@ class PopulationConfig:
     adapt: tuple[Hyperparameter, ...] | None = None
     """Hyperparameters that exploring changes; default: learning rate, entropy cost and unroll
     length, where they are not fixed. The others keep their first draw, or their donor's."""
-    fixed: tuple[str, ...] = ()
-    """Hyperparameters that are the same for all members, such as learning_rate=7e-4."""
-    seed: int = 0
-    """Seed of the run; every draw and every environment derives its own from it."""
-    device: str = "cpu"
-    """Torch device of the networks."""
-    run_dir: Path | None = None
-    """Directory of the run; default: results/runs/<command>-<environment>. A run that is there
-    already is resumed."""
-    fork: Path | None = None
-    """Directory of another run; a new run starts from its last weights and hyperparameters."""
 
     def check(self) -> None:
-        """Refuse settings that make no sense, alone or together.
-
-        Raises:
-            ValueError: One line with the value given, the values allowed and the way out.
-        """
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(
-                f"--workers {self.workers}: use 1 or more, or leave it out for all cores"
-            )
+        """See `EngineConfig.check`."""
         if self.num_envs < 1:
             raise ValueError(f"--num-envs {self.num_envs}: use 1 or more")
         if self.agent in ("ppo", "unreal-ppo"):
             ppo.check_package(self.settings.package)
-        self.search_space()
+        super().check()
 
-    def num_workers(self) -> int:
-        """Return the number of worker processes to start on this machine."""
-        return default_workers(self.population) if self.workers is None else self.workers
+    def name(self) -> str:
+        """See `EngineConfig.name`: the environment's id."""
+        return self.learner_config().env_id
+
+    def task(self) -> tuple[str, Mapping[str, Any]]:
+        """See `EngineConfig.task`."""
+        return learner.TASK, self.learner_config().to_json()
 
     def learner_config(self) -> learner.LearnerConfig:
         """Return the agent and environments of each member. Subclasses implement it."""
@@ -175,46 +286,19 @@ class PopulationConfig:
         )
 
     def search_space(self) -> space.Space:
-        """Return priors, bounds and the names of adapted hyperparameters.
-
-        Raises:
-            ValueError: A range, `adapt` or `fixed` makes no sense.
-        """
-        dimensions = self._log_uniform(("learning_rate", "entropy_cost"))
+        """See `EngineConfig.search_space`."""
+        dimensions = self.log_uniform(("learning_rate", "entropy_cost"))
         dimensions |= self._whole("unroll_length")
-        adapt: tuple[str, ...] = tuple(dimensions) if self.adapt is None else self.adapt
+        default = tuple(dimensions)
         if self.agent in ("ppo", "unreal-ppo"):
-            dimensions |= self._log_uniform(("clip_range",)) | self._whole("epochs")
+            dimensions |= self.log_uniform(("clip_range",)) | self._whole("epochs")
         if self.agent in ("unreal", "unreal-ppo"):
-            dimensions |= self._log_uniform(unreal.COSTS)
-        fixed = parse_fixed(self.fixed)
-        for flag, names in (("--adapt", adapt), ("--fixed", fixed)):
-            for name in names:
-                if name in typing.get_args(Hyperparameter) and name not in dimensions:
-                    raise ValueError(
-                        f"{flag} {name}: the agent {self.agent!r} has {', '.join(dimensions)}; "
-                        "--agent unreal has the auxiliary costs too, --agent ppo clip_range and "
-                        "epochs"
-                    )
-        for name in self.adapt or ():
-            if name in fixed:
-                raise ValueError(
-                    f"--adapt {name}: --fixed {name}={fixed[name]:g} holds it; leave one out"
-                )
-        return space.Space(dimensions, adapt).fix(fixed)
+            dimensions |= self.log_uniform(unreal.COSTS)
+        return self.adapted(dimensions, default)
 
-    def _log_uniform(self, names: Sequence[str]) -> dict[str, space.Dimension]:
-        dimensions: dict[str, space.Dimension] = {}
-        for name in names:
-            range_: Range = getattr(self, name)
-            low, high = range_.prior
-            with space.named(name):
-                dimensions[name] = (
-                    space.Constant(low)
-                    if low == high
-                    else space.LogUniform(low, high, range_.bounds)
-                )
-        return dimensions
+    def elsewhere(self) -> str:
+        """See `EngineConfig.elsewhere`."""
+        return "; --agent unreal has the auxiliary costs too, --agent ppo clip_range and epochs"
 
     def _whole(self, name: str) -> dict[str, space.Dimension]:
         range_: Range = getattr(self, name)
@@ -230,20 +314,9 @@ class PopulationConfig:
             return {name: space.IntUniform(int(low), int(high), reach, log=True)}
 
     def run_config(self) -> run.RunConfig:
-        """Return the settings that a run stores, which are those that may not differ on resume."""
-        return run.RunConfig(
-            task=learner.TASK,
-            task_config=self.learner_config().to_json(),
-            space=self.search_space(),
-            population=self.population,
-            total_steps=self.total_steps,
-            report_interval=self.report_interval,
-            ready_interval=self.ready_interval,
-            exploit=self.exploit,
-            explore=self.explore,
-            copy=self.copy,
-            significance=self.significance,
-            seed=self.seed,
+        """See `EngineConfig.run_config`."""
+        return dataclasses.replace(
+            super().run_config(),
             # The first episodes to finish of n parallel ones are the shortest.
             min_episodes=max(10, 2 * self.num_envs),
             step_multiple=self.num_envs,

@@ -39,7 +39,7 @@ def parse(*args):
 
 @pytest.mark.parametrize("args", [["--preset", "quick"], ["--preset=quick"]])
 def test_a_preset_is_where_the_other_flags_start_from(args):
-    quick = presets.GYM["quick"]["a3c"]
+    quick = presets.GYM["quick"]["ppo"]
     assert parse(*args) == quick
     changed = parse(*args, "--population", "3")
     assert (changed.population, changed.total_steps) == (3, quick.total_steps)
@@ -85,7 +85,7 @@ def test_an_unknown_agent_is_refused_in_one_line(capsys):
     with pytest.raises(SystemExit):
         parse("--agent", "dqn")
     assert capsys.readouterr().err == (
-        "error: --agent dqn: choose from a3c, ppo, unreal, unreal-ppo\n"
+        "error: --agent dqn: choose from ppo, a3c, unreal-ppo, unreal\n"
     )
 
 
@@ -101,7 +101,7 @@ def test_ppos_hyperparameters_can_be_adapted_and_fixed():
     assert fixed.dimensions["epochs"].value == 2
     for arguments in (("--adapt", "epochs"), ("--fixed", "clip_range=0.2")):
         with pytest.raises(SystemExit):
-            parse(*arguments)
+            parse("--agent", "a3c", *arguments)
 
 
 @pytest.mark.parametrize("flags", [("--fixed", "epochs=0.5"), ("--epochs.prior", "1.5", "3")])
@@ -192,9 +192,18 @@ def test_fixed_hyperparameters_are_constant_and_not_adapted():
 
 
 def test_adapt_chooses_what_explore_changes():
-    space = parse("--adapt", "entropy_cost").search_space()
+    space = parse("--agent", "a3c", "--adapt", "entropy_cost").search_space()
     assert space.adapt == ("entropy_cost",)
     assert len(space.dimensions) == 3
+
+
+def test_the_strategies_have_flags():
+    stored = parse(
+        *("--perturb-factors", "0.5", "2", "--truncation-fraction", "0.25"),
+        *("--resample-probability", "0.1", "--exploit", "truncation"),
+    ).run_config()
+    assert (stored.perturb_factors, stored.truncation_fraction) == ((0.5, 2.0), 0.25)
+    assert (stored.resample_probability, stored.exploit) == (0.1, "truncation")
 
 
 def test_fixing_one_hyperparameter_does_not_change_the_others_first_draws():
