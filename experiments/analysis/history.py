@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from experiments.analysis import selection, wording
+from experiments.analysis import selection, units, wording
 from experiments.analysis.schedule import Schedule, followed
 from experiments.analysis.selection import Selection
 from pbt import lineage, run, space
@@ -83,6 +83,11 @@ class History:
             selection=chosen,
             damaged=damaged,
         )
+
+    @property
+    def units(self) -> units.Units:
+        """The words for steps and scores of these learners."""
+        return units.of(self.config)
 
     @property
     def damage(self) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from envs import atari
-from experiments.analysis import schedule, wording
+from experiments.analysis import schedule, units, wording
 from pbt import run, space
 
 Rows = list[tuple[str, str]]
@@ -85,10 +85,11 @@ def agent_rows(config: run.RunConfig) -> Rows:
 
 def population_rows(config: run.RunConfig) -> Rows:
     """Describe how many members train, for how long, and how they exploit and explore."""
+    words = units.of(config)
     rows = [
         ("Members", f"{config.population}"),
         (
-            "Agent steps",
+            words.steps.capitalize(),
             f"{config.total_steps:,} each, {config.population * config.total_steps:,} in all",
         ),
     ]
@@ -109,7 +110,7 @@ def population_rows(config: run.RunConfig) -> Rows:
             "binary-tournament": "binary tournament, against one other member drawn at random",
         }
         rows += [
-            ("Ready", f"every {config.ready_interval:,} agent steps"),
+            ("Ready", f"every {config.ready_interval:,} {words.steps}"),
             ("Exploit", how.get(config.exploit, config.exploit)),
             ("Copied", {"both": "weights and hyperparameters"}.get(config.copy, config.copy)),
             ("Explore", _explore(config)),
@@ -117,7 +118,7 @@ def population_rows(config: run.RunConfig) -> Rows:
     rows.append(
         (
             "Training score",
-            f"mean return of the last {config.window} counted episodes, once "
+            f"mean of the last {config.window} counted {words.many}, once "
             f"{config.min_episodes} have been counted since the last copy",
         )
     )

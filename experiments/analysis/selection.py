@@ -40,12 +40,11 @@ class Selection:
 
     candidates: tuple[Candidate, ...]
 
-    @property
-    def text(self) -> str:
-        """How the best member was chosen, in words."""
+    def text(self, samples: str) -> str:
+        """Return how the best member was chosen by such samples, in words."""
         return (
-            f"chosen by {EPISODES} other fresh episodes each of the {len(self.candidates)} members "
-            "with the highest training scores"
+            f"chosen by {EPISODES} other fresh {samples} each of the {len(self.candidates)} "
+            "members with the highest training scores"
         )
 
     @property

@@ -15,6 +15,12 @@ def current(task: str) -> str:
     return OLD.get(task, task)
 
 
+def trained(config: run.RunConfig) -> str:
+    """Return the present name of the factory of a run's learners, without a schedule's wrapper."""
+    name = current(config.task)
+    return str(config.task_config.get("task", LEARNER)) if name == SCHEDULED else name
+
+
 def as_stored(given: run.RunConfig, stored: run.RunConfig) -> str:
     """Return the stored name of the given task if both name the same factory, else its own."""
     return stored.task if current(stored.task) == current(given.task) else given.task

@@ -148,8 +148,8 @@ def member_ends(any_dead: bool) -> list[Line2D]:
     return [*handles, dot(INK, "diverged, failed or lost", 5, "x")] if any_dead else handles
 
 
-def steps_axis(axes: Axes, label: str = "agent steps of the member", bins: int = 8) -> None:
-    """Make the horizontal axis one of agent steps, with at most `bins` intervals."""
+def steps_axis(axes: Axes, label: str, bins: int = 8) -> None:
+    """Make the horizontal axis one of steps, with at most `bins` intervals."""
     axes.xaxis.set_major_locator(
         ticker.MaxNLocator(nbins=bins, integer=True, steps=[1, 2, 2.5, 5, 10])
     )

@@ -72,7 +72,7 @@ def family_tree(history: History) -> Figure:
     axes.set_ylim(layout.total + 0.6, -0.6)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    drawing.steps_axis(axes, "agent steps of training behind the weights")
+    drawing.steps_axis(axes, f"{history.units.steps} of training behind the weights")
     axes.grid(axis="y", visible=False)
     drawing.score_bar(figure, scale, [axes])
     drawing.title(figure, f"{history.name}: {describe(history)}")

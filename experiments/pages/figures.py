@@ -29,7 +29,7 @@ def learning_curves(history: History) -> Figure:
         for piece in curves.curve_pieces(history, member.id):
             curve = curves.moving_mean(*piece, smooth)
             axes.plot(*curve, color=drawing.OTHERS, linewidth=0.7, alpha=opacity, zorder=2)
-    handles = [drawing.line(drawing.OTHERS, f"members, mean of {smooth} episodes", 0.9)]
+    handles = [drawing.line(drawing.OTHERS, f"members, mean of {smooth} {history.units.many}", 0.9)]
     if len(history.members) >= 4:
         handles.append(_draw_population(axes, history))
     episodes = [e for e in lineage.episodes(history.lineage, history.reports) if e.counted]
@@ -51,12 +51,15 @@ def learning_curves(history: History) -> Figure:
         axes.plot(*best, color=drawing.BEST, linewidth=2.0, zorder=6)
         handles += [
             drawing.line(drawing.BEST, "best lineage, same mean", 2.0),
-            drawing.dot(drawing.BEST, "its episodes", 3),
+            drawing.dot(drawing.BEST, f"its {history.units.many}", 3),
         ]
-    axes.set_ylabel("episode return")
-    drawing.steps_axis(axes, "agent steps (best lineage: steps of training behind its weights)")
+    axes.set_ylabel(history.units.score)
+    drawing.steps_axis(
+        axes,
+        f"{history.units.steps} (best lineage: steps of training behind its weights)",
+    )
     axes.set_xlim(left=0)
-    _title(figure, history, "training returns")
+    _title(figure, history, "training scores")
     drawing.legend(figure, handles)
     return figure
 
@@ -114,7 +117,7 @@ def schedule(history: History) -> Figure:
         for step in copies:
             axes.axvline(step, color=drawing.MUTED, linewidth=0.7, alpha=0.5, zorder=1)
     _name_segments(panels[0], segments)
-    drawing.steps_axis(panels[-1], "agent steps of training behind the weights")
+    drawing.steps_axis(panels[-1], f"{history.units.steps} of training behind the weights")
     best = history.lineage[-1].version
     handles = [
         drawing.line(drawing.BEST, "value in use"),
@@ -169,7 +172,7 @@ def hyperparameters(history: History) -> Figure:
             axes.plot(*at, marker=marker, ms=4, color=colour, zorder=5, clip_on=False)
         drawing.value_axis(axes, name, history.config.space)
         axes.autoscale_view()
-    drawing.steps_axis(panels[-1])
+    drawing.steps_axis(panels[-1], f"{history.units.steps} of the member")
     drawing.score_bar(figure, scale, panels)
     _title(figure, history, "hyperparameters of all members")
     handles = [

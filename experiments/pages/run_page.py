@@ -63,10 +63,12 @@ def page(history: History, run_dir: Path, drawn: Mapping[str, Figure]) -> Html:
 def _lede(history: History) -> str:
     config = history.config
     env_id = protocol.environment(config)
-    who = "One agent" if config.population == 1 else f"{config.population} agents"
-    trained = (
-        f"{who}{f' on {env_id}' if env_id else ''}, trained for {config.total_steps:,} agent steps"
-    )
+    units = history.units
+    who = f"{config.population} {units.learner}s"
+    if config.population == 1:
+        who = f"One {units.learner}"
+    where = f" on {env_id}" if env_id else ""
+    trained = f"{who}{where}, trained for {config.total_steps:,} {units.steps}"
     if config.population > 1:
         trained += " each"
     if history.followed is not None:
@@ -93,24 +95,25 @@ def _lede(history: History) -> str:
 def _score(history: History, run_dir: Path) -> list[Content]:
     """Return the result in large type, and what it is worth."""
     best, score = history.best, scores.best_score(history, run_dir)
+    units = history.units
     if best is None or score is None:
-        text = f"No score yet: that takes {history.config.min_episodes} counted episodes."
+        text = f"No score yet: that takes {history.config.min_episodes} counted {units.many}."
         return [element("p", text, class_="note")]
     command = f"python -m experiments.evaluate {shlex.quote(str(run_dir))} --save"
     said: list[Content] = [
         f"training score of member {best.id}, mean of the last {score.episodes} counted "
-        f"episodes{score.since}. ",
+        f"{units.many}{score.since}. ",
         *_bias(history),
-        "For a result, play fresh episodes: ",
+        f"For a result, get fresh {units.many}: ",
         markup.code(command),
     ]
     if score.interval is not None:
         said = [
-            f"mean of {score.episodes} fresh episodes of member {best.id}, 95 % interval "
+            f"mean of {score.episodes} fresh {units.many} of member {best.id}, 95 % interval "
             f"{wording.interval(score.interval)}; one run, one seed (n\u00a0=\u00a01)"
         ]
         if history.selection is not None:
-            said.append(f"; {history.selection.text}")
+            said.append(f"; {history.selection.text(units.many)}")
     kind = "score" if score.is_fresh else "score biased"
     number = element("strong", wording.score(score.mean))
     return [
@@ -151,7 +154,7 @@ def _numbers(history: History) -> Html:
     rows = [
         ("members", str(len(history.members)), done.states),
         (
-            "agent steps",
+            history.units.steps,
             wording.steps(done.agent_steps),
             "the whole budget" if whole else f"of {wording.steps(done.budget)}",
         ),

@@ -28,19 +28,23 @@ def learning_curves(history: History, drawn: Mapping[str, Figure]) -> list[Conte
         for step in history.lineage
         if step.version.score is not None
     ]
-    said = f"Line chart of episode returns over agent steps for {len(history.members)} members."
+    units = history.units
+    said = (
+        f"Line chart of {units.many} over {units.steps} for {len(history.members)} members, by "
+        f"their {units.score}."
+    )
     if scores:
         said += (
             f" The best lineage goes from a training score of {wording.score(scores[0][0])} to "
-            f"{wording.score(scores[-1][0])} in {wording.steps(scores[-1][1])} agent steps."
+            f"{wording.score(scores[-1][0])} in {wording.steps(scores[-1][1])} {units.steps}."
         )
     return _figure(
         drawn,
         "learning_curves.png",
         said,
-        "Training returns. Orange: all episodes behind the weights that the best member has now, "
-        "followed back through the members from which these were copied. Grey: every member, cut "
-        "where its weights were replaced.",
+        f"Training scores. Orange: all {units.many} behind the weights that the best member has "
+        "now, followed back through the members from which these were copied. Grey: every member, "
+        "cut where its weights were replaced.",
         " Blue: interquartile mean and middle half of the members' scores. The band is the spread "
         "of one population, not a confidence interval."
         if len(history.members) >= 4
@@ -54,7 +58,8 @@ def hyperparameters(history: History, drawn: Mapping[str, Figure]) -> list[Conte
         drawn,
         "hyperparameters.png",
         f"One panel each for {', '.join(map(_words, history.varied))}: values of "
-        f"{len(history.members)} members over their agent steps, coloured by training score.",
+        f"{len(history.members)} members over their {history.units.steps}, coloured by training "
+        "score.",
         "Hyperparameters of every member, coloured by its training score at that time. A line ends "
         "where the member changed its values.",
     )
@@ -89,8 +94,12 @@ def schedule(history: History, drawn: Mapping[str, Figure]) -> list[Content]:
         *caption,
     )
     table = markup.table(
-        "Values from each number of agent steps behind the weights on",
-        [Column("agent steps", True), *(Column(_words(n), True) for n in names), Column("member")],
+        f"Values from each number of {history.units.steps} behind the weights on",
+        [
+            Column(history.units.steps, True),
+            *(Column(_words(n), True) for n in names),
+            Column("member"),
+        ],
         [
             [
                 _count(row.agent_steps),
@@ -129,12 +138,12 @@ def decision_table(history: History) -> list[Content]:
     has_test = any(row.t is not None for row in rows)
     columns = [
         Column("time", True, "since the run was created"),
-        Column("steps", True, "the member's own agent steps"),
+        Column("steps", True, f"the member's own {history.units.steps}"),
         Column("member", True),
         Column("decision"),
         Column("other", True, "donor, or the member it was compared with"),
-        Column("own mean", True, "of the returns compared"),
-        Column("other mean", True, "of the returns compared"),
+        Column("own mean", True, "of the scores compared"),
+        Column("other mean", True, "of the scores compared"),
         *(_STATISTICS if has_test else ()),
         *(Column(_words(name), explanation="before → after") for name in names),
         Column("reason"),
@@ -203,7 +212,7 @@ def members(history: History) -> tuple[list[Column], list[list[Cell | Content]]]
     columns = [
         Column("member", True),
         Column("state"),
-        Column("agent steps", True, "its own"),
+        Column(history.units.steps, True, "its own"),
         Column("training score", True),
         *(Column(_words(name), True) for name in names),
         Column("initial draw", True, "the member whose first weights these come from"),

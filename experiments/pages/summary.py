@@ -48,7 +48,7 @@ def totals(history: History) -> Totals:
         budget=config.population * config.total_steps,
         elapsed=None if elapsed_s is None else wording.duration(elapsed_s),
         worked=wording.duration(sum(report.seconds for report in reports)),
-        dead=f"{told}; {unspent:,} agent steps unspent" if dead else None,
+        dead=f"{told}; {unspent:,} {history.units.steps} unspent" if dead else None,
     )
 
 
@@ -65,9 +65,9 @@ def summary(history: History, run_dir: Path) -> str:
         "",
         f"- population {config.population}, exploit {config.exploit}, explore {config.explore}, "
         f"copy {config.copy}, seed {config.seed}",
-        f"- trained {wording.steps(done.agent_steps)} of {wording.steps(done.budget)} agent steps "
-        f"({config.population} members x {wording.steps(config.total_steps)}); members: "
-        f"{done.states}",
+        f"- trained {wording.steps(done.agent_steps)} of {wording.steps(done.budget)} "
+        f"{history.units.steps} ({config.population} members x "
+        f"{wording.steps(config.total_steps)}); members: {done.states}",
     ]
     if done.dead is not None:
         lines.append(f"- not training: {done.dead}")
@@ -107,7 +107,7 @@ def _best(history: History, run_dir: Path) -> list[str]:
     if best is None or training is None or played is None:
         return [
             "No member has a score yet: that takes "
-            f"{history.config.min_episodes} counted episodes since its last copy."
+            f"{history.config.min_episodes} counted {history.units.many} since its last copy."
         ]
     key = history.tree.newest(best.id)
     stretches = [
@@ -124,20 +124,22 @@ def _best(history: History, run_dir: Path) -> list[str]:
     fresh = []
     if played.interval is not None:
         fresh = [
-            f"- score {wording.score(played.mean)}: mean of {played.episodes} fresh episodes, 95 % "
-            f"interval {wording.interval(played.interval)}; {played.protocol}"
+            f"- score {wording.score(played.mean)}: mean of {played.episodes} fresh "
+            f"{history.units.many}, 95 % interval {wording.interval(played.interval)}; "
+            f"{played.protocol}"
         ]
     if history.selection is not None:
-        fresh.append(f"- {history.selection.text}")
+        fresh.append(f"- {history.selection.text(history.units.many)}")
     return [
         f"## Best member: {best.id}",
         "",
         *fresh,
         f"- training score {wording.score(training.mean)}: mean of the last {training.episodes} "
-        f"counted episodes{training.since}{bias}. It is no result; fresh episodes give one: "
+        f"counted {history.units.many}{training.since}{bias}. It is no result; fresh "
+        f"{history.units.many} give one: "
         f"`python -m experiments.evaluate {shlex.quote(str(run_dir))}`",
-        f"- version {key[1]}, {wording.steps(history.tree.training[key])} agent steps of training "
-        f"behind its weights ({wording.steps(best.agent_steps)} of its own)",
+        f"- version {key[1]}, {wording.steps(history.tree.training[key])} {history.units.steps} of "
+        f"training behind its weights ({wording.steps(best.agent_steps)} of its own)",
         "- hyperparameters now: "
         + ", ".join(f"{name} {wording.value(value)}" for name, value in used.items()),
         f"- lineage: {', then '.join(stretches) or 'never trained'}",

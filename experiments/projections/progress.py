@@ -24,7 +24,7 @@ import rich.live
 import rich.table
 import rich.text
 
-from experiments.analysis import wording
+from experiments.analysis import units, wording
 from pbt import records, run
 from pbt import store as stores
 from pbt.records import Event, Member
@@ -116,7 +116,7 @@ class Progress:
         """Describe the run in a few phrases."""
         done = sum(member.agent_steps for member in members)
         total = config.population * config.total_steps
-        trained = f"{wording.steps(done)} of {wording.steps(total)} agent steps"
+        trained = f"{wording.steps(done)} of {wording.steps(total)} {units.of(config).steps}"
         parts = [f"{trained} ({done / total:.0%})"]
         rate = self._rate.per_second(self._shown_s)
         if rate is not None:

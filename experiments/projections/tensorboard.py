@@ -44,7 +44,7 @@ from typing import Self
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar
 
-from experiments.analysis import wording
+from experiments.analysis import units, wording
 from experiments.projections import event_file
 from experiments.projections.event_file import Point
 from pbt import files, lineage, owner, run, space, task
@@ -233,7 +233,7 @@ class Projector:
         created = self._store.version(0, 0).created_s
         described = json.dumps(config.to_json(), indent=2, sort_keys=True)
         return [
-            Point(custom_scalar.CONFIG_SUMMARY_TAG, 0, layout(config.space), created),
+            Point(custom_scalar.CONFIG_SUMMARY_TAG, 0, layout(config), created),
             Point("run/config", 0, f"```json\n{described}\n```", created),
         ]
 
@@ -338,8 +338,9 @@ def decision_points(event: Event, donor: Version | None) -> list[Point]:
     return points
 
 
-def layout(hyperparameters: space.Space) -> layout_pb2.Layout:
+def layout(config: run.RunConfig) -> layout_pb2.Layout:
     """Return the custom scalars dashboard, with all members in one chart per hyperparameter."""
+    hyperparameters, words = config.space, units.of(config)
 
     def charts(is_adapted: bool) -> dict[str, list[str]]:
         names = [
@@ -350,7 +351,7 @@ def layout(hyperparameters: space.Space) -> layout_pb2.Layout:
     categories = {
         "Hyperparameters of all members": charts(is_adapted=True),
         "Returns": {
-            "episode return, all members": ["^episode/return$"],
+            f"{words.score}, all members": ["^episode/return$"],
             "population score": ["^score/best$", "^score/median$", "^score/worst$"],
             "donor copied from": ["^exploit/donor$"],
         },

@@ -1,0 +1,46 @@
+"""The words for what a run's members do: their steps, the samples of their score, and the score."""
+
+from dataclasses import dataclass
+
+from experiments.analysis import tasks
+from pbt import run
+
+
+@dataclass(frozen=True)
+class Units:
+    """Words for the steps and scores of one kind of learner, in the singular."""
+
+    learner: str
+    """A member without its hyperparameters."""
+    step: str
+    """A step of training, which budgets and intervals count."""
+    sample: str
+    """What has a score of its own. A training score is the mean of the last few."""
+    score: str
+    """The score, as the label of an axis."""
+    samples: str = ""
+    """Plural of `sample`, if it is not made by adding an s."""
+
+    @property
+    def steps(self) -> str:
+        """The plural of `step`."""
+        return f"{self.step}s"
+
+    @property
+    def many(self) -> str:
+        """The plural of `sample`."""
+        return self.samples or f"{self.sample}s"
+
+
+AGENTS = Units("agent", "agent step", "episode", "episode return")
+"""Agents in environments."""
+OTHERS = Units("learner", "step", "evaluation", "score")
+"""Learners of which the suite knows nothing."""
+KNOWN = {tasks.LEARNER: AGENTS}
+
+
+def of(config: run.RunConfig) -> Units:
+    """Return the words for the learners of a run. What has an environment is an agent."""
+    if isinstance(config.task_config.get("env_id"), str):
+        return AGENTS
+    return KNOWN.get(tasks.trained(config), OTHERS)
