@@ -16,7 +16,7 @@ import tyro
 
 from experiments import cli
 from experiments.analysis import scores
-from experiments.members import evaluation, trust, video
+from experiments.members import episodes, evaluation, trust, video
 from pbt import checkpoint, store
 from pbt.records import Member
 
@@ -61,7 +61,7 @@ def main() -> None:
         arguments.check()
         with store.Store.open(arguments.run_dir) as run_store:
             if not arguments.trust:
-                trust.check(run_store, evaluation.learner_config(run_store).env_id)
+                trust.check(run_store, episodes.learner_config(run_store).env_id)
             member = _find(run_store, arguments.member)
             written = scores.evaluation_path(arguments.run_dir, member)
             if arguments.save and written.exists():
@@ -71,7 +71,7 @@ def main() -> None:
                 )
             if arguments.video is not None:
                 video.check(arguments.video)
-                agent, played = evaluation.load_agent(
+                agent, played = episodes.load_agent(
                     run_store, arguments.run_dir, member, arguments.seed
                 )
                 score = video.record(agent, played, arguments.video, arguments.seed)

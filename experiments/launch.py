@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from envs import make
 from experiments import cli, config
-from experiments.analysis import provenance, scores, tasks
-from experiments.members import checks, evaluation, learner
+from experiments.analysis import provenance, scores, tasks, units
+from experiments.members import checks, evaluation
 from experiments.pages import run_report
 from experiments.projections import progress, tensorboard
 from pbt import checkpoint, create, disk, local, run, store, verdict
@@ -28,7 +27,7 @@ EVALUATION_SEED, SELECTION_SEED = 0, 3_000
 """Seeds of these episodes, and of those that choose the best member."""
 
 
-def run_population(name: str, settings: config.PopulationConfig) -> NoReturn:
+def run_population(name: str, settings: config.EngineConfig) -> NoReturn:
     """Run a population with the settings of a command line, and exit as `run_experiment` does.
 
     Args:
@@ -46,7 +45,7 @@ def run_population(name: str, settings: config.PopulationConfig) -> NoReturn:
 def run_experiment(
     run_dir: Path, run_config: run.RunConfig, workers: int, fork: Path | None = None
 ) -> NoReturn:
-    """Run a population of the suite's agents until it is finished or interrupted, and exit.
+    """Run a population until it is finished or interrupted, and exit.
 
     | exit code | meaning |
     |---|---|
@@ -59,14 +58,12 @@ def run_experiment(
 
     Args:
         run_dir: The run's directory; a run that is there already is resumed.
-        run_config: The run as stored. Its task is one of the suite's agents.
+        run_config: The run as stored.
         workers: Number of worker processes.
         fork: Directory of another run to start from.
     """
-    learner_config = learner.LearnerConfig.from_json(run_config.task_config)
     try:
-        spec = checks.check_environment(learner_config)
-        learner_config.check_unroll_length(checks.longest_unroll(run_config))
+        described = checks.check(run_config)
         begun = open_or_create(run_dir, run_config, fork)
     except OSError as error:
         if disk.is_full(error):
@@ -84,8 +81,8 @@ def run_experiment(
     provenance.record(run_dir)
     print(
         f"{begun} {run_dir}: {run_config.population} members, "
-        f"{run_config.total_steps:,} agent steps each, {workers} workers\n"
-        f"environment: {make.protocol(learner_config.env_id, preset=learner_config.preset)}\n"
+        f"{run_config.total_steps:,} {units.of(run_config).steps} each, {workers} workers\n"
+        f"{described.protocol}\n"
         f"curves: tensorboard --logdir {shlex.quote(str(run_dir.parent))}",
         flush=True,
     )
@@ -93,7 +90,7 @@ def run_experiment(
         _one_line(),
         store.Store.open(run_dir, busy_timeout_s=local.BUSY_TIMEOUT_S) as watched,
         tensorboard.Projector(watched, run_dir / "tensorboard") as projector,
-        progress.Progress(spec.frames_per_step if spec.is_atari else None) as table,
+        progress.Progress(described.frames_per_step) as table,
     ):
         projected_s = -PROJECTION_INTERVAL_S
 

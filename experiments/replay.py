@@ -23,7 +23,7 @@ import tyro
 
 from experiments import cli, config, launch
 from experiments.analysis import schedule
-from experiments.members import evaluation, trust
+from experiments.members import episodes, trust
 from experiments.members import make_scheduled_task as make_task  # noqa: F401 - old run directories
 from experiments.studies import defaults, schedules
 from pbt import run, store
@@ -104,7 +104,7 @@ def prepare(arguments: Arguments) -> run.RunConfig:
     base, followed = None, None
     if arguments.source is not None:
         with store.Store.open(arguments.source) as source:
-            played = evaluation.learner_config(source)  # refuse other tasks
+            played = episodes.learner_config(source)  # refuse other tasks
             if arguments.env is None and not arguments.trust:
                 trust.check(source, played.env_id)
             base = source.config

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.analysis import files
+import numpy as np
+
+from experiments.analysis import aggregates, files
 from experiments.analysis.history import History
 from pbt.records import Member
 
@@ -30,6 +32,53 @@ class Score:
     """The version with a training score if it is not the present one: " at its version 3 ..."."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Fresh samples of one version of one member, such as episodes of an agent."""
+
+    member: int
+    """The member's number."""
+    version: int
+    """Version of its checkpoint."""
+    agent_steps: int
+    """Steps that it was trained for."""
+    returns: tuple[float, ...]
+    """Score of each sample: of an episode its raw, undiscounted return."""
+    lengths: tuple[int, ...]
+    """Length of each episode in agent steps; empty for other samples."""
+    protocol: str
+    """What was played and how, in words."""
+    samples: str = "episodes"
+    """Plural of what a sample is called."""
+    steps: str = "agent steps"
+    """Plural of what a step is called."""
+
+    @property
+    def mean(self) -> float:
+        """Return the mean score."""
+        return float(np.mean(self.returns))
+
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % bootstrap interval of the mean. One sample's has no width."""
+        if len(self.returns) == 1:
+            return (self.returns[0], self.returns[0])
+        return aggregates.interval(self.returns, np.mean)
+
+    def text(self) -> str:
+        """Return the score and its protocol as printed."""
+        low, high = self.interval()
+        return (
+            f"member {self.member}, version {self.version}, {self.agent_steps:,} {self.steps}: "
+            f"{self.mean:.2f} (mean of {len(self.returns)} fresh {self.samples}; 95 % interval "
+            f"{low:.2f} to {high:.2f}; from {min(self.returns):g} to {max(self.returns):g})\n"
+            f"protocol: {self.protocol}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields, the mean and the interval as JSON."""
+        return dataclasses.asdict(self) | {"mean": self.mean, "interval_95": self.interval()}
+
+
 def evaluation_path(run_dir: Path, member: Member) -> Path:
     """Return the path of the file of fresh episodes of a member's present version."""
     return run_dir / "report" / f"evaluation-{member.id:02d}-{member.version}.json"
@@ -41,7 +90,7 @@ def write_evaluation(run_dir: Path, member: Member, played: Mapping[str, Any]) -
     Args:
         run_dir: Directory of the run.
         member: The member that played.
-        played: Result of `experiments.members.evaluation.Evaluation.to_json`.
+        played: Result of `Evaluation.to_json`.
 
     Returns:
         Path of the file.

@@ -1,9 +1,9 @@
 """The suite's learners behind `pbt.task.Task`: agents in environments.
 
 `learner` builds an agent and its environments and trains them, `actor` steps them, and `scheduled`
-trains along a schedule. `checks` refuses settings that do not fit, `evaluation` plays fresh
-episodes, `video` records one, and `trust` says what a run may execute. A worker process imports
-this package, so only what training needs is imported here.
+trains along a schedule. `checks` refuses settings that do not fit. `evaluation` chooses and scores
+members by fresh samples, which `episodes` plays. `video` records one, and `trust` says what a run
+may execute. A worker process imports this package, so only what training needs is imported here.
 """
 
 from experiments.members.learner import make_task as make_task

@@ -2,11 +2,36 @@
 
 import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
 from envs import make
 from experiments.analysis import schedule, tasks
 from experiments.members import learner
 from pbt import checkpoint, run, slices, space, store
+
+
+class Description(NamedTuple):
+    """What a run's members learn, for people."""
+
+    protocol: str
+    """What they learn, in one line."""
+    frames_per_step: int | None = None
+    """Emulator frames per step, where there is an emulator."""
+
+
+def check(run_config: run.RunConfig) -> Description:
+    """Refuse settings with which no member could be built, and describe what members learn.
+
+    Raises:
+        ValueError: One line with the value given and the way out.
+    """
+    if tasks.trained(run_config) != tasks.LEARNER:
+        return Description(f"task: {run_config.task}")
+    config = learner.LearnerConfig.from_json(run_config.task_config)
+    spec = check_environment(config)
+    config.check_unroll_length(longest_unroll(run_config))
+    protocol = f"environment: {make.protocol(config.env_id, preset=config.preset)}"
+    return Description(protocol, spec.frames_per_step if spec.is_atari else None)
 
 
 def check_environment(config: learner.LearnerConfig) -> make.EnvSpec:

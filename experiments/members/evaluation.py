@@ -1,72 +1,16 @@
-"""Evaluate a member of a run by fresh episodes with its last checkpoint.
+"""Choose the best member of a run, and score any member by fresh samples of its last checkpoint.
 
-`select` chooses the best member of a finished run by fresh episodes of the few with the highest
-training scores. Other fresh episodes score it. They had no part in the choice, so their mean is
-unbiased. Actions are sampled from the policy, as in training.
+`select` chooses the best member of a finished run by fresh samples of the few with the highest
+training scores. Other fresh samples score it. They had no part in the choice, so their mean is
+unbiased. A sample is what the run's learners are compared by, such as an episode of an agent.
 """
 
-import contextlib
-import dataclasses
-import math
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from envs import make
-from experiments.analysis import aggregates, selection, tasks
-from experiments.members import actor, learner
-from pbt import checkpoint, lineage, owner, records, store
+from experiments.analysis import scores, selection
+from experiments.members import episodes
+from pbt import lineage, store
 from pbt.records import Member
-
-_PIN_S = 60.0
-"""Seconds for which a checkpoint is kept while it is loaded, though its member trains on."""
-MAX_PARALLEL = 32
-"""Largest number of environments stepped together. Each plays the same number of episodes, since
-the first episodes to finish are the shortest."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Fresh episodes of one version of one member."""
-
-    member: int
-    """The member's number."""
-    version: int
-    """Version of its checkpoint."""
-    agent_steps: int
-    """Agent steps that it was trained for."""
-    returns: tuple[float, ...]
-    """Raw, undiscounted return of each episode."""
-    lengths: tuple[int, ...]
-    """Length of each episode in agent steps."""
-    protocol: str
-    """Environment and protocol of the episodes, in words."""
-
-    @property
-    def mean(self) -> float:
-        """Return the mean raw return."""
-        return float(np.mean(self.returns))
-
-    def interval(self) -> tuple[float, float]:
-        """Return the 95 % bootstrap interval of the mean. One episode's has no width."""
-        if len(self.returns) == 1:
-            return (self.returns[0], self.returns[0])
-        return aggregates.interval(self.returns, np.mean)
-
-    def text(self) -> str:
-        """Return the score and its protocol as printed."""
-        low, high = self.interval()
-        return (
-            f"member {self.member}, version {self.version}, {self.agent_steps:,} agent steps: "
-            f"{self.mean:.2f} (mean of {len(self.returns)} fresh episodes; 95 % interval "
-            f"{low:.2f} to {high:.2f}; from {min(self.returns):g} to {max(self.returns):g})\n"
-            f"protocol: {self.protocol}"
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields, the mean and the interval as JSON."""
-        return dataclasses.asdict(self) | {"mean": self.mean, "interval_95": self.interval()}
 
 
 def best_member(run_store: store.Store) -> Member:
@@ -89,12 +33,12 @@ def best_member(run_store: store.Store) -> Member:
 
 
 def select(run_store: store.Store, run_dir: Path, seed: int) -> Member:
-    """Choose the best member of a finished run by fresh episodes, once, and write the choice.
+    """Choose the best member of a finished run by fresh samples, once, and write the choice.
 
     Args:
         run_store: The run.
         run_dir: The run's directory.
-        seed: Seed of the episodes. Take another one for the episodes that score the winner.
+        seed: Seed of the samples. Take another one for the samples that score the winner.
 
     Returns:
         The best member. With a single candidate nothing is played.
@@ -121,101 +65,20 @@ def select(run_store: store.Store, run_dir: Path, seed: int) -> Member:
 
 
 def evaluate(
-    run_store: store.Store, run_dir: Path, member: Member, episodes: int, seed: int
-) -> Evaluation:
-    """Play `episodes` fresh episodes with a member's last checkpoint.
+    run_store: store.Store, run_dir: Path, member: Member, samples: int, seed: int
+) -> scores.Evaluation:
+    """Score a member's last checkpoint by fresh samples.
 
     Args:
         run_store: The run.
         run_dir: The run's directory.
         member: The member.
-        episodes: Number of episodes, rounded up to equally many in every parallel environment.
-        seed: Seed of environments and actions, independent of the run's.
+        samples: Number of samples. Episodes are rounded up to equally many in every environment.
+        seed: Seed of the samples, independent of the run's.
 
     Raises:
-        ValueError: The member has no checkpoint, or it does not fit the run's agent.
+        ValueError: The member has no checkpoint, or it does not fit the run, or the run's learners
+            are not the suite's.
         pbt.checkpoint.CheckpointError: Its checkpoint is damaged.
     """
-    agent, learner_config = load_agent(run_store, run_dir, member, seed)
-    slots = min(episodes, MAX_PARALLEL)
-    quota = math.ceil(episodes / slots)
-    envs = make.make_vec(learner_config.env_id, slots, preset=learner_config.preset)
-    try:
-        player = actor.Actor(agent, envs, learner_config.clip_rewards, learner_config.reward_scale)
-        player.reset(
-            [int(s) & 0x7FFFFFFF for s in np.random.SeedSequence(seed).generate_state(slots)]
-        )
-        played = np.zeros(slots, dtype=np.int64)
-        returns, lengths = [], []
-        while (played < quota).any():
-            for slot, episode_return, length in player.step().finished:
-                if played[slot] < quota:
-                    played[slot] += 1
-                    returns.append(episode_return)
-                    lengths.append(length)
-    except RuntimeError as error:  # torch's, of weights so large that the policy overflows
-        raise ValueError(f"member {member.id} cannot be played: {error}") from error
-    finally:
-        envs.close()
-    protocol = (
-        f"{make.protocol(learner_config.env_id, preset=learner_config.preset)}; actions sampled "
-        f"from the policy; {quota} episode(s) in each of {slots} environments; "
-        f"raw undiscounted returns; evaluation seed {seed}"
-    )
-    return Evaluation(
-        member.id, member.version, member.agent_steps, tuple(returns), tuple(lengths), protocol
-    )
-
-
-def learner_config(run_store: store.Store) -> learner.LearnerConfig:
-    """Return the agent and environments of a run's members.
-
-    Raises:
-        ValueError: The run does not train the suite's agents.
-    """
-    stored = run_store.config
-    if tasks.current(stored.task) not in (tasks.LEARNER, tasks.SCHEDULED):
-        raise ValueError(
-            f"{run_store.path.parent} trains {stored.task}: only runs of the suite's agents "
-            f"({tasks.LEARNER}) can be played or replayed"
-        )
-    try:
-        return learner.LearnerConfig.from_json(stored.task_config)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{run_store.path.parent} holds no settings of the suite's agents: {error!r}"
-        ) from error
-
-
-def load_agent(
-    run_store: store.Store, run_dir: Path, member: Member, seed: int
-) -> tuple[actor.Agent, learner.LearnerConfig]:
-    """Return a member's agent as in its last checkpoint, on the CPU, and its settings.
-
-    Args:
-        run_store: The run.
-        run_dir: The run's directory.
-        member: The member.
-        seed: Seed of the actions that the agent will sample.
-
-    Raises:
-        ValueError: The member has no checkpoint, or it does not fit the run's agent.
-        pbt.checkpoint.CheckpointError: Its checkpoint is damaged.
-    """
-    if member.checkpoint is None:
-        raise ValueError(f"member {member.id} has no checkpoint yet: let it train one interval")
-    played = dataclasses.replace(
-        learner_config(run_store),
-        device="cpu",  # any machine can evaluate, wherever the run was trained
-    )
-    if records.may_go_on(member, run_store.config):  # else nothing supersedes its checkpoint
-        with contextlib.suppress(store.StoreError):  # read-only, so no worker deletes it
-            run_store.pin(member.checkpoint, owner.current(), _PIN_S)
-    directory = checkpoint.open_verified(
-        run_dir / "checkpoints", member.checkpoint, member.id, member.version
-    )
-    agent = learner.make_agent(played, make.describe(played.env_id, preset=played.preset), seed)
-    state = learner.read_tensors(directory)
-    # `make_agent` has seeded the generator; the checkpoint's must not replace it.
-    agent.load_state_dict(state | {"generator": agent.generator.get_state()})
-    return agent, played
+    return episodes.play(run_store, run_dir, member, samples, seed)

@@ -16,7 +16,7 @@ from pbt import checkpoint, store
 CATCH = ("--env", "Catch")
 TINY = (
     *CATCH,
-    *("--population", "2", "--workers", "1", "--num-envs", "4"),
+    *("--agent", "a3c", "--population", "2", "--workers", "1", "--num-envs", "4"),
     *("--total-steps", "640", "--report-interval", "160", "--ready-interval", "320"),
 )
 

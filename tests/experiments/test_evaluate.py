@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from experiments import evaluate, gym
-from experiments.analysis import history
+from experiments.analysis import history, scores
 from experiments.members import evaluation
 from experiments.pages import summary
 from pbt import checkpoint, store
 
 TINY = (
-    *("--population", "2", "--workers", "1", "--num-envs", "4"),
+    *("--agent", "a3c", "--population", "2", "--workers", "1", "--num-envs", "4"),
     *("--total-steps", "1200", "--report-interval", "400", "--ready-interval", "800"),
     *("--run-dir", "run"),
 )
@@ -23,7 +23,7 @@ TINY = (
 
 def made(returns):
     returns = tuple(map(float, returns))
-    return evaluation.Evaluation(1, 2, 3, returns, (1,) * len(returns), "protocol")
+    return scores.Evaluation(1, 2, 3, returns, (1,) * len(returns), "protocol")
 
 
 @pytest.fixture

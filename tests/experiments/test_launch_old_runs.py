@@ -21,7 +21,7 @@ from pbt import store
 ASSETS = Path(__file__).parent / "assets" / "before_the_move"
 TOTAL = 4_000
 TINY = (
-    *("--env", "Catch", "--population", "2", "--workers", "1", "--num-envs", "4"),
+    *("--env", "Catch", "--agent", "a3c", "--population", "2", "--workers", "1", "--num-envs", "4"),
     *("--core", "feedforward", "--report-interval", "400", "--ready-interval", "800"),
 )
 RUN = (*TINY, "--total-steps", str(TOTAL), "--run-dir", "run")

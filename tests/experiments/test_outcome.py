@@ -15,7 +15,7 @@ from experiments.studies import conclude
 from pbt import lineage, records, store
 
 TINY = (
-    *("--env", "Catch", "--population", "2", "--workers", "1", "--num-envs", "4"),
+    *("--env", "Catch", "--agent", "a3c", "--population", "2", "--workers", "1", "--num-envs", "4"),
     *("--total-steps", "800", "--report-interval", "400", "--ready-interval", "400"),
 )
 

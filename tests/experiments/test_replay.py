@@ -10,7 +10,7 @@ import pytest
 
 from experiments import gym, presets, replay
 from experiments.analysis import history, schedule, tables
-from experiments.members import learner, scheduled
+from experiments.members import evaluation, learner, scheduled
 from experiments.pages import figures
 from pbt import create, lineage, run, space, store, task, worker
 
@@ -94,7 +94,18 @@ def test_the_engine_cannot_set_what_follows_a_schedule(tmp_path):
 
 
 TINY = (
-    *("--population", "3", "--workers", "1", "--num-envs", "4", "--exploit", "truncation"),
+    *(
+        "--agent",
+        "a3c",
+        "--population",
+        "3",
+        "--workers",
+        "1",
+        "--num-envs",
+        "4",
+        "--exploit",
+        "truncation",
+    ),
     *("--total-steps", "800", "--report-interval", "100", "--ready-interval", "100"),
     *("--env", "Catch", "--run-dir", "source"),
 )
@@ -102,7 +113,7 @@ TINY = (
 
 def opened_lineage(opened):
     tree = lineage.Tree(opened.versions(), opened.config.copy)
-    return tree.lineage(lineage.best_member(opened.members(), tree).id)
+    return tree.lineage(evaluation.best_member(opened).id)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pbt import store
 
 RUN = "results/runs/x"
 TINY = (
-    *("--env", "Catch", "--population", "1", "--workers", "1", "--num-envs", "4"),
+    *("--env", "Catch", "--agent", "a3c", "--population", "1", "--workers", "1", "--num-envs", "4"),
     *("--total-steps", "800", "--report-interval", "400", "--ready-interval", "800"),
     *("--run-dir", RUN),
 )

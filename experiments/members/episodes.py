@@ -1,0 +1,124 @@
+"""Play fresh episodes with an agent's last checkpoint.
+
+Actions are sampled from the policy, as in training.
+"""
+
+import contextlib
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+
+from envs import make
+from experiments.analysis import scores, tasks
+from experiments.members import actor, learner
+from pbt import checkpoint, owner, records, store
+from pbt.records import Member
+
+_PIN_S = 60.0
+"""Seconds for which a checkpoint is kept while it is loaded, though its member trains on."""
+MAX_PARALLEL = 32
+"""Largest number of environments stepped together. Each plays the same number of episodes, since
+the first episodes to finish are the shortest."""
+
+
+def play(
+    run_store: store.Store, run_dir: Path, member: Member, episodes: int, seed: int
+) -> scores.Evaluation:
+    """Play `episodes` fresh episodes with a member's last checkpoint.
+
+    Args:
+        run_store: The run.
+        run_dir: The run's directory.
+        member: The member.
+        episodes: Number of episodes, rounded up to equally many in every parallel environment.
+        seed: Seed of environments and actions, independent of the run's.
+
+    Raises:
+        ValueError: The member has no checkpoint, or it does not fit the run's agent.
+        pbt.checkpoint.CheckpointError: Its checkpoint is damaged.
+    """
+    agent, learner_config = load_agent(run_store, run_dir, member, seed)
+    slots = min(episodes, MAX_PARALLEL)
+    quota = math.ceil(episodes / slots)
+    envs = make.make_vec(learner_config.env_id, slots, preset=learner_config.preset)
+    try:
+        player = actor.Actor(agent, envs, learner_config.clip_rewards, learner_config.reward_scale)
+        player.reset(
+            [int(s) & 0x7FFFFFFF for s in np.random.SeedSequence(seed).generate_state(slots)]
+        )
+        played = np.zeros(slots, dtype=np.int64)
+        returns, lengths = [], []
+        while (played < quota).any():
+            for slot, episode_return, length in player.step().finished:
+                if played[slot] < quota:
+                    played[slot] += 1
+                    returns.append(episode_return)
+                    lengths.append(length)
+    except RuntimeError as error:  # torch's, of weights so large that the policy overflows
+        raise ValueError(f"member {member.id} cannot be played: {error}") from error
+    finally:
+        envs.close()
+    protocol = (
+        f"{make.protocol(learner_config.env_id, preset=learner_config.preset)}; actions sampled "
+        f"from the policy; {quota} episode(s) in each of {slots} environments; "
+        f"raw undiscounted returns; evaluation seed {seed}"
+    )
+    return scores.Evaluation(
+        member.id, member.version, member.agent_steps, tuple(returns), tuple(lengths), protocol
+    )
+
+
+def learner_config(run_store: store.Store) -> learner.LearnerConfig:
+    """Return the agent and environments of a run's members.
+
+    Raises:
+        ValueError: The run does not train the suite's agents.
+    """
+    stored = run_store.config
+    if tasks.current(stored.task) not in (tasks.LEARNER, tasks.SCHEDULED):
+        raise ValueError(
+            f"{run_store.path.parent} trains {stored.task}: only runs of the suite's agents "
+            f"({tasks.LEARNER}) can be played or replayed"
+        )
+    try:
+        return learner.LearnerConfig.from_json(stored.task_config)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{run_store.path.parent} holds no settings of the suite's agents: {error!r}"
+        ) from error
+
+
+def load_agent(
+    run_store: store.Store, run_dir: Path, member: Member, seed: int
+) -> tuple[actor.Agent, learner.LearnerConfig]:
+    """Return a member's agent as in its last checkpoint, on the CPU, and its settings.
+
+    Args:
+        run_store: The run.
+        run_dir: The run's directory.
+        member: The member.
+        seed: Seed of the actions that the agent will sample.
+
+    Raises:
+        ValueError: The member has no checkpoint, or it does not fit the run's agent.
+        pbt.checkpoint.CheckpointError: Its checkpoint is damaged.
+    """
+    if member.checkpoint is None:
+        raise ValueError(f"member {member.id} has no checkpoint yet: let it train one interval")
+    played = dataclasses.replace(
+        learner_config(run_store),
+        device="cpu",  # any machine can evaluate, wherever the run was trained
+    )
+    if records.may_go_on(member, run_store.config):  # else nothing supersedes its checkpoint
+        with contextlib.suppress(store.StoreError):  # read-only, so no worker deletes it
+            run_store.pin(member.checkpoint, owner.current(), _PIN_S)
+    directory = checkpoint.open_verified(
+        run_dir / "checkpoints", member.checkpoint, member.id, member.version
+    )
+    agent = learner.make_agent(played, make.describe(played.env_id, preset=played.preset), seed)
+    state = learner.read_tensors(directory)
+    # `make_agent` has seeded the generator; the checkpoint's must not replace it.
+    agent.load_state_dict(state | {"generator": agent.generator.get_state()})
+    return agent, played
