@@ -28,7 +28,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -36,7 +36,7 @@ from experiments import cli, config, launch
 from experiments.analysis import arms, provenance, selection
 from experiments.studies import definitions, results, tables
 from experiments.studies.plan import Plan
-from pbt import store, verdict
+from pbt import space, store, verdict
 
 Name = Literal["random-search", "population-size", "exploit", "copy", "schedule", "ready", "all"]
 
@@ -68,6 +68,9 @@ class Arguments:
     tuned: tuple[str, ...] | None = None
     """The hand-tuned setting, such as learning_rate=7e-4. Default: the environment's, if there is
     one. Nothing after the flag leaves out that arm."""
+    decay: tuple[str, ...] | None = None
+    """First values of a hand-tuned linear decay of the learning rates, such as learning_rate=1e-3.
+    Default: the environment's, if there is one."""
     workers: int = 1
     """Processes per run. With 1, a run uses one thread and repeats exactly. With more, timing
     decides which members meet."""
@@ -84,6 +87,7 @@ class Arguments:
         if self.workers < 1:
             raise ValueError(f"--workers {self.workers}: use 1 or more")
         config.parse_fixed(self.tuned or (), "--tuned")
+        config.parse_fixed(self.decay or (), "--decay")
         if self.run_dir.exists() and not self.run_dir.is_dir():
             raise ValueError(f"--run-dir {self.run_dir} is a file: name a directory")
 
@@ -160,16 +164,13 @@ def write(plan: Plan, study: str, found: Sequence[arms.Result], out: Path) -> No
                 {"panel": arm.panel, "name": arm.name, "settings": describe(arm, plan)}
                 for arm in plan.arms_of(study)
             ],
-            "world": plan.base.learner_config().env_id,
-            "agent": settings.agent,
+            "world": plan.base.name(),
+            "agent": getattr(settings, "agent", None),
             "settings": {
                 "members": settings.population,
                 "agent steps per member": settings.total_steps,
                 "ready interval": settings.ready_interval,
-                "worlds per member": settings.num_envs,
-                "learning rate": settings.learning_rate.prior,
-                "entropy cost": settings.entropy_cost.prior,
-                "unroll length": settings.unroll_length.prior,
+                **_priors(settings),
             },
             "selection": [selection.CANDIDATES, selection.EPISODES],
             "protocol": found[0].outcome.protocol.rpartition("; ")[0],
@@ -179,6 +180,17 @@ def write(plan: Plan, study: str, found: Sequence[arms.Result], out: Path) -> No
         },
         found,
     )
+
+
+def _priors(settings: config.EngineConfig) -> dict[str, Any]:
+    """Return the priors of all hyperparameters that vary, and an agent's environments."""
+    found: dict[str, Any] = {}
+    if isinstance(settings, config.PopulationConfig):
+        found["worlds per member"] = settings.num_envs
+    for name, dimension in settings.search_space().dimensions.items():
+        if not isinstance(dimension, space.Constant):
+            found[name.replace("_", " ")] = getattr(settings, name).prior
+    return found
 
 
 def run_commits(run_dir: Path, names: Iterable[str]) -> dict[str, int]:
@@ -199,6 +211,8 @@ def describe(arm: definitions.Arm, plan: Plan) -> str:
     match arm.setting:
         case "tuned":
             return f"fixed: {', '.join(plan.tuned or ())}"
+        case "decay":
+            return f"learning rates fall linearly to 0, from: {', '.join(plan.decay or ())}"
         case "middle":
             return f"fixed: {', '.join(definitions.middle(base))}"
         case "final":
@@ -226,14 +240,17 @@ def main() -> None:
         names = ("population", "total_steps", "report_interval", "ready_interval", "num_envs")
         changes = {name: getattr(arguments, name) for name in names}
         base = definitions.base_settings(arguments.env, arguments.agent, changes)
-        env_id = base.learner_config().env_id
+        env_id = base.name()
         tuned = arguments.tuned
         if tuned is None:
-            tuned = definitions.TUNED.get((env_id, base.agent))
+            tuned = definitions.TUNED.get((env_id, arguments.agent))
         for study in arguments.studies:
             check_out(arguments.directory(study), study, env_id)
         env_dir = arguments.run_dir / launch.slug(env_id)
-        plan = Plan(base, tuned, env_dir, arguments.workers)
+        decay = arguments.decay
+        if decay is None:
+            decay = definitions.DECAYED.get((env_id, arguments.agent))
+        plan = Plan(base, tuned, env_dir, arguments.workers, decay)
         for arm, _ in plan.jobs(arguments.studies, 1):
             if not arm.needs_winner:
                 plan.run_config(arm, 0, None)  # raises before anything is created

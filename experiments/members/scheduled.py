@@ -6,9 +6,8 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.analysis import schedule
-from experiments.members import learner
-from pbt import task
+from experiments.analysis import schedule, tasks
+from pbt import slices, task
 
 
 class ScheduledTask:
@@ -99,10 +98,13 @@ def make_task(config: Mapping[str, Any], member: int, seed: int) -> ScheduledTas
     Runs store this factory's name, `experiments.analysis.tasks.SCHEDULED`.
 
     Args:
-        config: `LearnerConfig` as JSON, with the schedule under "schedule".
+        config: Configuration of the learner, with the schedule under "schedule", and with the name
+            of the learner's factory under "task" unless it is an agent.
         member: The member's number.
         seed: Seed of initial weights, sampled actions and environments.
     """
     followed = schedule.Schedule.from_json(config["schedule"])
-    inner = learner.make_task(config, member, seed)
-    return ScheduledTask(inner, followed)
+    added = ("schedule", "task")  # the rest is the configuration of the learner itself
+    own = {name: value for name, value in config.items() if name not in added}
+    factory = slices.named_factory(config.get("task", tasks.LEARNER))
+    return ScheduledTask(factory(own, member, seed), followed)

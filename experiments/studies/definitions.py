@@ -62,7 +62,10 @@ TUNED: Mapping[tuple[str, str], tuple[str, ...]] = {
 """Hand-tuned fixed settings by environment and agent: see results/random-search/environment.md and
 results/atari-pong."""
 
-Setting = Literal["drawn", "tuned", "middle", "final", "schedule"]
+DECAYED: Mapping[tuple[str, str], tuple[str, ...]] = {}
+"""First values of hand-tuned linear decays, by environment and agent."""
+
+Setting = Literal["drawn", "tuned", "decay", "middle", "final", "schedule"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +87,10 @@ class Arm:
     setting: Setting = "drawn"
     """Source of the hyperparameters.
 
-    "drawn": each member draws from the prior. "tuned": the hand-tuned setting. "middle": the middle
-    of the prior. "final": last values of the winner of the PBT run with the same seed. "schedule":
-    the whole schedule of that winner. All but "drawn" are the same for all members."""
+    "drawn": each member draws from the prior. "tuned": the hand-tuned setting. "decay": a
+    hand-tuned setting whose learning rates fall linearly to zero. "middle": the middle of the
+    prior. "final": last values of the winner of the PBT run with the same seed. "schedule": the
+    whole schedule of that winner. All but "drawn" are the same for all members."""
 
     @property
     def needs_winner(self) -> bool:
@@ -198,21 +202,21 @@ STUDIES: Mapping[str, Study] = {
 
 def base_settings(
     env_id: str, agent: str = "a3c", changes: Mapping[str, int | None] | None = None
-) -> config.PopulationConfig:
+) -> config.EngineConfig:
     """Return the settings that a study's arms start from in an environment.
 
     Args:
         env_id: Any environment of the suite.
         agent: Any agent of the suite.
-        changes: Fields of `config.PopulationConfig` to change; None leaves a field as it is.
+        changes: Fields of the settings to change; None leaves a field as it is.
 
     Raises:
         ValueError: There is no such environment or agent, or the settings do not fit.
     """
-    settings = defaults.defaults(env_id, agent)
-    settings = STUDIED.get((settings.learner_config().env_id, agent), settings)
-    if settings.learner_config().env_id == DEFAULT_ENV:
-        settings = dataclasses.replace(REPEAT_PREVIOUS, agent=settings.agent)
+    settings: config.EngineConfig = defaults.defaults(env_id, agent)
+    settings = STUDIED.get((settings.name(), agent), settings)
+    if settings.name() == DEFAULT_ENV:
+        settings = dataclasses.replace(REPEAT_PREVIOUS, agent=agent)  # type: ignore[arg-type]
     given: dict[str, Any] = {f: value for f, value in (changes or {}).items() if value is not None}
     settings = dataclasses.replace(settings, **given)
     settings.check()
@@ -221,10 +225,11 @@ def base_settings(
 
 def arm_config(
     arm: Arm,
-    base: config.PopulationConfig,
+    base: config.EngineConfig,
     seed: int,
     tuned: tuple[str, ...] | None,
     winner: schedule.Schedule | None,
+    decay: tuple[str, ...] | None = None,
 ) -> run.RunConfig:
     """Return the engine's settings of an arm's run.
 
@@ -234,12 +239,13 @@ def arm_config(
         seed: Seed of the run. Arms with the same seed begin with the same draws and weights.
         tuned: The hand-tuned setting, for the arm that needs it.
         winner: Schedule that the PBT run with this seed found, for arms that need it.
+        decay: First values of the hand-tuned linear decay, for the arm that needs it.
     """
     population = arm.population or base.population
     total_steps = base.total_steps
     if arm.equal_total:
         total_steps = base.total_steps * base.population // population
-        total_steps -= total_steps % base.num_envs
+        total_steps -= total_steps % base.run_config().step_multiple
     settings = dataclasses.replace(
         base,
         seed=seed,
@@ -256,6 +262,11 @@ def arm_config(
         case "tuned":
             assert tuned is not None  # such an arm is left out
             return dataclasses.replace(settings, fixed=tuned).run_config()
+        case "decay":
+            assert decay is not None  # such an arm is left out
+            values = config.parse_fixed(decay, "--decay")
+            falling = schedules.linear_decay(values, total_steps)
+            return schedules.follow(settings.run_config(), falling, population)
         case "middle":
             return dataclasses.replace(settings, fixed=middle(settings)).run_config()
         case "final":
@@ -266,7 +277,7 @@ def arm_config(
             return schedules.follow(settings.run_config(), winner, population)
 
 
-def middle(settings: config.PopulationConfig) -> tuple[str, ...]:
+def middle(settings: config.EngineConfig) -> tuple[str, ...]:
     """Return the median of each hyperparameter's prior, as fixed values."""
     found = []
     for name, dimension in settings.search_space().dimensions.items():

@@ -16,9 +16,8 @@ import torch
 
 from experiments import config, launch
 from experiments.analysis import outcome, provenance, schedule, tasks
-from experiments.members import learner
 from experiments.studies import conclude, definitions
-from pbt import local, process, run, space, store, verdict, worker
+from pbt import local, process, run, slices, space, store, verdict, worker
 
 LOCK_NAME = ".study.lock"
 """Lock file in a run's directory, held by the process that trains the run."""
@@ -28,7 +27,7 @@ LOCK_NAME = ".study.lock"
 class Plan:
     """Settings of a command, and the runs that follow from them."""
 
-    base: config.PopulationConfig
+    base: config.EngineConfig
     """Settings that the arms start from."""
     tuned: tuple[str, ...] | None
     """Hand-tuned setting. Without one, the arm "hand-tuned" is left out."""
@@ -36,18 +35,23 @@ class Plan:
     """Directory of the run directories of this environment."""
     workers: int
     """Processes per run."""
+    decay: tuple[str, ...] | None = None
+    """First values of a hand-tuned linear decay. Without them, such an arm is left out."""
 
     def arms_of(self, study: str) -> list[definitions.Arm]:
         """Return the arms of a study that can be run here."""
-        return [
-            arm for arm in definitions.STUDIES[study].arms if self.tuned or arm.setting != "tuned"
-        ]
+        missing = {
+            setting
+            for setting, values in (("tuned", self.tuned), ("decay", self.decay))
+            if not values
+        }
+        return [arm for arm in definitions.STUDIES[study].arms if arm.setting not in missing]
 
     def run_config(
         self, arm: definitions.Arm, seed: int, winner: schedule.Schedule | None
     ) -> run.RunConfig:
         """Return the settings of an arm's run; arguments as in `definitions.arm_config`."""
-        return definitions.arm_config(arm, self.base, seed, self.tuned, winner)
+        return definitions.arm_config(arm, self.base, seed, self.tuned, winner, self.decay)
 
     def done(self, arm: definitions.Arm, seed: int) -> tuple[str, outcome.Outcome] | None:
         """Return name and outcome of an arm's run, or None if it has not ended."""
@@ -150,7 +154,7 @@ class Plan:
         else:
             pace, source = _measured_pace(self.base), "from a few seconds of training just now"
         return (
-            f"{', '.join(studies)} in {self.base.learner_config().env_id}: {runs} runs, {members} "
+            f"{', '.join(studies)} in {self.base.name()}: {runs} runs, {members} "
             f"member runs, {steps:,} agent steps; {done_members} member runs are done\n"
             f"left: {left_steps:,} agent steps, about {left_steps * pace / 3600:.2g} hours of one "
             f"core ({1 / pace:,.0f} agent steps per second, {source})"
@@ -197,10 +201,11 @@ def directory_name(run_config: run.RunConfig) -> str:
     return "-".join([*parts, digest, "seed", str(seed)])
 
 
-def _measured_pace(base: config.PopulationConfig, seconds: float = 3.0) -> float:
+def _measured_pace(base: config.EngineConfig, seconds: float = 3.0) -> float:
     """Return the seconds that an agent step takes one member at the middle of the prior."""
     values = config.parse_fixed(definitions.middle(base))
-    member = learner.make_task(base.learner_config().to_json(), 0, 0)
+    task, task_config = base.task()
+    member = slices.build(slices.named_factory(task), task_config, 0, 0)
     try:
         member.set_hyperparameters(values)
         updates = member.train(base.total_steps, base.total_steps)

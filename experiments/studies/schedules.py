@@ -1,6 +1,7 @@
 """Settings of runs that follow a schedule of hyperparameters or keep its last values."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from experiments import config
 from experiments.analysis import schedule, tasks
@@ -14,10 +15,13 @@ def follow(base: run.RunConfig, followed: schedule.Schedule, members: int) -> ru
         ValueError: The agent has other hyperparameters than the schedule.
     """
     _check_names(base, followed)
+    task_config = {**base.task_config, "schedule": followed.to_json()}
+    if tasks.trained(base) != tasks.LEARNER:
+        task_config["task"] = tasks.trained(base)
     return dataclasses.replace(
         _alone(base, members),
         task=tasks.SCHEDULED,
-        task_config={**base.task_config, "schedule": followed.to_json()},
+        task_config=task_config,
         space=space.Space({}),
     )
 
@@ -31,9 +35,36 @@ def freeze(base: run.RunConfig, followed: schedule.Schedule, members: int) -> ru
     _check_names(base, followed)
     searched = _search_space(base)
     fixed = searched.fix({name: float(v) for name, v in searched.used(followed.final).items()})
-    task_config = {name: v for name, v in base.task_config.items() if name != "schedule"}
+    added = ("schedule", "task")  # by `follow`
+    task_config = {name: v for name, v in base.task_config.items() if name not in added}
     return dataclasses.replace(
-        _alone(base, members), task=tasks.LEARNER, task_config=task_config, space=fixed
+        _alone(base, members), task=tasks.trained(base), task_config=task_config, space=fixed
+    )
+
+
+def linear_decay(
+    values: Mapping[str, float], total_steps: int, rows: int = 20
+) -> schedule.Schedule:
+    """Return a schedule whose learning rates fall linearly to zero, in rows of equal length.
+
+    Args:
+        values: First values by name. Those whose name ends in "learning_rate" fall.
+        total_steps: Steps after which they would be zero.
+        rows: Number of rows. Each has the value of its middle.
+    """
+    return schedule.Schedule(
+        tuple(
+            (
+                total_steps * row // rows,
+                {
+                    name: value * (1 - (row + 0.5) / rows)
+                    if name.endswith("learning_rate")
+                    else value
+                    for name, value in values.items()
+                },
+            )
+            for row in range(rows)
+        )
     )
 
 
@@ -50,7 +81,7 @@ def _alone(base: run.RunConfig, members: int) -> run.RunConfig:
 
 
 def _check_names(base: run.RunConfig, followed: schedule.Schedule) -> None:
-    agent = base.task_config["agent"]
+    learner = base.task_config.get("agent", tasks.trained(base))
     wanted = set(_search_space(base).dimensions)
     if missing := sorted(wanted - set(followed.names)):
         raise ValueError(
@@ -59,11 +90,16 @@ def _check_names(base: run.RunConfig, followed: schedule.Schedule) -> None:
         )
     if unknown := sorted(set(followed.names) - wanted):
         raise ValueError(
-            f"the schedule has {', '.join(unknown)}, which the agent {agent!r} has not: "
+            f"the schedule has {', '.join(unknown)}, which the agent {learner!r} has not: "
             "use the agent that it was made with"
         )
 
 
 def _search_space(base: run.RunConfig) -> space.Space:
     """Return all hyperparameters of the run's agent, also if the run itself follows a schedule."""
+    if tasks.trained(base) != tasks.LEARNER:
+        followed = schedule.followed(base)
+        if followed is None:
+            return base.space
+        return space.Space({name: space.Constant(v) for name, v in followed.final.items()})
     return config.PopulationConfig(agent=base.task_config["agent"]).search_space()
