@@ -6,6 +6,7 @@ tyro makes a flag of every field, and the flag's help of the field's docstring.
 
 import dataclasses
 import math
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -156,22 +157,12 @@ class EngineConfig:
         """
         adapt = tuple(default) if self.adapt is None else self.adapt
         fixed = parse_fixed(self.fixed)
-        for flag, names in (("--adapt", adapt), ("--fixed", fixed)):
-            for name in names:
-                if name not in dimensions:
-                    raise ValueError(
-                        f"{flag} {name}: use {', '.join(dimensions)}{self.elsewhere()}"
-                    )
         for name in self.adapt or ():
             if name in fixed:
                 raise ValueError(
                     f"--adapt {name}: --fixed {name}={fixed[name]:g} holds it; leave one out"
                 )
         return space.Space(dict(dimensions), adapt).fix(fixed)
-
-    def elsewhere(self) -> str:
-        """Return where other hyperparameters are to be had, for the end of a message."""
-        return ""
 
     def log_uniform(self, names: Sequence[str]) -> dict[str, space.Dimension]:
         """Return a log-uniform dimension for each field of these names, or a constant."""
@@ -294,11 +285,15 @@ class PopulationConfig(EngineConfig):
             dimensions |= self.log_uniform(("clip_range",)) | self._whole("epochs")
         if self.agent in ("unreal", "unreal-ppo"):
             dimensions |= self.log_uniform(unreal.COSTS)
+        for flag, names in (("--adapt", self.adapt or ()), ("--fixed", parse_fixed(self.fixed))):
+            for name in names:
+                if name in typing.get_args(Hyperparameter) and name not in dimensions:
+                    raise ValueError(
+                        f"{flag} {name}: the agent {self.agent!r} has {', '.join(dimensions)}; "
+                        "--agent unreal has the auxiliary costs too, --agent ppo clip_range and "
+                        "epochs"
+                    )
         return self.adapted(dimensions, default)
-
-    def elsewhere(self) -> str:
-        """See `EngineConfig.elsewhere`."""
-        return "; --agent unreal has the auxiliary costs too, --agent ppo clip_range and epochs"
 
     def _whole(self, name: str) -> dict[str, space.Dimension]:
         range_: Range = getattr(self, name)
