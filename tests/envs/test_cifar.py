@@ -62,7 +62,7 @@ def test_batches_are_images_with_their_labels(directory):
 
 
 def refused(directory, records=RECORDS):
-    with pytest.raises(ValueError, match="unpack cifar-10-binary.tar.gz") as error:
+    with pytest.raises(ValueError, match=r"unpack cifar-10-binary\.tar\.gz") as error:
         cifar.read(directory, records)
     assert "\n" not in str(error.value)
     return str(error.value)
