@@ -123,7 +123,7 @@ def trained(data: Data, cache: Path, width: int, steps: int, device: str = "cpu"
         device: Torch device of the classifier.
     """
     network = dcgan.Classifier(data.channels, CLASSES, width)
-    settings = [data.seed, width, steps, data.channels]
+    settings = [data.seed, width, steps, data.channels, LEARNING_RATE, BATCH_SIZE]
     digest = hashlib.sha256(json.dumps(settings).encode() + data.held_out.tobytes())
     path = cache / f"classifier-{digest.hexdigest()[:16]}.safetensors"
     cache.mkdir(parents=True, exist_ok=True)
