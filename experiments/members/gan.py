@@ -319,13 +319,14 @@ class GANTask:
             self._kept.write(self._gan.state_dict(parts), donor, self._updates)
             self._gan.load_state_dict(state, (self._config.copied,))
         elif kept.is_published_for(directory, self._member):
-            own, self._updates = self._kept.read(donor) or ({}, header.updates)
+            found = self._kept.read(donor)
+            own, self._updates = found or ({}, header.updates)
             self._gan.load_state_dict({**state, **own})
-            self._was_copied_whole = not own
+            self._was_copied_whole = found is None
         else:
             self._gan.load_state_dict(state)
             self._updates = header.updates
-            self._kept.forget()
+            self._kept.write({}, donor, self._updates)
         self._is_fresh = False
 
     def close(self) -> None:
@@ -388,9 +389,9 @@ def score(directory: Path, config: GANConfig, seed: int) -> Score:
     data, classifier = _judge(config)
     gan = _load_gan(directory, config, data.channels)
     images = _sample(gan, np.random.default_rng(seed), config.samples)
-    probabilities, features = classifier.judge(images)
+    probabilities, features = classifier.classify(images)
     real = dcgan.to_input(torch.from_numpy(data.held_out))
-    real_probabilities, real_features = classifier.judge(real)
+    real_probabilities, real_features = classifier.classify(real)
     splits = image_scores.inception_scores(probabilities, config.splits)
     size = config.samples // config.splits
     held_out = image_scores.inception_scores(real_probabilities, max(1, len(real) // size))

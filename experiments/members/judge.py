@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from agents import dcgan, image_scores
 from envs import cifar, glyphs
-from experiments.members import kept
+from experiments.members import tensors
 from pbt import files
 
 _LOG = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Judge:
     """Fraction of the held-out images that it gives the right class."""
 
     @torch.no_grad()
-    def judge(self, images: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def classify(self, images: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the class probabilities, [N, 10], and the features, [N, 64], of images."""
         device = self.network.logits.weight.device
         parts = [self.network(part.to(device)) for part in torch.split(images, _PART)]
@@ -104,7 +105,7 @@ class Judge:
 
     def scores(self, images: torch.Tensor, splits: int) -> tuple[float, ...]:
         """Return the Inception score of each split of images, in their order."""
-        probabilities, _ = self.judge(images)
+        probabilities, _ = self.classify(images)
         return tuple(map(float, image_scores.inception_scores(probabilities, splits)))
 
 
@@ -122,42 +123,40 @@ def trained(data: Data, cache: Path, width: int, steps: int, device: str = "cpu"
         steps: Steps of training.
         device: Torch device of the classifier.
     """
-    network = dcgan.Classifier(data.channels, CLASSES, width)
     settings = [data.seed, width, steps, data.channels, LEARNING_RATE, BATCH_SIZE]
     digest = hashlib.sha256(json.dumps(settings).encode() + data.held_out.tobytes())
     path = cache / f"classifier-{digest.hexdigest()[:16]}.safetensors"
     cache.mkdir(parents=True, exist_ok=True)
     with files.locked(cache):
-        accuracy = _load(network, path)
-        if accuracy is None:
-            network.to(device)
-            _train(network, data, steps)
-            accuracy = _accuracy(network, data)
-            kept.write_tensors(path, network.state_dict(), {"held_out_accuracy": repr(accuracy)})
-            _LOG.info("classifier trained: %.2f %% of held-out images right", 100 * accuracy)
-    return Judge(network.to(device).eval(), accuracy)
+        known = _load(path, dcgan.Classifier(data.channels, CLASSES, width).to(device))
+        if known is None:
+            network = dcgan.Classifier(data.channels, CLASSES, width)
+            dcgan.initialise(network, torch.Generator().manual_seed(data.seed))
+            known = _train(network.to(device), data, steps)
+            metadata = {"held_out_accuracy": repr(known.accuracy)}
+            tensors.write(path, known.network.state_dict(), metadata)
+            _LOG.info("classifier trained: %.2f %% of held-out images right", 100 * known.accuracy)
+    return known
 
 
-def _load(network: dcgan.Classifier, path: Path) -> float | None:
-    """Load the weights in a file, and return the accuracy in it; None if that cannot be done."""
+def _load(path: Path, network: dcgan.Classifier) -> Judge | None:
+    """Load the weights in a file. Return None if it is not there or cannot be used."""
     if not path.exists():
         return None
     try:
-        state, metadata = kept.read_tensors(path)
+        state, metadata = tensors.read(path)
         network.load_state_dict(state)
-        return float(metadata["held_out_accuracy"])
+        return Judge(network.eval(), float(metadata["held_out_accuracy"]))
     except (OSError, safetensors.SafetensorError, RuntimeError, KeyError, ValueError) as error:
         _LOG.warning("%s cannot be used and is made again: %s", path, error)
         return None
 
 
-def _train(network: dcgan.Classifier, data: Data, steps: int) -> None:
-    """Train a classifier from fresh weights, with random draws of its own."""
-    dcgan.initialise(network, torch.Generator().manual_seed(data.seed))
+def _train(network: dcgan.Classifier, data: Data, steps: int) -> Judge:
+    """Train a classifier on random batches, and measure its accuracy."""
     rng = np.random.default_rng([data.seed, 2])
     optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     device = network.logits.weight.device
-    network.train()
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
         images, labels = map(torch.from_numpy, data.training.batch(rng, BATCH_SIZE))
@@ -166,9 +165,7 @@ def _train(network: dcgan.Classifier, data: Data, steps: int) -> None:
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-
-
-def _accuracy(network: dcgan.Classifier, data: Data) -> float:
-    images = dcgan.to_input(torch.from_numpy(data.held_out))
-    probabilities, _ = Judge(network.eval(), 0.0).judge(images)
-    return float((probabilities.argmax(1) == data.held_out_labels).mean())
+    held_out = dcgan.to_input(torch.from_numpy(data.held_out))
+    probabilities, _ = Judge(network.eval(), math.nan).classify(held_out)
+    accuracy = (probabilities.argmax(1) == data.held_out_labels).mean()
+    return Judge(network, float(accuracy))

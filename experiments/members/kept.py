@@ -11,16 +11,14 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
-import safetensors.torch
 import torch
 
-from pbt import checkpoint, files
+from experiments.members import tensors
+from pbt import checkpoint
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,11 +53,11 @@ class KeptNetwork:
         """Replace the file.
 
         Args:
-            network: State of the network that is kept.
-            donor: Digest of the weights whose other network is copied.
+            network: State of the network that is kept, or nothing if both are the donor's.
+            donor: Digest of the donor's weights.
             updates: Updates that the member has made.
         """
-        write_tensors(self.path, network, {"donor": donor, "updates": str(updates)})
+        tensors.write(self.path, network, {"donor": donor, "updates": str(updates)})
 
     def read(self, donor: str) -> tuple[dict[str, torch.Tensor], int] | None:
         """Return the network that was kept beside a donor's, and the member's updates.
@@ -72,47 +70,10 @@ class KeptNetwork:
             says which.
         """
         try:
-            network, metadata = read_tensors(self.path)
+            network, metadata = tensors.read(self.path)
             if metadata["donor"] != donor:
                 raise ValueError("it was kept beside another donor's")
             return network, int(metadata["updates"])
         except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
             _LOG.warning("no kept network in %s: %s", self.path, error)
             return None
-
-    def forget(self) -> None:
-        """Delete the file if it is there."""
-        self.path.unlink(missing_ok=True)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return the tensors and the metadata of a file that `write_tensors` wrote.
-
-    Raises:
-        OSError: The file cannot be read.
-        safetensors.SafetensorError: It is damaged.
-    """
-    with safetensors.safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-
-
-def write_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]
-) -> None:
-    """Write tensors into a file that appears complete or not at all, and survives a power cut.
-
-    Args:
-        path: The file. Another one of that name is replaced.
-        tensors: Tensors by name.
-        metadata: Texts by name, kept in the same file.
-    """
-    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(8)}")
-    try:
-        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        safetensors.torch.save_file(whole, temporary, metadata)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    files.sync_directory(path.parent)

@@ -306,6 +306,8 @@ def test_a_member_that_replaces_a_dead_one_takes_both_networks(config, tmp_path)
     rebuilt = make(config, copied="generator", seed=100)
     rebuilt.load(publish(tmp_path / "checkpoints", source, 0, 8))
     assert_equal(weights(saved(rebuilt, tmp_path / "rebuilt")), weights(donor))
+    for one in (replaced, rebuilt):  # as the setting says, so nothing is told
+        assert "copied_whole" not in train(one, 1)[0].metrics
 
 
 @pytest.mark.parametrize("part", dcgan.PARTS)
@@ -456,9 +458,9 @@ def test_a_checkpoint_is_scored_by_fresh_images_of_its_generator(config, tmp_pat
 
 def test_the_frechet_distance_tells_real_images_from_an_untrained_generators(config, tmp_path):
     data, judging = gan._judge(config)
-    _, features = judging.judge(dcgan.to_input(torch.from_numpy(data.held_out)))
+    _, features = judging.classify(dcgan.to_input(torch.from_numpy(data.held_out)))
     images, _ = data.training.batch(np.random.default_rng(0), 2_000)
-    _, known = judging.judge(dcgan.to_input(torch.from_numpy(images)))
+    _, known = judging.classify(dcgan.to_input(torch.from_numpy(images)))
     near = gan.image_scores.frechet_distance(features, known)
     far = gan.score(saved(make(config), tmp_path / "new"), config, 0).frechet
     assert far > 50 * near
