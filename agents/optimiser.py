@@ -114,10 +114,17 @@ class Adam(torch.optim.Adam):
         params: Parameters to optimise.
         lr: Learning rate; change it in `param_groups`.
         eps: Constant added outside the root.
+        betas: Decays of the running means of gradients and of their squares.
     """
 
-    def __init__(self, params: Iterable[torch.nn.Parameter], lr: float, eps: float) -> None:
-        super().__init__(params, lr, eps=eps, fused=True)
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter],
+        lr: float,
+        eps: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        super().__init__(params, lr, betas, eps, fused=True)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with the same settings unless the group has its own."""
