@@ -4,12 +4,14 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from agents import actor_critic
+from agents import actor_critic, transformer
 from envs import atari, doom, lab
 from experiments import config
-from experiments.members import learner
+from experiments.members import learner, translation
+from pbt import space
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,6 +185,100 @@ def _unreal_first(settings: LabConfig) -> Mapping[str, LabConfig]:
 LAB: Mapping[str, Mapping[str, LabConfig]] = {
     "default": _unreal_first(_LAB),
     "paper": _unreal_first(_LAB_PAPER),
+}
+
+
+_ADAM_RATE = config.Range((1e-4, 1e-1), (1e-6, 1.0))
+_DROPOUT = config.Range((1e-2, 0.3), (1e-3, 0.9))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TranslationPopulation(config.EngineConfig):
+    """A population of Transformers that translate. Counts are steps of Adam *per member*."""
+
+    preset: Literal["default", "paper"] = "default"
+    """Set of defaults that all other flags start from; described above."""
+    total_steps: int = 1_200
+    """Steps of each member, exact."""
+    report_interval: int = 100
+    """Steps between two commits to the store."""
+    ready_interval: int = 100
+    """Steps between two comparisons with other members."""
+    data: Path | None = None
+    """Directory of parallel text: train.en, train.de, valid.en, ...; default: generated number
+    phrases."""
+    languages: tuple[str, str] = ("en", "de")
+    """Endings of the names of the text files, source first."""
+    model: transformer.TransformerConfig = dataclasses.field(
+        default_factory=transformer.TransformerConfig
+    )
+    """Sizes of the network."""
+    batch_tokens: int = 256
+    """Most target tokens of a batch, padding included."""
+    label_smoothing: float = 0.1
+    """Probability that the loss takes from the right token."""
+    evaluation_interval: int = 100
+    """Steps between two evaluations, of ten batches of fresh validation sentences."""
+    evaluation_sentences: int = 16
+    """Sentences of each of these batches."""
+    learning_rate: config.Range = _ADAM_RATE
+    """Learning rate of Adam."""
+    attention_dropout: config.Range = _DROPOUT
+    """Dropout of the weights of attention."""
+    relu_dropout: config.Range = _DROPOUT
+    """Dropout of the hidden units of feed-forward layers."""
+    residual_dropout: config.Range = _DROPOUT
+    """Dropout of what is added to the residual stream."""
+
+    def name(self) -> str:
+        """See `EngineConfig.name`."""
+        return "translation" if self.data is None else f"translation-{self.data.name}"
+
+    def task(self) -> tuple[str, Mapping[str, Any]]:
+        """See `EngineConfig.task`."""
+        settings = translation.TranslationConfig(
+            data=None if self.data is None else str(self.data),
+            languages=self.languages,
+            model=self.model,
+            batch_tokens=self.batch_tokens,
+            label_smoothing=self.label_smoothing,
+            evaluation_interval_steps=self.evaluation_interval,
+            evaluation_sentences=self.evaluation_sentences,
+            device=self.device,
+        )
+        return translation.TASK, settings.to_json()
+
+    def search_space(self) -> space.Space:
+        """See `EngineConfig.search_space`."""
+        dimensions = self.log_uniform(translation.HYPERPARAMETERS)
+        return self.adapted(dimensions, translation.HYPERPARAMETERS)
+
+    def check(self) -> None:
+        """See `EngineConfig.check`."""
+        super().check()
+        self.task()
+        if self.data is None and self.preset == "paper":
+            raise ValueError("--preset paper: name the directory of the text with --data")
+
+
+# "paper" is transformer_base_single_gpu of Tensor2Tensor at November 2017 with the population and
+# ready interval of Jaderberg et al. 2017, section 4.2.
+TRANSLATION: Mapping[str, Mapping[str, TranslationPopulation]] = {
+    "default": {"translator": TranslationPopulation()},
+    "paper": {
+        "translator": TranslationPopulation(
+            preset="paper",
+            population=32,
+            total_steps=400_000,
+            report_interval=2_000,
+            ready_interval=2_000,
+            model=transformer.PAPER,
+            batch_tokens=2_048,
+            evaluation_interval=2_000,
+            evaluation_sentences=300,
+            device="cuda",
+        )
+    },
 }
 
 

@@ -52,14 +52,20 @@ class Evaluation:
     """Plural of what a sample is called."""
     steps: str = "agent steps"
     """Plural of what a step is called."""
+    whole: float | None = None
+    """Score of all samples together, if that is not the mean of their scores."""
+    ends: tuple[float, float] | None = None
+    """95 % bootstrap interval of `whole`."""
 
     @property
     def mean(self) -> float:
-        """Return the mean score."""
-        return float(np.mean(self.returns))
+        """Return the score: the mean of the samples, unless they have one of all together."""
+        return float(np.mean(self.returns)) if self.whole is None else self.whole
 
     def interval(self) -> tuple[float, float]:
-        """Return the 95 % bootstrap interval of the mean. One sample's has no width."""
+        """Return the 95 % bootstrap interval of the score. One sample's has no width."""
+        if self.ends is not None:
+            return self.ends
         if len(self.returns) == 1:
             return (self.returns[0], self.returns[0])
         return aggregates.interval(self.returns, np.mean)
@@ -67,9 +73,10 @@ class Evaluation:
     def text(self) -> str:
         """Return the score and its protocol as printed."""
         low, high = self.interval()
+        how = "mean of" if self.whole is None else "over"
         return (
             f"member {self.member}, version {self.version}, {self.agent_steps:,} {self.steps}: "
-            f"{self.mean:.2f} (mean of {len(self.returns)} fresh {self.samples}; 95 % interval "
+            f"{self.mean:.2f} ({how} {len(self.returns)} fresh {self.samples}; 95 % interval "
             f"{low:.2f} to {high:.2f}; from {min(self.returns):g} to {max(self.returns):g})\n"
             f"protocol: {self.protocol}"
         )

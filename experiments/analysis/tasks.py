@@ -6,6 +6,8 @@ LEARNER = "experiments.members:make_task"
 """Task of runs whose members are agents in environments."""
 SCHEDULED = "experiments.members:make_scheduled_task"
 """Task of runs whose members follow the schedule in the task's configuration."""
+TRANSLATION = "experiments.members.translation:make_task"
+"""Task of runs whose members translate."""
 OLD = {"experiments.learner:make_task": LEARNER, "experiments.replay:make_task": SCHEDULED}
 """Names that older run directories have, with the present names."""
 

@@ -36,7 +36,11 @@ AGENTS = Units("agent", "agent step", "episode", "episode return")
 """Agents in environments."""
 OTHERS = Units("learner", "step", "evaluation", "score")
 """Learners of which the suite knows nothing."""
-KNOWN = {tasks.LEARNER: AGENTS}
+TRANSLATORS = Units(
+    "translator", "Adam step", "batch of sentences", "BLEU", samples="batches of sentences"
+)
+"""Transformers that translate."""
+KNOWN = {tasks.LEARNER: AGENTS, tasks.TRANSLATION: TRANSLATORS}
 
 
 def of(config: run.RunConfig) -> Units:

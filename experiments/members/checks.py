@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from envs import make
 from experiments.analysis import schedule, tasks
-from experiments.members import learner
+from experiments.members import learner, translation
 from pbt import checkpoint, run, slices, space, store
 
 
@@ -25,6 +25,10 @@ def check(run_config: run.RunConfig) -> Description:
     Raises:
         ValueError: One line with the value given and the way out.
     """
+    if tasks.trained(run_config) == tasks.TRANSLATION:
+        translating = translation.TranslationConfig.from_json(run_config.task_config)
+        translation.corpus(translating)  # raises if there is none
+        return Description(f"translation: {translation.describe(translating)}")
     if tasks.trained(run_config) != tasks.LEARNER:
         return Description(f"task: {run_config.task}")
     config = learner.LearnerConfig.from_json(run_config.task_config)

@@ -90,6 +90,23 @@ def learner_config(run_store: store.Store) -> learner.LearnerConfig:
         ) from error
 
 
+def opened(run_store: store.Store, run_dir: Path, member: Member) -> Path:
+    """Return the directory of a member's last checkpoint, kept for a minute though it trains on.
+
+    Raises:
+        ValueError: The member has no checkpoint.
+        pbt.checkpoint.CheckpointError: Its checkpoint is damaged.
+    """
+    if member.checkpoint is None:
+        raise ValueError(f"member {member.id} has no checkpoint yet: let it train one interval")
+    if records.may_go_on(member, run_store.config):  # else nothing supersedes its checkpoint
+        with contextlib.suppress(store.StoreError):  # read-only, so no worker deletes it
+            run_store.pin(member.checkpoint, owner.current(), _PIN_S)
+    return checkpoint.open_verified(
+        run_dir / "checkpoints", member.checkpoint, member.id, member.version
+    )
+
+
 def load_agent(
     run_store: store.Store, run_dir: Path, member: Member, seed: int
 ) -> tuple[actor.Agent, learner.LearnerConfig]:
@@ -105,18 +122,11 @@ def load_agent(
         ValueError: The member has no checkpoint, or it does not fit the run's agent.
         pbt.checkpoint.CheckpointError: Its checkpoint is damaged.
     """
-    if member.checkpoint is None:
-        raise ValueError(f"member {member.id} has no checkpoint yet: let it train one interval")
     played = dataclasses.replace(
         learner_config(run_store),
         device="cpu",  # any machine can evaluate, wherever the run was trained
     )
-    if records.may_go_on(member, run_store.config):  # else nothing supersedes its checkpoint
-        with contextlib.suppress(store.StoreError):  # read-only, so no worker deletes it
-            run_store.pin(member.checkpoint, owner.current(), _PIN_S)
-    directory = checkpoint.open_verified(
-        run_dir / "checkpoints", member.checkpoint, member.id, member.version
-    )
+    directory = opened(run_store, run_dir, member)
     agent = learner.make_agent(played, make.describe(played.env_id, preset=played.preset), seed)
     state = learner.read_tensors(directory)
     # `make_agent` has seeded the generator; the checkpoint's must not replace it.

@@ -5,10 +5,13 @@ training scores. Other fresh samples score it. They had no part in the choice, s
 unbiased. A sample is what the run's learners are compared by, such as an episode of an agent.
 """
 
+import dataclasses
 from pathlib import Path
 
-from experiments.analysis import scores, selection
-from experiments.members import episodes
+import numpy as np
+
+from experiments.analysis import scores, selection, tasks, units
+from experiments.members import episodes, translation
 from pbt import lineage, store
 from pbt.records import Member
 
@@ -56,7 +59,7 @@ def select(run_store: store.Store, run_dir: Path, seed: int) -> Member:
                 member.id,
                 member.version,
                 score,
-                evaluate(run_store, run_dir, member, selection.EPISODES, seed).mean,
+                evaluate(run_store, run_dir, member, selection.EPISODES, seed, final=False).mean,
             )
             for member, score in candidates
         ]
@@ -65,9 +68,17 @@ def select(run_store: store.Store, run_dir: Path, seed: int) -> Member:
 
 
 def evaluate(
-    run_store: store.Store, run_dir: Path, member: Member, samples: int, seed: int
+    run_store: store.Store,
+    run_dir: Path,
+    member: Member,
+    samples: int,
+    seed: int,
+    final: bool = True,
 ) -> scores.Evaluation:
     """Score a member's last checkpoint by fresh samples.
+
+    Translators are scored by test sentences with beam search, all of a text's and 1,000 of
+    generated ones. To choose a member they translate validation sentences greedily.
 
     Args:
         run_store: The run.
@@ -75,10 +86,53 @@ def evaluate(
         member: The member.
         samples: Number of samples. Episodes are rounded up to equally many in every environment.
         seed: Seed of the samples, independent of the run's.
+        final: Whether the score is a result. Otherwise it chooses a member.
 
     Raises:
         ValueError: The member has no checkpoint, or it does not fit the run, or the run's learners
             are not the suite's.
         pbt.checkpoint.CheckpointError: Its checkpoint is damaged.
     """
+    if tasks.trained(run_store.config) == tasks.TRANSLATION:
+        return _translate(run_store, run_dir, member, samples, seed, final)
     return episodes.play(run_store, run_dir, member, samples, seed)
+
+
+def _translate(
+    run_store: store.Store, run_dir: Path, member: Member, samples: int, seed: int, final: bool
+) -> scores.Evaluation:
+    config = translation.TranslationConfig.from_json(
+        {
+            name: value
+            for name, value in run_store.config.task_config.items()
+            if name not in ("schedule", "task")
+        }
+    )
+    size, words = config.evaluation_sentences, units.TRANSLATORS
+    found = translation.score(
+        episodes.opened(run_store, run_dir, member),
+        dataclasses.replace(config, device="cpu"),
+        "test" if final else "validation",
+        seed,
+        translation.BEAM if final else 1,
+        None if final else samples * size,
+    )
+    rows = found.statistics
+    drawn = np.random.default_rng(0).integers(len(rows), size=(1_000, len(rows)))
+    statistics = np.array(rows)
+    resampled = [translation.bleu_of(statistics[one]) for one in drawn]
+    low, high = np.percentile(resampled, (2.5, 97.5))
+    return scores.Evaluation(
+        member.id,
+        member.version,
+        member.agent_steps,
+        tuple(translation.bleu_of(rows[at : at + size]) for at in range(0, len(rows), size)),
+        (),
+        f"{translation.describe(config)}; BLEU of {found.sentences:,} {found.split} sentences, "
+        f"beam {found.beam}, {found.signature}; exact match {found.exact_match:.1%}; "
+        f"evaluation seed {seed}",
+        words.many,
+        words.steps,
+        found.bleu,
+        (float(low), float(high)),
+    )

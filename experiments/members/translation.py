@@ -19,10 +19,11 @@ import torch
 
 from agents import transformer, translator
 from envs import number_words, parallel_text, sentence_pairs
+from experiments.analysis import tasks
 from experiments.members import learner
 from pbt import checkpoint, task
 
-TASK = "experiments.members.translation:make_task"
+TASK = tasks.TRANSLATION
 """Task factory of runs whose members translate."""
 FORMAT_VERSION = 1
 """Format of the files that `TranslationTask.save` writes."""
@@ -127,6 +128,13 @@ def paper(data: str, languages: tuple[str, str] = ("en", "de")) -> TranslationCo
         evaluation_sentences=300,
         device="cuda",
     )
+
+
+def describe(config: TranslationConfig) -> str:
+    """Return in words what is translated, for people."""
+    if config.data is None:
+        return "number phrases, English to German, generated"
+    return f"{Path(config.data).name}, {config.languages[0]} to {config.languages[1]}"
 
 
 def corpus(config: TranslationConfig) -> sentence_pairs.Corpus:
