@@ -15,7 +15,7 @@ from pathlib import Path
 import tyro
 
 from experiments import cli
-from experiments.analysis import scores
+from experiments.analysis import scores, tasks
 from experiments.members import episodes, evaluation, trust, video
 from pbt import checkpoint, store
 from pbt.records import Member
@@ -60,7 +60,8 @@ def main() -> None:
         arguments = tyro.cli(Arguments, prog="python -m experiments.evaluate", description=__doc__)
         arguments.check()
         with store.Store.open(arguments.run_dir) as run_store:
-            if not arguments.trust:
+            is_agent = tasks.trained(run_store.config) != tasks.TRANSLATION
+            if is_agent and not arguments.trust:
                 trust.check(run_store, episodes.learner_config(run_store).env_id)
             member = _find(run_store, arguments.member)
             written = scores.evaluation_path(arguments.run_dir, member)
