@@ -23,7 +23,7 @@ class Recorder:
 
     Args:
         path: The CSV file.
-        minutes: Wall time after which the run is stopped. It begins now.
+        minutes: CPU time of the process after which the run is stopped. It begins now.
     """
 
     def __init__(self, path: Path, minutes: float) -> None:
@@ -55,7 +55,7 @@ class Recorder:
     def is_over(self) -> bool:
         """Return whether the score is reached or the time is up."""
         reached = len(self._last) == GAMES and self.mean() >= SCORE
-        over = reached or time.monotonic() - self._begun_s > self._limit_s
+        over = reached or time.process_time() - self._cpu_s > self._limit_s
         if over:
             self._file.flush()
         return over
