@@ -61,10 +61,11 @@ def beam_search(
 ) -> torch.Tensor:
     """Translate by following the `beam` most probable beginnings.
 
-    Each step ranks all continuations of all beginnings of a sentence. Those among the best `beam`
-    that end are finished, and the best `beam` others go on. A sentence is over once `beam`
-    translations are finished, no beginning can beat the best of them any more, or its limit is
-    reached. So a beam of 1 is greedy.
+    Each step ranks all continuations of all beginnings of a sentence, and keeps the best `beam`.
+    One that ends is finished, and from then on there is one place less in the beam. A sentence is
+    over once all places are used up, no beginning can beat the best finished translation any more,
+    or its limit is reached. So a beam of 1 is greedy, and the most probable beginning always goes
+    on, however many improbable ones end early.
 
     Args:
         network: The network, in evaluation mode.
@@ -91,35 +92,36 @@ def beam_search(
     best_tokens = torch.full((batch, longest), PAD, device=source.device)
     finished = torch.zeros(batch, dtype=torch.long, device=source.device)
     is_over = torch.zeros(batch, dtype=torch.bool, device=source.device)
+    rank = torch.arange(2 * beam, device=source.device)
     for length in range(1, longest + 1):
         log_probs = _without_special(network.step(state, last).log_softmax(1))  # [B * beam, V]
         vocabulary = log_probs.shape[1]
         totals = (scores.unsqueeze(2) + log_probs.view(batch, beam, -1)).flatten(1)
         # One continuation of each beginning ends, so twice the beam holds enough that do not.
-        top, index = totals.topk(min(2 * beam, totals.shape[1]), 1)  # [B, 2 * beam]
+        top, index = totals.topk(2 * beam, 1)  # [B, 2 * beam]
         origin, token = index // vocabulary, index % vocabulary
+        is_kept = (top > -torch.inf) & (rank < (beam - finished).unsqueeze(1))
         is_end = token == END
-        counts = is_end & (top > -torch.inf) & ~is_over.unsqueeze(1)
-        counts[:, beam:] = False
-        ended = torch.where(counts, top / length_penalty(length, alpha), -torch.inf)
-        value, which = ended.max(1)
-        is_better = value > best
-        best = torch.where(is_better, value, best)
-        text = tokens[sentence, origin[sentence, which]].clone()
-        text[:, length - 1] = END
-        best_tokens = torch.where(is_better.unsqueeze(1), text, best_tokens)
-        finished += counts.sum(1)
 
-        scores, which = torch.where(is_end, -torch.inf, top).topk(beam, 1)  # [B, beam]
+        ended = torch.where(is_kept & is_end, top / length_penalty(length, alpha), -torch.inf)
+        value, which = ended.max(1)
+        is_better = (value > best) & ~is_over
+        text = tokens[sentence, origin[sentence, which]]  # a copy, [B, longest]
+        text[:, length - 1] = END
+        best = torch.where(is_better, value, best)
+        best_tokens = torch.where(is_better.unsqueeze(1), text, best_tokens)
+        finished += (is_kept & is_end).sum(1)
+
+        scores, which = torch.where(is_kept & ~is_end, top, -torch.inf).topk(beam, 1)  # [B, beam]
         origin, token = origin.gather(1, which), token.gather(1, which)
         tokens = tokens[sentence.unsqueeze(1), origin]
         tokens[:, :, length - 1] = token
         at_limit = limits <= length
-        is_unfinished = at_limit & ~is_over & (finished == 0)
+        is_unfinished = at_limit & ~is_over & (best == -torch.inf)
         best_tokens = torch.where(is_unfinished.unsqueeze(1), tokens[:, 0], best_tokens)
         # A log-probability only falls, and at the limit it has the largest divisor.
         can_win = scores[:, 0] / length_penalty(limits, alpha) > best
-        is_over |= at_limit | (finished >= beam) | ~can_win
+        is_over |= at_limit | ~can_win
         if is_over.all():
             break
         state.reorder((first_row + origin).flatten())

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from agents import actor_critic, decoding, memory, optimiser, transformer
+from agents import actor_critic, decoding, optimiser, transformer
 
 BETAS = (0.9, 0.98)
 """Decays of Adam's running means: Vaswani et al. 2017, section 5.3."""
@@ -65,7 +65,6 @@ class Translator:
         Raises:
             FloatingPointError: The loss or the gradient is not finite, and was not applied.
         """
-        memory.keep_freed()
         source, target = source.to(self.device), target.to(self.device)
         self.network.train()
         logits = self.network(source, target)  # [N, V]

@@ -8,7 +8,7 @@ adverbial, and "half past three" is "halb vier". German is written in ASCII: ae,
 
 **Splits.** A number from 100 on belongs to one split by a hash of it: 80 % to training, 10 % each
 to validation and test. It occurs in sentences of that split only, also as an ordinal ("the three
-hundred and twelfth guest") or a year. Numbers below 100 are the vocabulary: days, hours and cents
+hundred and twelfth tree") or a year. Numbers below 100 are the vocabulary: days, hours and cents
 are among them. They occur in all splits, but every sentence of validation and test has a number
 from 100 on. So a score says whether a learner composes numbers that it has never seen.
 
@@ -94,14 +94,14 @@ _MARK = "+"
 _OBJECTS = (
     ("houses", "Haeuser"),
     ("books", "Buecher"),
-    ("guests", "Gaeste"),
+    ("tables", "Tische"),
     ("trees", "Baeume"),
     ("letters", "Briefe"),
     ("cars", "Autos"),
     ("stones", "Steine"),
     ("birds", "Voegel"),
     ("ships", "Schiffe"),
-    ("children", "Kinder"),
+    ("flowers", "Blumen"),
 )
 _THINGS = (  # with their articles
     ("house", "das Haus"),

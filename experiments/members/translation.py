@@ -61,7 +61,7 @@ class TranslationConfig:
     """Sizes of the network."""
     label_smoothing: float = 0.1
     """Probability that the loss takes from the right token: Vaswani et al. 2017, section 5.4."""
-    batch_tokens: int = 256
+    batch_tokens: int = 192
     """Most target tokens of a batch, padding included."""
     max_length: int = 256
     """Most tokens of a training sentence in either language. Longer pairs are left out."""
