@@ -1,4 +1,4 @@
-"""The suite's learners behind `pbt.task.Task`: agents in environments.
+"""The suite's learners behind `pbt.task.Task`: agents in environments, translators, GANs.
 
 `learner` builds an agent and its environments and trains them, `actor` steps them, and `scheduled`
 trains along a schedule. `checks` refuses settings that do not fit. `evaluation` chooses and scores
