@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from envs import number_words, parallel_text, sentence_pairs
 from experiments.analysis import tasks
 from experiments.members import learner
 from pbt import checkpoint, task
+
+_LOG = logging.getLogger(__name__)
 
 TASK = tasks.TRANSLATION
 """Task factory of runs whose members translate."""
@@ -158,7 +161,10 @@ def _generated(training_sentences: int) -> number_words.Corpus:
 def _parallel(
     data: str, languages: tuple[str, str], cache: str, subwords: int
 ) -> parallel_text.Corpus:
-    return parallel_text.Corpus(Path(data), languages, Path(cache), subwords)
+    made = parallel_text.Corpus(Path(data), languages, Path(cache), subwords)
+    if any(made.dropped.values()):
+        _LOG.warning("%s: pairs left out, as one side is empty: %s", data, made.dropped)
+    return made
 
 
 def make_task(config: Mapping[str, Any], member: int, seed: int) -> "TranslationTask":
@@ -256,6 +262,13 @@ class TranslationTask:
         self._batches = sentence_pairs.Batches(
             self._corpus.training, config.batch_tokens, config.max_length, int(order)
         )
+        if self._batches.dropped:
+            _LOG.warning(
+                "member %d: %d training pairs are left out, as they have more than %d tokens",
+                member,
+                self._batches.dropped,
+                config.max_length,
+            )
         self._rng = np.random.default_rng(int(drawn))  # of the validation sentences
         self._steps = 0  # of the weights
         self._own_steps = 0  # since a donor's weights were loaded
@@ -437,6 +450,35 @@ def bleu_of(statistics: Sequence[Sequence[int]]) -> float:
     return float(result.score)
 
 
+def compare(
+    texts: Sequence[str], references: Sequence[str], split: sentence_pairs.Split, beam: int
+) -> Score:
+    """Return the score of translations.
+
+    Args:
+        texts: Translations.
+        references: The text that each of them should be.
+        split: Where the sentences are from.
+        beam: Beam size that they were found with.
+    """
+    metric = _bleu()
+    statistics = []
+    for text, reference in zip(texts, references, strict=True):
+        counts = metric.corpus_score([text], [[reference]])
+        statistics.append((counts.sys_len, counts.ref_len, *counts.counts, *counts.totals))
+    exact = tuple(text == reference for text, reference in zip(texts, references, strict=True))
+    return Score(
+        split,
+        beam,
+        bleu=float(metric.corpus_score(texts, [references]).score),
+        exact_match=float(np.mean(exact)),
+        sentences=len(exact),
+        signature=str(metric.get_signature()),
+        exact=exact,
+        statistics=tuple(statistics),
+    )
+
+
 def score(
     directory: Path,
     config: TranslationConfig,
@@ -457,9 +499,13 @@ def score(
             are generated.
 
     Raises:
-        ValueError: The checkpoint does not fit the configuration.
+        ValueError: The checkpoint does not fit the configuration, or the split or the number of
+            sentences cannot be.
         pbt.checkpoint.CheckpointError: The checkpoint is damaged.
     """
+    sentence_pairs.check_split(split)
+    if sentences is not None and sentences < 1:
+        raise ValueError(f"sentences {sentences} must be at least 1")
     sentences_of = corpus(config)
     _, state = _read(directory, sentences_of)
     model = _translator(config, sentences_of.vocabulary, seed=0)
@@ -470,21 +516,4 @@ def score(
         count = GENERATED_SENTENCES if sentences is None else sentences
         chosen = sentences_of.draw(split, count, np.random.default_rng(seed))
     texts = _translate(model, sentences_of, config, chosen, beam)
-    metric = _bleu()
-    references = [sentence.target for sentence in chosen]
-    statistics = []
-    for text, reference in zip(texts, references, strict=True):
-        counts = metric.corpus_score([text], [[reference]])
-        statistics.append((counts.sys_len, counts.ref_len, *counts.counts, *counts.totals))
-    exact = tuple(text == reference for text, reference in zip(texts, references, strict=True))
-    bleu = float(metric.corpus_score(texts, [references]).score)
-    return Score(
-        split,
-        beam,
-        bleu,
-        float(np.mean(exact)),
-        len(chosen),
-        str(metric.get_signature()),
-        exact,
-        tuple(statistics),
-    )
+    return compare(texts, [sentence.target for sentence in chosen], split, beam)
