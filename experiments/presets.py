@@ -189,7 +189,7 @@ LAB: Mapping[str, Mapping[str, LabConfig]] = {
 
 
 _ADAM_RATE = config.Range((1e-4, 1e-1), (1e-6, 1.0))
-_DROPOUT = config.Range((1e-2, 0.3), (1e-3, 0.9))
+_DROPOUT = config.Range((1e-3, 0.2), (1e-4, 0.9))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -213,7 +213,7 @@ class TranslationPopulation(config.EngineConfig):
         default_factory=transformer.TransformerConfig
     )
     """Sizes of the network."""
-    batch_tokens: int = 256
+    batch_tokens: int = 192
     """Most target tokens of a batch, padding included."""
     label_smoothing: float = 0.1
     """Probability that the loss takes from the right token."""
