@@ -73,15 +73,8 @@ def n_step_returns(
     Raises:
         ValueError: A shape or dtype differs from the above.
     """
-    check("reward", reward, "T, B", (-1, -1))
-    check("discount", discount, "T, B", reward.shape, reward.dtype)
-    check("truncated", truncated, "T, B", reward.shape, torch.bool)
-    check("truncation_value", truncation_value, "T, B", reward.shape, reward.dtype)
-    check("bootstrap_value", bootstrap_value, "B", reward.shape[1:], reward.dtype)
+    reward, discount = _ended(reward, discount, truncated, truncation_value, bootstrap_value, gamma)
     with torch.no_grad():
-        # A truncated step ends the recursion, whatever its discount.
-        reward = torch.where(truncated, reward + gamma * truncation_value, reward)
-        discount = torch.where(truncated, torch.zeros_like(discount), discount)
         returns = torch.empty_like(reward)
         following = bootstrap_value
         for t in reversed(range(reward.shape[0])):
@@ -122,15 +115,9 @@ def generalised_advantages(
     Raises:
         ValueError: A shape or dtype differs from the above.
     """
-    check("reward", reward, "T, B", (-1, -1))
-    check("discount", discount, "T, B", reward.shape, reward.dtype)
-    check("truncated", truncated, "T, B", reward.shape, torch.bool)
-    check("truncation_value", truncation_value, "T, B", reward.shape, reward.dtype)
+    reward, discount = _ended(reward, discount, truncated, truncation_value, bootstrap_value, gamma)
     check("value", value, "T, B", reward.shape, reward.dtype)
-    check("bootstrap_value", bootstrap_value, "B", reward.shape[1:], reward.dtype)
     with torch.no_grad():
-        reward = torch.where(truncated, reward + gamma * truncation_value, reward)
-        discount = torch.where(truncated, torch.zeros_like(discount), discount)
         following = torch.cat((value[1:], bootstrap_value.unsqueeze(0)))  # [T, B]
         delta = reward + discount * following - value
         advantages = torch.empty_like(reward)
@@ -139,6 +126,31 @@ def generalised_advantages(
             advantage = delta[t] + discount[t] * trace * advantage  # [B]
             advantages[t] = advantage
     return advantages
+
+
+def _ended(
+    reward: torch.Tensor,
+    discount: torch.Tensor,
+    truncated: torch.Tensor,
+    truncation_value: torch.Tensor,
+    bootstrap_value: torch.Tensor,
+    gamma: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check the arguments of `n_step_returns`; return rewards and discounts that end there, [T, B].
+
+    A truncated step ends the recursion, whatever its discount, and is rewarded by the value of its
+    final observation.
+    """
+    check("reward", reward, "T, B", (-1, -1))
+    check("discount", discount, "T, B", reward.shape, reward.dtype)
+    check("truncated", truncated, "T, B", reward.shape, torch.bool)
+    check("truncation_value", truncation_value, "T, B", reward.shape, reward.dtype)
+    check("bootstrap_value", bootstrap_value, "B", reward.shape[1:], reward.dtype)
+    with torch.no_grad():
+        return (
+            torch.where(truncated, reward + gamma * truncation_value, reward),
+            torch.where(truncated, torch.zeros_like(discount), discount),
+        )
 
 
 def policy_gradient_loss(log_prob: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,8 @@
 """Names of the suite's task factories, as run directories store them."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from pbt import run
 
 LEARNER = "experiments.members:make_task"
@@ -21,6 +24,11 @@ def trained(config: run.RunConfig) -> str:
     """Return the present name of the factory of a run's learners, without a schedule's wrapper."""
     name = current(config.task)
     return str(config.task_config.get("task", LEARNER)) if name == SCHEDULED else name
+
+
+def own_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a learner's configuration without what a replay of a schedule has added to it."""
+    return {name: value for name, value in config.items() if name not in ("schedule", "task")}
 
 
 def as_stored(given: run.RunConfig, stored: run.RunConfig) -> str:

@@ -26,7 +26,9 @@ def check(run_config: run.RunConfig) -> Description:
         ValueError: One line with the value given and the way out.
     """
     if tasks.trained(run_config) == tasks.TRANSLATION:
-        translating = translation.TranslationConfig.from_json(run_config.task_config)
+        translating = translation.TranslationConfig.from_json(
+            tasks.own_config(run_config.task_config)
+        )
         translation.corpus(translating)  # raises if there is none
         return Description(f"translation: {translation.describe(translating)}")
     if tasks.trained(run_config) != tasks.LEARNER:

@@ -101,13 +101,7 @@ def evaluate(
 def _translate(
     run_store: store.Store, run_dir: Path, member: Member, samples: int, seed: int, final: bool
 ) -> scores.Evaluation:
-    config = translation.TranslationConfig.from_json(
-        {
-            name: value
-            for name, value in run_store.config.task_config.items()
-            if name not in ("schedule", "task")
-        }
-    )
+    config = translation.TranslationConfig.from_json(tasks.own_config(run_store.config.task_config))
     size, words = config.evaluation_sentences, units.TRANSLATORS
     found = translation.score(
         episodes.opened(run_store, run_dir, member),

@@ -104,7 +104,5 @@ def make_task(config: Mapping[str, Any], member: int, seed: int) -> ScheduledTas
         seed: Seed of initial weights, sampled actions and environments.
     """
     followed = schedule.Schedule.from_json(config["schedule"])
-    added = ("schedule", "task")  # the rest is the configuration of the learner itself
-    own = {name: value for name, value in config.items() if name not in added}
     factory = slices.named_factory(config.get("task", tasks.LEARNER))
-    return ScheduledTask(factory(own, member, seed), followed)
+    return ScheduledTask(factory(tasks.own_config(config), member, seed), followed)

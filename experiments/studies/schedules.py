@@ -35,8 +35,7 @@ def freeze(base: run.RunConfig, followed: schedule.Schedule, members: int) -> ru
     _check_names(base, followed)
     searched = _search_space(base)
     fixed = searched.fix({name: float(v) for name, v in searched.used(followed.final).items()})
-    added = ("schedule", "task")  # by `follow`
-    task_config = {name: v for name, v in base.task_config.items() if name not in added}
+    task_config = tasks.own_config(base.task_config)  # without what `follow` has added
     return dataclasses.replace(
         _alone(base, members), task=tasks.trained(base), task_config=task_config, space=fixed
     )
