@@ -36,10 +36,12 @@ def means(games: np.ndarray) -> np.ndarray:
 def main() -> None:
     """Write the table and the figure."""
     rows = []
-    drawn = figure.Figure(figsize=(11, 4), layout="constrained")
-    axes = drawn.subplots(1, 2, sharey=True)
+    paths = sorted((FOLDER / "games").glob("*.csv"))
+    shown = [name for name in PROTOCOLS if any(name in path.stem for path in paths)]
+    drawn = figure.Figure(figsize=(5.5 * len(shown), 4), layout="constrained")
+    axes = drawn.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     colours: dict[str, str] = {}
-    for path in sorted((FOLDER / "games").glob("*.csv")):
+    for path in paths:
         learner, protocol, seed = path.stem.rsplit("-", 2)
         games = read(path)
         mean = means(games)
@@ -59,12 +61,12 @@ def main() -> None:
                 "mean_of_100": round(float(known), 2),
             }
         )
-        panel = axes[list(PROTOCOLS).index(protocol)]
+        panel = axes[shown.index(protocol)]
         colour = colours.setdefault(learner, f"C{len(colours)}")
         panel.plot(games[: at + 1, 1] / 60, mean[: at + 1], color=colour, lw=1.2)
-    for panel, title in zip(axes, PROTOCOLS.values(), strict=True):
+    for panel, name in zip(axes, shown, strict=True):
         panel.axhline(record.SCORE, color="grey", lw=0.8, ls=":")
-        panel.set(title=f"Pong, {title}", xlabel="minutes of one core", ylim=(-21.5, 21))
+        panel.set(title=f"Pong, {PROTOCOLS[name]}", xlabel="minutes of one core", ylim=(-21.5, 21))
         panel.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("mean of the last 100 games")
     for learner, colour in colours.items():
