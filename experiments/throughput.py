@@ -90,11 +90,33 @@ class Arguments:
     """File for all figures."""
 
 
-class Counter:
-    """Agent steps that a process has done, and when it last added to them."""
+class Turn:
+    """What a process and its group share: whose turn it is, and the agent steps done so far."""
 
     def __init__(self) -> None:
+        self._go = SPAWN.Event()
+        self._waits = SPAWN.Event()
         self._shared = SPAWN.Array("d", 2)  # agent steps, time.monotonic()
+
+    def begin(self) -> None:
+        """Let the process work."""
+        self._waits.clear()
+        self._go.set()
+
+    def end(self) -> None:
+        """Let the process pause when it next waits."""
+        self._go.clear()
+
+    def wait(self) -> None:
+        """Wait until it is the turn of this process, which calls it between two updates."""
+        if not self._go.is_set():
+            self._waits.set()
+            self._go.wait()
+            self._waits.clear()
+
+    def is_paused(self) -> bool:
+        """Return whether the process waits for its turn."""
+        return self._waits.is_set()
 
     def add(self, agent_steps: int) -> None:
         """Add agent steps that are done now."""
@@ -114,18 +136,17 @@ class Group:
     Args:
         name: Name for messages.
         workers: Number of processes.
-        work: Loop of each process. Called with an event, a `Counter` and `arguments`. Adds the
-            agent steps that it has done to the counter, and then waits for the event.
+        work: Loop of each process. Called with a `Turn` and `arguments`. Adds the agent steps that
+            it has done to the turn, and then waits for the next.
     """
 
     def __init__(self, name: str, workers: int, work: Callable[..., None], *arguments: Any) -> None:
         self.name = name
         self.rates: list[float] = []  # agent steps per second of all processes, one per window
-        self._go = SPAWN.Event()
-        self._counters = [Counter() for _ in range(workers)]
+        self._turns = [Turn() for _ in range(workers)]
         self.processes = [
-            SPAWN.Process(target=_begin, args=(work, self._go, counter, *arguments), daemon=True)
-            for counter in self._counters
+            SPAWN.Process(target=_begin, args=(work, turn, *arguments), daemon=True)
+            for turn in self._turns
         ]
         for started in self.processes:
             started.start()
@@ -133,19 +154,27 @@ class Group:
     def run_until(self, is_over: Callable[[], bool]) -> None:
         """Let the processes work until `is_over()` is true, which is called ten times per second.
 
+        Return when all of them pause, so that the next group has the machine to itself.
+
         Raises:
             RuntimeError: A process died. Its traceback is on standard error.
         """
-        self._go.set()
+        for turn in self._turns:
+            turn.begin()
+        self._wait_until(is_over)
+        for turn in self._turns:
+            turn.end()
+        self._wait_until(lambda: all(turn.is_paused() for turn in self._turns))
+
+    def _wait_until(self, is_over: Callable[[], bool]) -> None:
         while not is_over():
             if not all(started.is_alive() for started in self.processes):
                 raise RuntimeError(f"a process of the {self.name} died")
             time.sleep(0.1)
-        self._go.clear()
 
     def has_begun(self) -> bool:
         """Return whether every process is ready and works."""
-        return all(counter.read()[0] > 0 for counter in self._counters)
+        return all(turn.read()[0] > 0 for turn in self._turns)
 
     def measure(self, seconds: float, tick: Callable[[], None]) -> None:
         """Let the processes work for a window, and call `tick` meanwhile.
@@ -157,7 +186,7 @@ class Group:
 
         def is_over() -> bool:
             tick()
-            counts = [counter.read() for counter in self._counters]
+            counts = [turn.read() for turn in self._turns]
             if all(at_s > due_s + seconds * len(marks) for _, at_s in counts):
                 marks.append(counts)
             return len(marks) == 2
@@ -173,7 +202,8 @@ class Group:
 
     def close(self) -> None:
         """Stop the processes; workers of the engine commit before they end."""
-        self._go.set()
+        for turn in self._turns:
+            turn.begin()
         for started in self.processes:
             started.terminate()
         for started in self.processes:
@@ -204,7 +234,7 @@ class StillVectorEnv(gymnasium.vector.VectorWrapper):
         return next(self._recorded)
 
 
-def _emulate(go: Any, steps: Any, config: learner.LearnerConfig) -> None:
+def _emulate(turn: Turn, config: learner.LearnerConfig) -> None:
     envs = make.make_vec(config.env_id, config.num_envs)
     envs.reset(seed=os.getpid())
     envs.action_space.seed(os.getpid())
@@ -212,27 +242,27 @@ def _emulate(go: Any, steps: Any, config: learner.LearnerConfig) -> None:
     while True:
         for action in actions:
             envs.step(action)
-        steps.add(len(actions) * config.num_envs)
-        go.wait()
+        turn.add(len(actions) * config.num_envs)
+        turn.wait()
 
 
-def _learn(go: Any, steps: Any, config: learner.LearnerConfig, unroll_length: int) -> None:
+def _learn(turn: Turn, config: learner.LearnerConfig, unroll_length: int) -> None:
     still = StillVectorEnv(config.env_id, config.num_envs)
     learning = learner.AgentTask(config, 0, os.getpid(), make_envs=lambda: still)
     learning.set_hyperparameters({"learning_rate": 1e-4, "unroll_length": unroll_length})
     for done in learning.train(10**12, 10**12):
-        steps.add(done.agent_steps)
-        go.wait()
+        turn.add(done.agent_steps)
+        turn.wait()
 
 
-def _work(go: Any, steps: Any, run_dir: Path, residents: int) -> None:
+def _work(turn: Turn, run_dir: Path, residents: int) -> None:
     """Work on a run, then write the seconds that each kind of work took."""
     paused_s = 0.0
 
     class CountedTask(learner.AgentTask):
         def train(self, agent_steps: int, limit: int) -> Iterator[task.Progress]:
             for done in super().train(agent_steps, limit):
-                steps.add(done.agent_steps)
+                turn.add(done.agent_steps)
                 yield done
 
     def make_task(config: Mapping[str, Any], member: int, seed: int) -> task.Task:
@@ -241,7 +271,7 @@ def _work(go: Any, steps: Any, run_dir: Path, residents: int) -> None:
     def beat() -> None:
         nonlocal paused_s
         begun_s = time.monotonic()
-        go.wait()
+        turn.wait()
         paused_s += time.monotonic() - begun_s
 
     with store.Store.open(run_dir) as run_store, process.Stop().installed() as stop:
