@@ -82,10 +82,17 @@ def run_experiment(
     print(
         f"{begun} {run_dir}: {run_config.population} members, "
         f"{run_config.total_steps:,} {units.of(run_config).steps} each, {workers} workers\n"
-        f"{described.protocol}\n"
-        f"curves: tensorboard --logdir {shlex.quote(str(run_dir.parent))}",
+        f"{described.protocol}",
         flush=True,
     )
+    try:
+        if prepared := checks.prepare(run_config, run_dir):
+            print(prepared)
+    except OSError as error:
+        if disk.is_full(error):
+            sys.exit(_say_refused(verdict.EXIT_DISK_FULL, f"no space for {run_dir}: make room"))
+        cli.fail(f"{run_dir} cannot be written to: {error}")
+    print(f"curves: tensorboard --logdir {shlex.quote(str(run_dir.parent))}", flush=True)
     with (
         _one_line(),
         store.Store.open(run_dir, busy_timeout_s=local.BUSY_TIMEOUT_S) as watched,

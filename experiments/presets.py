@@ -1,17 +1,19 @@
-"""Settings and presets of the three population commands: Atari, Gymnasium, first-person levels."""
+"""Settings and presets of the population commands: agents by environment, translators, GANs."""
 
 import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
 
 from agents import actor_critic, transformer
 from envs import atari, doom, lab
 from experiments import config
-from experiments.members import learner, translation
-from pbt import space
+from experiments.members import gan, learner, translation
+from pbt import run, space
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -276,6 +278,115 @@ TRANSLATION: Mapping[str, Mapping[str, TranslationPopulation]] = {
             batch_tokens=2_048,
             evaluation_interval=2_000,
             evaluation_sentences=300,
+            device="cuda",
+        )
+    },
+}
+
+
+_GAN_RATE = config.Range((3e-5, 3e-3), (1e-7, 1e-1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GANPopulation(config.EngineConfig):
+    """A population of GANs. Counts are updates, of 5 and 1 Adam steps by default, *per member*."""
+
+    preset: Literal["default", "paper"] = "default"
+    """Set of defaults that all other flags start from; described above."""
+    population: int = 8
+    """Number of members."""
+    total_steps: int = 800
+    """Updates of each member, exact."""
+    report_interval: int = 40
+    """Updates between two commits to the store, each with a picture of samples."""
+    ready_interval: int = 80
+    """Updates between two comparisons with other members."""
+    exploit: run.Exploit = "truncation"
+    """How a member chooses whom to copy; "none" is random search with equal budget."""
+    perturb_factors: tuple[float, ...] = (0.5, 2.0)
+    """Factors, one of which multiplies each adapted hyperparameter after a copy."""
+    copy: Annotated[run.Copy, tyro.conf.Suppress] = "both"
+    """What the engine copies: see `copied`."""
+    copied: Annotated[gan.Copied, tyro.conf.arg(name="copy")] = "both"
+    """Networks that a member copies from the better one, figure 5e of the paper. Hyperparameters
+    are always copied."""
+    data: Path | None = None
+    """Directory of CIFAR-10's six binary files; default: generated images of digits."""
+    width: int = 16
+    """Channels of the widest images inside both networks. Layers with smaller images have more."""
+    classifier_width: int = 16
+    """The same of the classifier that scores the images."""
+    classifier_steps: int = 600
+    """Steps of training of this classifier, once per run."""
+    batch_size: int = 64
+    """Images of each step of either network."""
+    discriminator_steps: int = 5
+    """Steps of the discriminator in an update, before the one of the generator."""
+    evaluation_interval: int = 40
+    """Updates between two evaluations."""
+    samples: int = 2_000
+    """Fresh images of an evaluation."""
+    splits: int = 10
+    """Parts of these images, each of which gives one Inception score."""
+    generator_learning_rate: config.Range = _GAN_RATE
+    """Learning rate of the generator's Adam."""
+    discriminator_learning_rate: config.Range = _GAN_RATE
+    """Learning rate of the discriminator's Adam."""
+
+    def name(self) -> str:
+        """See `EngineConfig.name`."""
+        return "gan" if self.data is None else f"gan-{self.data.name}"
+
+    def task(self) -> tuple[str, Mapping[str, Any]]:
+        """See `EngineConfig.task`."""
+        settings = gan.GANConfig(
+            data=None if self.data is None else str(self.data),
+            width=self.width,
+            classifier_width=self.classifier_width,
+            classifier_steps=self.classifier_steps,
+            batch_size=self.batch_size,
+            discriminator_steps=self.discriminator_steps,
+            evaluation_interval=self.evaluation_interval,
+            samples=self.samples,
+            splits=self.splits,
+            copied=self.copied,
+            device=self.device,
+        )
+        return gan.TASK, settings.to_json()
+
+    def search_space(self) -> space.Space:
+        """See `EngineConfig.search_space`."""
+        names = tuple(gan.HYPERPARAMETERS)
+        return self.adapted(self.log_uniform(names), names)
+
+    def check(self) -> None:
+        """See `EngineConfig.check`."""
+        super().check()
+        self.task()
+        if self.data is None and self.preset == "paper":
+            raise ValueError(
+                "--preset paper: name the directory of CIFAR-10's binary files with --data"
+            )
+
+
+# "paper" has the population, exploit, explore and ready interval of Jaderberg et al. 2017, section
+# 4.3, and the batches of Radford et al. 2015, section 4. The budget, the widths, the priors and the
+# classifier's training are ours, since the paper leaves them open.
+GAN: Mapping[str, Mapping[str, GANPopulation]] = {
+    "default": {"gan": GANPopulation()},
+    "paper": {
+        "gan": GANPopulation(
+            preset="paper",
+            population=45,
+            total_steps=100_000,
+            report_interval=5_000,
+            ready_interval=5_000,
+            width=64,
+            classifier_width=64,
+            classifier_steps=20_000,
+            batch_size=128,
+            evaluation_interval=5_000,
+            samples=10_000,
             device="cuda",
         )
     },

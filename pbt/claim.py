@@ -69,6 +69,11 @@ class Context:
     _collected_s: float = -math.inf
 
     @property
+    def run_dir(self) -> Path:
+        """The run's directory."""
+        return self.checkpoints.parent
+
+    @property
     def lease_s(self) -> float:
         """How long a lease lasts: longer for a worker that has seen long updates."""
         return max(self.store.config.lease_seconds, 3 * self.longest_gap_s)

@@ -17,7 +17,7 @@ from pbt import checkpoint, disk, records
 from pbt.records import Member, Report
 from pbt.run import RunConfig
 from pbt.space import Space
-from pbt.task import Diverged, Episode, MakeTask, Progress, Task
+from pbt.task import Diverged, Episode, MakeTask, Progress, Task, making_in
 
 
 class TaskCrashed(Exception):
@@ -52,9 +52,15 @@ def named_factory(name: str) -> MakeTask:
     return make_task
 
 
-def build(make_task: MakeTask, config: Mapping[str, Any], member: int, seed: int) -> Task:
-    """Make a task."""
-    with _task_code():
+def build(
+    make_task: MakeTask,
+    config: Mapping[str, Any],
+    member: int,
+    seed: int,
+    run_dir: Path | None = None,
+) -> Task:
+    """Make a task, of a run in a directory if there is one; see `pbt.task.run_directory`."""
+    with _task_code(), making_in(run_dir):
         return make_task(config, member, seed)
 
 

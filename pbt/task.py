@@ -17,9 +17,35 @@ leases of three times the longest one that it has seen, up to nine times `lease_
 three times `lease_seconds` without an update the launcher takes the worker for hung and kills it.
 """
 
+import contextlib
+import contextvars
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+_RUN_DIRECTORY: contextvars.ContextVar[Path | None] = contextvars.ContextVar(
+    "run_directory", default=None
+)
+
+
+def run_directory() -> Path | None:
+    """Return the directory of the run whose task is being made, or None outside of a run.
+
+    `make_task` may call it to find files that all members share. They belong into
+    `<run directory>/shared`. The directory may be moved between two starts, so that no task
+    configuration should name it.
+    """
+    return _RUN_DIRECTORY.get()
+
+
+@contextlib.contextmanager
+def making_in(run_dir: Path | None) -> Iterator[None]:
+    """Let `run_directory` return a directory inside the `with` statement."""
+    token = _RUN_DIRECTORY.set(run_dir)
+    try:
+        yield
+    finally:
+        _RUN_DIRECTORY.reset(token)
 
 
 class Episode(NamedTuple):

@@ -41,6 +41,7 @@ from pbt import (
     decide,
     disk,
     owner,
+    pictures,
     process,
     records,
     rescue,
@@ -265,7 +266,9 @@ class _Worker:
         self.tasks.make_room(member.id)
         seed = decide.task_seed(self.config.seed, member.id, member.version)
         with self.stopwatch.on("build"):
-            task = slices.build(self.make_task, self.config.task_config, member.id, seed)
+            task = slices.build(
+                self.make_task, self.config.task_config, member.id, seed, self.context.run_dir
+            )
         self.tasks.keep_dirty(member.id, task)  # so that it is closed, whatever happens next
         return task
 
@@ -295,6 +298,7 @@ class _Worker:
             return
         trained, report = slices.after_slice(self.config, member, done)
         name = claimed.publish(trained, lambda directory: slices.save(task, directory))
+        pictures.keep(self.context.run_dir, name, trained.id, trained.version)
         self.probe("published")
         ready = decide.is_ready(self.config, trained) and not self.stop()
         committed = claimed.commit(

@@ -11,6 +11,8 @@ SCHEDULED = "experiments.members:make_scheduled_task"
 """Task of runs whose members follow the schedule in the task's configuration."""
 TRANSLATION = "experiments.members.translation:make_task"
 """Task of runs whose members translate."""
+GAN = "experiments.members.gan:make_task"
+"""Task of runs whose members are GANs."""
 OLD = {"experiments.learner:make_task": LEARNER, "experiments.replay:make_task": SCHEDULED}
 """Names that older run directories have, with the present names."""
 

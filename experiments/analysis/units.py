@@ -40,7 +40,9 @@ TRANSLATORS = Units(
     "translator", "Adam step", "batch of sentences", "BLEU", samples="batches of sentences"
 )
 """Transformers that translate."""
-KNOWN = {tasks.LEARNER: AGENTS, tasks.TRANSLATION: TRANSLATORS}
+GANS = Units("GAN", "update", "split of images", "Inception score", samples="splits of images")
+"""GANs. An update is several steps of Adam."""
+KNOWN = {tasks.LEARNER: AGENTS, tasks.TRANSLATION: TRANSLATORS, tasks.GAN: GANS}
 
 
 def of(config: run.RunConfig) -> Units:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from envs import make
 from experiments.analysis import schedule, tasks
-from experiments.members import learner, translation
+from experiments.members import gan, learner, translation
 from pbt import checkpoint, run, slices, space, store
 
 
@@ -31,6 +31,10 @@ def check(run_config: run.RunConfig) -> Description:
         )
         translation.corpus(translating)  # raises if there is none
         return Description(f"translation: {translation.describe(translating)}")
+    if tasks.trained(run_config) == tasks.GAN:
+        generating = gan.GANConfig.from_json(tasks.own_config(run_config.task_config))
+        gan.load_data(generating)  # raises if there is none
+        return Description(f"images: {gan.describe(generating)}")
     if tasks.trained(run_config) != tasks.LEARNER:
         return Description(f"task: {run_config.task}")
     config = learner.LearnerConfig.from_json(run_config.task_config)
@@ -38,6 +42,20 @@ def check(run_config: run.RunConfig) -> Description:
     config.check_unroll_length(longest_unroll(run_config))
     protocol = f"environment: {make.protocol(config.env_id, preset=config.preset)}"
     return Description(protocol, spec.frames_per_step if spec.is_atari else None)
+
+
+def prepare(run_config: run.RunConfig, run_dir: Path) -> str | None:
+    """Make what a run's members share and no worker should begin with; return a line about it.
+
+    Only GANs share something: the classifier that scores them.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if tasks.trained(run_config) != tasks.GAN:
+        return None
+    config = gan.GANConfig.from_json(tasks.own_config(run_config.task_config))
+    return f"classifier: {gan.load_judge(config, run_dir).accuracy:.1%} of held-out images right"
 
 
 def check_environment(config: learner.LearnerConfig) -> make.EnvSpec:

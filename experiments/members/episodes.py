@@ -12,7 +12,7 @@ import numpy as np
 
 from envs import make
 from experiments.analysis import scores, tasks
-from experiments.members import actor, learner
+from experiments.members import actor, learner, tensors
 from pbt import checkpoint, owner, records, store
 from pbt.records import Member
 
@@ -128,7 +128,7 @@ def load_agent(
     )
     directory = opened(run_store, run_dir, member)
     agent = learner.make_agent(played, make.describe(played.env_id, preset=played.preset), seed)
-    state = learner.read_tensors(directory)
+    state = tensors.load_state(directory)
     # `make_agent` has seeded the generator; the checkpoint's must not replace it.
     agent.load_state_dict(state | {"generator": agent.generator.get_state()})
     return agent, played

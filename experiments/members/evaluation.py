@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.analysis import scores, selection, tasks, units
-from experiments.members import episodes, translation
+from experiments.members import episodes, gan, translation
 from pbt import lineage, store
 from pbt.records import Member
 
@@ -78,7 +78,8 @@ def evaluate(
     """Score a member's last checkpoint by fresh samples.
 
     Translators are scored by test sentences with beam search, all of a text's and 1,000 of
-    generated ones. To choose a member they translate validation sentences greedily.
+    generated ones. To choose a member they translate validation sentences greedily. GANs are scored
+    by fresh images, in splits of the same size as in training.
 
     Args:
         run_store: The run.
@@ -95,6 +96,8 @@ def evaluate(
     """
     if tasks.trained(run_store.config) == tasks.TRANSLATION:
         return _translate(run_store, run_dir, member, samples, seed, final)
+    if tasks.trained(run_store.config) == tasks.GAN:
+        return _generate(run_store, run_dir, member, samples, seed)
     return episodes.play(run_store, run_dir, member, samples, seed)
 
 
@@ -129,4 +132,30 @@ def _translate(
         words.steps,
         found.bleu,
         (float(low), float(high)),
+    )
+
+
+def _generate(
+    run_store: store.Store, run_dir: Path, member: Member, splits: int, seed: int
+) -> scores.Evaluation:
+    config = gan.GANConfig.from_json(tasks.own_config(run_store.config.task_config))
+    size, words = config.samples // config.splits, units.GANS
+    found = gan.score(
+        episodes.opened(run_store, run_dir, member),
+        dataclasses.replace(config, device="cpu", splits=splits, samples=splits * size),
+        seed,
+        run_dir,
+    )
+    return scores.Evaluation(
+        member.id,
+        member.version,
+        member.agent_steps,
+        found.splits,
+        (),
+        f"{gan.describe(config)}; Inception score of splits of {size:,} fresh images, "
+        f"{found.held_out_score:.2f} for held-out real ones; Frechet distance {found.frechet:.2f} "
+        f"of {found.compared:,} images to as many held-out ones; classifier with "
+        f"{found.classifier_accuracy:.1%} of held-out images right; evaluation seed {seed}",
+        words.many,
+        words.steps,
     )

@@ -7,6 +7,7 @@ which the classifier of `experiments.members.judge` scores.
 """
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -14,18 +15,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import safetensors.torch
 import torch
-from numpy.typing import NDArray
 
 from agents import dcgan, image_scores
-from experiments.members import judge, kept, learner
-from pbt import checkpoint, task
+from experiments.analysis import tasks
+from experiments.members import judge, kept, picture, settings, tensors
+from pbt import checkpoint, pictures, task
 
 Copied = Literal["both", "generator", "discriminator"]
 
-TASK = "experiments.members.gan:make_task"
-"""Name of the task factory, as run directories store it."""
+TASK = tasks.GAN
+"""Task factory of runs whose members are GANs."""
 FORMAT_VERSION = 1
 """Format of the files that `GANTask.save` writes."""
 HYPERPARAMETERS: Mapping[str, dcgan.Part] = {
@@ -33,6 +33,8 @@ HYPERPARAMETERS: Mapping[str, dcgan.Part] = {
     "discriminator_learning_rate": "discriminator",
 }
 """Hyperparameters, with the network whose learning rate each one is."""
+PICTURED = 36
+"""Images of the picture in a checkpoint. Ours."""
 _FIRST_RATE = 2e-4  # until a rate is set; Radford et al. 2015, section 4
 
 
@@ -44,9 +46,6 @@ class GANConfig:
         ValueError: A value is out of its range.
     """
 
-    cache: str
-    """Directory of the files that the run's members share: the classifier, and parts of members
-    that copied the other part. Runs that train at the same time need one each."""
     data: str | None = None
     """Directory of CIFAR-10's binary files; without one the data are glyphs."""
     data_seed: int = 0
@@ -73,21 +72,22 @@ class GANConfig:
     """Torch device of the networks and of the classifier."""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            *(("data_seed", 0), ("width", 1), ("classifier_width", 1), ("classifier_steps", 1)),
-            # BatchNorm needs two images.
-            *(("batch_size", 2), ("discriminator_steps", 1), ("evaluation_interval", 1)),
-            *(("splits", 1), ("samples", 1)),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} {value!r}: use a whole number from {least} on")
+        settings.check_whole(
+            self,
+            data_seed=0,
+            width=1,
+            classifier_width=1,
+            classifier_steps=1,
+            batch_size=2,  # BatchNorm needs two images
+            discriminator_steps=1,
+            evaluation_interval=1,
+            splits=1,
+            samples=1,
+        )
         if self.samples < self.splits:
             raise ValueError(f"samples {self.samples}: use at least one per split ({self.splits})")
         if self.copied not in get_args(Copied):
             raise ValueError(f"copied {self.copied!r}: use one of {', '.join(get_args(Copied))}")
-        if not self.cache:
-            raise ValueError("cache '' is no directory: use one inside the run's directory")
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON mapping that `from_json` takes back."""
@@ -95,8 +95,8 @@ class GANConfig:
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any]) -> "GANConfig":
-        """Return the settings that `to_json` wrote. A replay's schedule beside them is ignored."""
-        return cls(**{name: value for name, value in config.items() if name != "schedule"})
+        """Return the settings that `to_json` wrote."""
+        return cls(**config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +107,8 @@ class Score:
     """Inception-type score of each split."""
     frechet: float
     """Frechet distance to the held-out images, in the classifier's features."""
-    samples: int
-    """Number of generated images."""
+    compared: int
+    """Number of images on either side of this distance. A smaller number makes it larger."""
     held_out_score: float
     """Mean score of the held-out images in splits of the same size: that of a perfect generator."""
     classifier_accuracy: float
@@ -128,30 +128,54 @@ def make_task(config: Mapping[str, Any], member: int, seed: int) -> "GANTask":
         member: The member's number.
         seed: Seed of initial weights, noise and batches.
     """
-    return GANTask(GANConfig.from_json(config), member, seed)
+    return GANTask(GANConfig.from_json(config), member, seed, shared(task.run_directory()))
 
 
-def prepare(config: GANConfig) -> float:
-    """Read the data, and train the classifier unless its file is there; return its accuracy.
+def shared(run_dir: Path | None) -> Path | None:
+    """Return the directory of the files that a run's members share, which need not exist.
+
+    It holds the classifier, and the networks of members that copied the other one.
+    """
+    return None if run_dir is None else run_dir / "shared"
+
+
+def load_data(config: GANConfig) -> judge.Data:
+    """Return the images that a configuration names, kept for all tasks of this process.
+
+    Raises:
+        ValueError: The data cannot be read; one line that says what to do.
+    """
+    return judge.load_data(config.data, config.data_seed)
+
+
+def load_judge(config: GANConfig, run_dir: Path | None) -> judge.Judge:
+    """Return the classifier of a run, trained now unless its file is there.
 
     Call it before a run starts its workers. A worker would train the classifier too, but one that
     trains it for longer than three leases is taken for hung.
 
     Raises:
         ValueError: The data cannot be read; one line that says what to do.
+        OSError: The file cannot be written.
     """
-    return _judge(config)[1].accuracy
+    return _trained_judge(config, shared(run_dir))
 
 
-def _judge(config: GANConfig) -> tuple[judge.Data, judge.Judge]:
-    data = judge.load_data(config.data, config.data_seed)
-    return data, judge.trained(
-        data,
-        Path(config.cache),
+def _trained_judge(config: GANConfig, directory: Path | None) -> judge.Judge:
+    return judge.trained(
+        load_data(config),
+        directory,
         config.classifier_width,
         config.classifier_steps,
         config.device,
     )
+
+
+def describe(config: GANConfig) -> str:
+    """Return in words what images are learned, for people."""
+    if config.data is None:
+        return "digits in many fonts, generated"
+    return f"CIFAR-10 in {Path(config.data).name}"
 
 
 def _draw_noise(rng: np.random.Generator, *shape: int) -> torch.Tensor:
@@ -179,7 +203,8 @@ class GANTask:
     step is an update. An evaluation gives one episode per split, whose return is the split's score.
 
     A checkpoint holds both networks with BatchNorm's and Adam's statistics, the generator of random
-    numbers, and the number of updates. Another member's random numbers are not loaded.
+    numbers, the number of updates, and a picture of images from noise that is always the same.
+    Another member's random numbers are not loaded.
 
     With `copied` other than "both", `load` takes only that network of another member's checkpoint,
     and the task keeps its own other network. The engine does not store this mixture before the
@@ -193,12 +218,17 @@ class GANTask:
         config: Networks, data and score.
         member: The member's number.
         seed: Seed of initial weights, noise and batches.
+        shared_dir: Directory of the files that the run's members share. None shares none: the
+            classifier is trained at the first evaluation, and no network is kept in a file.
     """
 
-    def __init__(self, config: GANConfig, member: int, seed: int) -> None:
+    def __init__(
+        self, config: GANConfig, member: int, seed: int, shared_dir: Path | None = None
+    ) -> None:
         self._config = config
         self._member = member
-        self._data, self._judge = _judge(config)
+        self._shared_dir = shared_dir
+        self._data = load_data(config)
         weights, draws = np.random.SeedSequence(seed).spawn(2)
         self._gan = dcgan.DCGAN(
             self._data.channels,
@@ -209,9 +239,16 @@ class GANTask:
         )
         self._rng = np.random.default_rng(draws)
         self._updates = 0
-        self._kept = kept.KeptNetwork(Path(config.cache) / f"kept-{member}.safetensors")
+        self._kept = kept.KeptNetwork(
+            None if shared_dir is None else shared_dir / f"kept-{member}.safetensors"
+        )
         self._is_fresh = True  # no update and no load so far: nothing here is worth keeping
         self._was_copied_whole = False
+
+    @functools.cached_property
+    def _judge(self) -> judge.Judge:
+        """The classifier. Only evaluations need it."""
+        return _trained_judge(self._config, self._shared_dir)
 
     def train(self, agent_steps: int, limit: int) -> Iterator[task.Progress]:
         """See `pbt.task.Task.train`.
@@ -280,23 +317,22 @@ class GANTask:
         return {name: self._gan.learning_rate(part) for name, part in HYPERPARAMETERS.items()}
 
     def save(self, directory: Path) -> None:
-        """Write `agent.safetensors` and `gan.json`.
+        """Write `agent.safetensors`, `gan.json` and `picture.png`.
 
         Raises:
-            pbt.task.Diverged: A weight or statistic is not finite. Nothing was written.
+            pbt.task.Diverged: A weight, a statistic or an image is not finite.
         """
-        state = {name: tensor.contiguous() for name, tensor in self._gan.state_dict().items()}
-        for name, tensor in state.items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise task.Diverged(f"non-finite values in {name}")
+        tensors.save_state(directory, self._gan.state_dict())
         header = {
             "format_version": FORMAT_VERSION,
             "member": self._member,
             "updates": self._updates,
             "random": self._rng.bit_generator.state,
         }
-        safetensors.torch.save_file(state, directory / "agent.safetensors")
         (directory / "gan.json").write_text(json.dumps(header))
+        images = _sample(self._gan, np.random.default_rng(0), PICTURED)
+        drawn = picture.grid(dcgan.to_pixels(images).cpu().numpy())
+        (directory / pictures.FILE_NAME).write_bytes(picture.png(drawn))
 
     def load(self, directory: Path) -> None:
         """See `pbt.task.Task.load`, and the docstring of this class on a donor's checkpoint.
@@ -306,8 +342,8 @@ class GANTask:
             pbt.checkpoint.CheckpointError: It is damaged, or its weights are not finite.
         """
         header = _read_header(directory)
-        state = learner.read_tensors(directory)
-        donor = kept.digest(directory / "agent.safetensors")
+        state = tensors.load_state(directory)
+        donor = kept.digest(directory / tensors.STATE)
         if header.member == self._member:
             self._gan.load_state_dict(state)
             self._rng, self._updates = header.rng, header.updates
@@ -316,8 +352,8 @@ class GANTask:
             self._updates = header.updates if self._is_fresh else self._updates
         elif not self._is_fresh:
             parts = [part for part in dcgan.PARTS if part != self._config.copied]
-            self._kept.write(self._gan.state_dict(parts), donor, self._updates)
             self._gan.load_state_dict(state, (self._config.copied,))
+            self._kept.write(self._gan.state_dict(parts), donor, self._updates)
         elif kept.is_published_for(directory, self._member):
             found = self._kept.read(donor)
             own, self._updates = found or ({}, header.updates)
@@ -370,69 +406,36 @@ def _load_gan(directory: Path, config: GANConfig, channels: int) -> dcgan.DCGAN:
     """Return the networks in a checkpoint, whosever it is."""
     _read_header(directory)
     gan = dcgan.DCGAN(channels, config.width, _FIRST_RATE, 0, config.device)
-    gan.load_state_dict(learner.read_tensors(directory))
+    gan.load_state_dict(tensors.load_state(directory))
     return gan
 
 
-def score(directory: Path, config: GANConfig, seed: int) -> Score:
+def score(directory: Path, config: GANConfig, seed: int, run_dir: Path | None = None) -> Score:
     """Score fresh images of the generator in a checkpoint.
 
     Args:
         directory: The checkpoint.
         config: The run's settings. `samples` and `splits` may be others than in training.
         seed: Seed of the images.
+        run_dir: The run's directory, which has the classifier.
 
     Raises:
         ValueError: The checkpoint does not fit the settings, or there is one sample only.
         pbt.checkpoint.CheckpointError: The checkpoint is damaged.
     """
-    data, classifier = _judge(config)
+    data, classifier = load_data(config), load_judge(config, run_dir)
     gan = _load_gan(directory, config, data.channels)
     images = _sample(gan, np.random.default_rng(seed), config.samples)
     probabilities, features = classifier.classify(images)
     real = dcgan.to_input(torch.from_numpy(data.held_out))
     real_probabilities, real_features = classifier.classify(real)
     splits = image_scores.inception_scores(probabilities, config.splits)
-    size = config.samples // config.splits
+    size, compared = config.samples // config.splits, min(len(features), len(real_features))
     held_out = image_scores.inception_scores(real_probabilities, max(1, len(real) // size))
     return Score(
         splits=tuple(map(float, splits)),
-        frechet=image_scores.frechet_distance(features, real_features),
-        samples=config.samples,
+        frechet=image_scores.frechet_distance(features[:compared], real_features[:compared]),
+        compared=compared,
         held_out_score=float(held_out.mean()),
         classifier_accuracy=classifier.accuracy,
     )
-
-
-def samples(directory: Path, config: GANConfig, count: int, seed: int) -> NDArray[np.uint8]:
-    """Return one picture with fresh images of the generator in a checkpoint.
-
-    Args:
-        directory: The checkpoint.
-        config: The run's settings.
-        count: Number of images.
-        seed: Seed of the images.
-
-    Returns:
-        The images row by row in a square grid, whose last places may stay black. Grey ones are
-        [32 rows, 32 columns], coloured ones [32 rows, 32 columns, 3].
-
-    Raises:
-        ValueError: The count is below 1, or the checkpoint does not fit the settings.
-        pbt.checkpoint.CheckpointError: The checkpoint is damaged.
-    """
-    if count < 1:
-        raise ValueError(f"count {count}: use 1 image or more")
-    channels = 1 if config.data is None else 3
-    gan = _load_gan(directory, config, channels)
-    images = dcgan.to_pixels(_sample(gan, np.random.default_rng(seed), count)).cpu().numpy()
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    grid = np.zeros((rows * columns, channels, dcgan.SIZE, dcgan.SIZE), np.uint8)
-    grid[:count] = images
-    picture = (
-        grid.reshape(rows, columns, channels, dcgan.SIZE, dcgan.SIZE)
-        .transpose(0, 3, 1, 4, 2)  # [rows, 32, columns, 32, C]
-        .reshape(rows * dcgan.SIZE, columns * dcgan.SIZE, channels)
-    )
-    return picture[:, :, 0] if channels == 1 else picture

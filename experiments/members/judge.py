@@ -109,30 +109,32 @@ class Judge:
         return tuple(map(float, image_scores.inception_scores(probabilities, splits)))
 
 
-def trained(data: Data, cache: Path, width: int, steps: int, device: str = "cpu") -> Judge:
+def trained(
+    data: Data, directory: Path | None, width: int, steps: int, device: str = "cpu"
+) -> Judge:
     """Return the classifier of the data, from its file or, if there is none, by training it.
 
     The first process that comes trains it, and others wait. An unreadable file is replaced. The
     file's name is a digest of the held-out images and of the settings, so that a directory may hold
-    several classifiers.
+    several classifiers. A file that was deleted is made again with the same weights.
 
     Args:
         data: The images.
-        cache: Directory of the file. It is made if it is missing.
+        directory: Directory of the file, made if it is missing. None keeps no file.
         width: Channels of the classifier's first layer.
         steps: Steps of training.
         device: Torch device of the classifier.
     """
+    if directory is None:
+        return _train(data, width, steps, device)
     settings = [data.seed, width, steps, data.channels, LEARNING_RATE, BATCH_SIZE]
     digest = hashlib.sha256(json.dumps(settings).encode() + data.held_out.tobytes())
-    path = cache / f"classifier-{digest.hexdigest()[:16]}.safetensors"
-    cache.mkdir(parents=True, exist_ok=True)
-    with files.locked(cache):
+    path = directory / f"classifier-{digest.hexdigest()[:16]}.safetensors"
+    directory.mkdir(parents=True, exist_ok=True)
+    with files.locked(directory):
         known = _load(path, dcgan.Classifier(data.channels, CLASSES, width).to(device))
         if known is None:
-            network = dcgan.Classifier(data.channels, CLASSES, width)
-            dcgan.initialise(network, torch.Generator().manual_seed(data.seed))
-            known = _train(network.to(device), data, steps)
+            known = _train(data, width, steps, device)
             metadata = {"held_out_accuracy": repr(known.accuracy)}
             tensors.write(path, known.network.state_dict(), metadata)
             _LOG.info("classifier trained: %.2f %% of held-out images right", 100 * known.accuracy)
@@ -152,11 +154,13 @@ def _load(path: Path, network: dcgan.Classifier) -> Judge | None:
         return None
 
 
-def _train(network: dcgan.Classifier, data: Data, steps: int) -> Judge:
+def _train(data: Data, width: int, steps: int, device: str) -> Judge:
     """Train a classifier on random batches, and measure its accuracy."""
+    network = dcgan.Classifier(data.channels, CLASSES, width)
+    dcgan.initialise(network, torch.Generator().manual_seed(data.seed))
+    network.to(device)
     rng = np.random.default_rng([data.seed, 2])
     optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE)
-    device = network.logits.weight.device
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
         images, labels = map(torch.from_numpy, data.training.batch(rng, BATCH_SIZE))

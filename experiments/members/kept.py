@@ -46,8 +46,9 @@ def is_published_for(directory: Path, member: int) -> bool:
 class KeptNetwork:
     """The file of one member. It holds the network of the last copy only."""
 
-    path: Path
-    """The file."""
+    path: Path | None
+    """The file. None keeps nothing, so that a task that is built again has both networks of the
+    donor."""
 
     def write(self, network: Mapping[str, torch.Tensor], donor: str, updates: int) -> None:
         """Replace the file.
@@ -57,6 +58,9 @@ class KeptNetwork:
             donor: Digest of the donor's weights.
             updates: Updates that the member has made.
         """
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         tensors.write(self.path, network, {"donor": donor, "updates": str(updates)})
 
     def read(self, donor: str) -> tuple[dict[str, torch.Tensor], int] | None:
@@ -69,6 +73,8 @@ class KeptNetwork:
             None if there is no such file, or if it is damaged or belongs to another donor. The log
             says which.
         """
+        if self.path is None:
+            return None
         try:
             network, metadata = tensors.read(self.path)
             if metadata["donor"] != donor:

@@ -11,14 +11,12 @@ from typing import Any, Literal
 
 import gymnasium
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 
 from agents import a3c, actor_critic, ppo, rollout, unreal
 from envs import make
 from experiments.analysis import tasks
-from experiments.members import actor
+from experiments.members import actor, tensors
 from pbt import checkpoint, task
 
 _LOG = logging.getLogger(__name__)
@@ -150,23 +148,6 @@ def make_agent(config: LearnerConfig, envs: VectorEnv | make.EnvSpec, seed: int)
         return base
     frame_channels = make.describe(config.env_id, preset=config.preset).frame_channels
     return unreal.UNREAL(base, obs_shape, size, continuous, config.auxiliary, seed, frame_channels)
-
-
-def read_tensors(directory: Path) -> dict[str, torch.Tensor]:
-    """Return the agent's state in a checkpoint, on the CPU.
-
-    Raises:
-        pbt.checkpoint.CheckpointError: The file cannot be read, or holds NaN or infinity.
-    """
-    path = directory / "agent.safetensors"
-    try:
-        state = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise checkpoint.CheckpointError(f"unreadable checkpoint {directory}: {error}") from error
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise checkpoint.CheckpointError(f"{path}: {name} is not finite")
-    return state
 
 
 class AgentTask:
@@ -362,11 +343,7 @@ class AgentTask:
         Raises:
             pbt.task.Diverged: A weight or statistic is not finite. Nothing was written.
         """
-        state = {name: tensor.contiguous() for name, tensor in self._agent.state_dict().items()}
-        for name, tensor in state.items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise task.Diverged(f"non-finite values in {name}")
-        safetensors.torch.save_file(state, directory / "agent.safetensors")
+        tensors.save_state(directory, self._agent.state_dict())
         (directory / "learner.json").write_text(
             json.dumps({"format_version": FORMAT_VERSION, "member": self._member})
         )
@@ -389,7 +366,7 @@ class AgentTask:
             raise checkpoint.CheckpointError(
                 f"unreadable checkpoint {directory}: {error}"
             ) from error
-        state = read_tensors(directory)
+        state = tensors.load_state(directory)
         if header.get("format_version") != FORMAT_VERSION:
             raise ValueError(
                 f"checkpoint {directory} has format {header.get('format_version')}, "

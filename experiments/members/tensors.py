@@ -1,4 +1,4 @@
-"""Files of tensors that appear complete or not at all."""
+"""Tensors in files: in checkpoints, and in files that a run's members share."""
 
 import os
 import secrets
@@ -9,13 +9,50 @@ import safetensors
 import safetensors.torch
 import torch
 
-from pbt import files
+from pbt import checkpoint, files, task
 
+STATE = "agent.safetensors"
+"""Name of the file of a learner's tensors in a checkpoint."""
 _TEMPORARY = ".tmp-"
 
 
+def save_state(directory: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Write a learner's state into a checkpoint that is being made.
+
+    Raises:
+        pbt.task.Diverged: A weight or statistic is not finite. Nothing was written.
+    """
+    if (name := _not_finite(state)) is not None:
+        raise task.Diverged(f"non-finite values in {name}")
+    whole = {name: tensor.contiguous() for name, tensor in state.items()}
+    safetensors.torch.save_file(whole, directory / STATE)
+
+
+def load_state(directory: Path) -> dict[str, torch.Tensor]:
+    """Return the learner's state in a checkpoint, on the CPU.
+
+    Raises:
+        pbt.checkpoint.CheckpointError: The file cannot be read, or holds NaN or infinity.
+    """
+    try:
+        state, _ = read(directory / STATE)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise checkpoint.CheckpointError(f"unreadable checkpoint {directory}: {error}") from error
+    if (name := _not_finite(state)) is not None:
+        raise checkpoint.CheckpointError(f"{directory / STATE}: {name} is not finite")
+    return state
+
+
+def _not_finite(state: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the name of a tensor that holds NaN or infinity, or None."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return name
+    return None
+
+
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return the tensors and the metadata of a file that `write` wrote.
+    """Return the tensors and the metadata of a file.
 
     Raises:
         OSError: The file cannot be read.

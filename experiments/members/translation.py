@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from agents import transformer, translator
 from envs import number_words, parallel_text, sentence_pairs
 from experiments.analysis import tasks
-from experiments.members import learner
+from experiments.members import settings, tensors
 from pbt import checkpoint, task
 
 _LOG = logging.getLogger(__name__)
@@ -80,16 +79,17 @@ class TranslationConfig:
     """Torch device of the network."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "batch_tokens",
-            "max_length",
-            "extra_length",
-            "evaluation_interval_steps",
-            "evaluation_batches",
-            "evaluation_sentences",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        settings.check_whole(
+            self,
+            subwords=1,
+            training_sentences=1,
+            batch_tokens=1,
+            max_length=1,
+            extra_length=1,
+            evaluation_interval_steps=1,
+            evaluation_batches=1,
+            evaluation_sentences=1,
+        )
         if len(self.languages) != 2 or self.languages[0] == self.languages[1]:
             raise ValueError(f"languages {self.languages}: name two, such as ('en', 'de')")
         if not 0 <= self.label_smoothing < 1:
@@ -210,7 +210,7 @@ def _read(
             raise ValueError(f"translator.json is {header!r:.40}")
     except (OSError, ValueError, RecursionError) as error:
         raise checkpoint.CheckpointError(f"unreadable checkpoint {directory}: {error}") from error
-    state = learner.read_tensors(directory)
+    state = tensors.load_state(directory)
     if header.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"checkpoint {directory} has format {header.get('format_version')}, "
@@ -351,10 +351,6 @@ class TranslationTask:
         Raises:
             pbt.task.Diverged: A weight or statistic is not finite. Nothing was written.
         """
-        state = {name: t.contiguous() for name, t in self._translator.state_dict().items()}
-        for name, tensor in state.items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise task.Diverged(f"non-finite values in {name}")
         header = {
             "format_version": FORMAT_VERSION,
             "member": self._member,
@@ -364,7 +360,7 @@ class TranslationTask:
             "position": [self._batches.seed, self._batches.epoch, self._batches.batch],
             "validation_generator": self._rng.bit_generator.state,
         }
-        safetensors.torch.save_file(state, directory / "agent.safetensors")
+        tensors.save_state(directory, self._translator.state_dict())
         (directory / "translator.json").write_text(json.dumps(header))
 
     def load(self, directory: Path) -> None:
