@@ -1,4 +1,4 @@
-"""Score a member of a run by fresh episodes.
+"""Score a member of a run by fresh episodes, sentences or images.
 
     python -m experiments.evaluate RUN_DIR
     python -m experiments.evaluate RUN_DIR --save             # for reports and comparisons
@@ -6,7 +6,8 @@
 
 A run reports this score. At the end of a run, the few members with the highest training scores play
 fresh episodes, and the winner is its best member. Before that, it is the member with the highest
-training score. Actions are sampled from the policy, as in training.
+training score. Actions are sampled from the policy, as in training. Translators translate test
+sentences with beam search, and GANs make fresh images.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from pathlib import Path
 import tyro
 
 from experiments import cli
-from experiments.analysis import scores, tasks
+from experiments.analysis import scores, tasks, units
 from experiments.members import episodes, evaluation, trust, video
 from pbt import checkpoint, store
 from pbt.records import Member
@@ -23,16 +24,17 @@ from pbt.records import Member
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Score a member of a run by fresh episodes."""
+    """Score a member of a run by fresh episodes, sentences or images."""
 
     run_dir: tyro.conf.Positional[Path]
     """Directory of the run, e.g. results/runs/atari-Pong."""
     member: str = "best"
     """A member's number, or "best"."""
     episodes: int = 30
-    """Number of fresh episodes, rounded up to equally many in every parallel environment."""
+    """Number of fresh episodes, rounded up to equally many in every parallel environment; or of a
+    GAN's splits of images. Translators translate all test sentences."""
     seed: int = 0
-    """Seed of environments and actions."""
+    """Seed of environments and actions, or of sentences and images."""
     video: Path | None = None
     """Also play one more episode and write it to this file (.mp4; needs the extra "video")."""
     save: bool = False
@@ -60,7 +62,13 @@ def main() -> None:
         arguments = tyro.cli(Arguments, prog="python -m experiments.evaluate", description=__doc__)
         arguments.check()
         with store.Store.open(arguments.run_dir) as run_store:
-            is_agent = tasks.trained(run_store.config) != tasks.TRANSLATION
+            words = units.of(run_store.config)
+            is_agent = tasks.trained(run_store.config) not in (tasks.TRANSLATION, tasks.GAN)
+            if arguments.video is not None and not is_agent:
+                raise ValueError(
+                    f"--video {arguments.video}: a {words.learner} plays no episodes to record; "
+                    "leave it out"
+                )
             if is_agent and not arguments.trust:
                 trust.check(run_store, episodes.learner_config(run_store).env_id)
             member = _find(run_store, arguments.member)

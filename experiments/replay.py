@@ -22,7 +22,7 @@ from typing import Annotated, NoReturn
 import tyro
 
 from experiments import cli, config, launch
-from experiments.analysis import schedule
+from experiments.analysis import schedule, tasks, units
 from experiments.members import episodes, trust
 from experiments.members import make_scheduled_task as make_task  # noqa: F401 - old run directories
 from experiments.studies import defaults, schedules
@@ -31,7 +31,7 @@ from pbt import run, store
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Train fresh agents along a schedule that a run discovered, or that you wrote."""
+    """Train fresh members along a schedule that a run discovered, or that you wrote."""
 
     source: tyro.conf.Positional[Path | None] = None
     """Directory of the run whose schedule, agent, environment and budget are taken."""
@@ -47,12 +47,12 @@ class Arguments:
     agent: str | None = None
     """Another agent (with the same hyperparameters); default: the run's."""
     total_steps: int | None = None
-    """Agent steps of each member; default: the run's."""
+    """Steps of each member; default: the run's."""
     stretch: bool = False
     """Stretch the schedule to the total. Otherwise a schedule that ends early stays at its last
     values."""
     members: int = 1
-    """Number of fresh agents. They differ in initial weights, environments and sampled actions."""
+    """Number of fresh members. They differ in all that is drawn at random."""
     seed: int = 0
     """Seed of the run."""
     workers: int | None = None
@@ -104,10 +104,13 @@ def prepare(arguments: Arguments) -> run.RunConfig:
     base, followed = None, None
     if arguments.source is not None:
         with store.Store.open(arguments.source) as source:
-            played = episodes.learner_config(source)  # refuse other tasks
-            if arguments.env is None and not arguments.trust:
-                trust.check(source, played.env_id)
             base = source.config
+            if tasks.trained(base) in (tasks.TRANSLATION, tasks.GAN):
+                _check_same_learner(arguments, units.of(base).learner)
+            else:
+                played = episodes.learner_config(source)  # refuse other tasks
+                if arguments.env is None and not arguments.trust:
+                    trust.check(source, played.env_id)
             if arguments.schedule is None:
                 _check_member(arguments.member, base.population)
                 followed = schedule.of_run(source, arguments.member)
@@ -115,8 +118,7 @@ def prepare(arguments: Arguments) -> run.RunConfig:
         base = _elsewhere(arguments, base)
     assert base is not None  # see `Arguments.check`
     if arguments.schedule is not None:
-        known = config.PopulationConfig(agent=base.task_config["agent"]).search_space().dimensions
-        followed = schedule.read(arguments.schedule, list(known))
+        followed = schedule.read(arguments.schedule, list(schedules.search_space(base).dimensions))
     assert followed is not None
     total_steps = arguments.total_steps or base.total_steps
     base = dataclasses.replace(
@@ -136,7 +138,7 @@ def _elsewhere(arguments: Arguments, source: run.RunConfig | None) -> run.RunCon
     """Return the defaults of another environment or agent, with the source's budget if any."""
     env_id = arguments.env or (source.task_config["env_id"] if source else "")
     agent = arguments.agent or (source.task_config["agent"] if source else "a3c")
-    found = defaults.defaults(env_id, agent).run_config()
+    found = defaults.of_agents(env_id, agent).run_config()
     if source is None:
         return found
 
@@ -149,6 +151,15 @@ def _elsewhere(arguments: Arguments, source: run.RunConfig | None) -> run.RunCon
         total_steps=whole(source.total_steps),
         report_interval=whole(source.report_interval),
     )
+
+
+def _check_same_learner(arguments: Arguments, learner: str) -> None:
+    for flag, value in (("--env", arguments.env), ("--agent", arguments.agent)):
+        if value is not None:
+            raise ValueError(
+                f"{flag} {value}: the run's members are {learner}s, which can only be replayed as "
+                "they were; leave it out"
+            )
 
 
 def _check_member(member: int | None, population: int) -> None:
@@ -167,7 +178,7 @@ def main() -> NoReturn:
     parts = [
         "replay",
         (arguments.schedule or arguments.source or Path()).resolve().stem,
-        launch.slug(run_config.task_config["env_id"]),
+        *([launch.slug(env_id)] if (env_id := run_config.task_config.get("env_id")) else []),
         *(["final"] if arguments.final else []),
     ]
     run_dir = arguments.run_dir or Path("results/runs") / "-".join(parts)

@@ -1,8 +1,9 @@
 """Run controlled comparisons: same environment, draws and budget, one thing different.
 
-    python -m experiments.study random-search --dry-run    # member runs, agent steps, hours
+    python -m experiments.study random-search --dry-run    # member runs, steps, hours
     python -m experiments.study random-search              # PBT, random search, a tuned setting
     python -m experiments.study copy --seeds 5 --env Pong --population 4
+    python -m experiments.study copy --env gan             # or translation
     python -m experiments.study all                        # seed by seed
 
 Studies: random-search, population-size, exploit, copy, schedule, ready. Their arms, and settings
@@ -15,7 +16,8 @@ are one run, shared by all studies. The same command resumes what was interrupte
 added to those that are done, and a second terminal takes runs that no other process trains. Within
 a seed all arms begin with the same draws and weights, as far as they have them. When a run ends,
 the few members with the highest training scores play fresh episodes, as many in every arm. The
-score of the run is the mean of 30 other fresh episodes of the winner.
+score of the run is the mean of 30 other fresh episodes of the winner. Translators and GANs get
+fresh sentences and images in their place.
 
 Results go to `--out`: study.json (what was done), CSV files with all numbers, and README.md and
 figures, which `python -m experiments.report DIR` makes again from the other files.
@@ -33,7 +35,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from experiments import cli, config, launch
-from experiments.analysis import arms, provenance, selection
+from experiments.analysis import arms, provenance, selection, units
 from experiments.studies import definitions, results, tables
 from experiments.studies.plan import Plan
 from pbt import space, store, verdict
@@ -48,9 +50,10 @@ class Arguments:
     name: tyro.conf.Positional[Name]
     """The study."""
     env: Annotated[str, tyro.conf.arg(aliases=["--world"])] = definitions.DEFAULT_ENV
-    """Any environment of the suite: an Atari game, a Gymnasium id, module:EnvId, a toy, ..."""
+    """Any environment of the suite: an Atari game, a Gymnasium id, module:EnvId, a toy, ...; or
+    "translation" or "gan"."""
     agent: str = "a3c"
-    """Any agent of the suite."""
+    """Any agent of the suite. Translators and GANs have none."""
     seeds: int = 10
     """Paired repetitions: seeds 0, 1, ..."""
     dry_run: bool = False
@@ -58,11 +61,11 @@ class Arguments:
     population: int | None = None
     """Members of arms that do not set it. Default: the environment's."""
     total_steps: int | None = None
-    """Agent steps of each member. Default: the environment's."""
+    """Steps of each member. Default: the environment's."""
     report_interval: int | None = None
-    """Agent steps between two commits. Default: the environment's."""
+    """Steps between two commits. Default: the environment's."""
     ready_interval: int | None = None
-    """Agent steps between two comparisons with the others. Default: the environment's."""
+    """Steps between two comparisons with the others. Default: the environment's."""
     num_envs: int | None = None
     """Parallel environments of a member. Default: the environment's."""
     tuned: tuple[str, ...] | None = None
@@ -150,7 +153,7 @@ def collect(plan: Plan, study: str, seeds: int) -> list[arms.Result]:
 
 def write(plan: Plan, study: str, found: Sequence[arms.Result], out: Path) -> None:
     """Write a study's results: what was done, tables, pages and figures."""
-    settings = plan.base
+    settings, words = plan.base, units.of(plan.base.run_config())
     described = definitions.STUDIES[study]
     results.write(
         out,
@@ -168,10 +171,11 @@ def write(plan: Plan, study: str, found: Sequence[arms.Result], out: Path) -> No
             "agent": getattr(settings, "agent", None),
             "settings": {
                 "members": settings.population,
-                "agent steps per member": settings.total_steps,
+                f"{words.steps} per member": settings.total_steps,
                 "ready interval": settings.ready_interval,
                 **_priors(settings),
             },
+            "units": dataclasses.asdict(words),
             "selection": [selection.CANDIDATES, selection.EPISODES],
             "protocol": found[0].outcome.protocol.rpartition("; ")[0],
             "command": f"python -m experiments.{' '.join(['study', *sys.argv[1:]])}",
@@ -223,7 +227,7 @@ def describe(arm: definitions.Arm, plan: Plan) -> str:
             pass
     settings = definitions.arm_config(arm, base, 0, None, None)
     said = [
-        f"{settings.population} members x {settings.total_steps:,} agent steps",
+        f"{settings.population} members x {settings.total_steps:,} {units.of(settings).steps}",
         f"exploit {settings.exploit}",
     ]
     if settings.exploit != "none":

@@ -13,7 +13,7 @@ checkpoints are not there."""
 EXIT_NO_RUN = 2
 """There is no run at the given place."""
 EXIT_UNSPENT = 3
-"""The run is over, but some members died and left agent steps unspent."""
+"""The run is over, but some members died and left steps unspent."""
 EXIT_DISK_FULL = 74
 """The disk is full, so another worker would not help. EX_IOERR of sysexits.h."""
 EXIT_BUSY = 75
@@ -28,7 +28,7 @@ def of(store: Store) -> tuple[int, str] | None:
     members = store.members()
     dead = [member for member in members if member.agent_steps < total]
     if not dead:
-        return 0, f"finished: {len(members)} members trained {total:,} agent steps each"
+        return 0, f"finished: {len(members)} members trained {total:,} steps each"
     story = _first_death(store)
     if any(member.state in ("failed", "lost") for member in dead):
         story += "; the same command tries those that failed again"
@@ -37,7 +37,7 @@ def of(store: Store) -> tuple[int, str] | None:
     unspent = sum(total - member.agent_steps for member in dead)
     return EXIT_UNSPENT, (
         f"finished: {len(members) - len(dead)} of {len(members)} members; the others diverged or"
-        f" failed for good and left {unspent:,} agent steps unspent; {story}"
+        f" failed for good and left {unspent:,} steps unspent; {story}"
     )
 
 
@@ -65,6 +65,6 @@ def _first_death(store: Store) -> str:
     hyperparameters = store.version(first.member, first.version).hyperparameters
     lines = str(first.details.get("error", "")).strip().splitlines() or ["unknown"]
     return (
-        f"the first was member {first.member}, {first.kind} at {first.agent_steps:,} agent steps"
+        f"the first was member {first.member}, {first.kind} at {first.agent_steps:,} steps"
         f" with {json.dumps(dict(hyperparameters))}: {lines[-1]}"
     )

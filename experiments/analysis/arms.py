@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.analysis import aggregates
+from experiments.analysis import aggregates, units
 from experiments.analysis.outcome import Curve, Outcome, Schedule
 
 Kind = Literal["score", "training_score"]
@@ -76,6 +76,8 @@ class Tables:
     """Curve of each run, by its directory."""
     schedules: Mapping[str, Schedule]
     """Schedule of each run that has one, by its directory."""
+    units: units.Units = units.AGENTS
+    """Words for what the members of the runs are."""
 
     @property
     def panels(self) -> list[str]:
@@ -111,6 +113,7 @@ def tables_of(
     environment: str,
     reference: str | None,
     results: Sequence[Result],
+    words: units.Units = units.AGENTS,
 ) -> Tables:
     """Return the tables of some runs; arguments as in `Tables`.
 
@@ -131,6 +134,7 @@ def tables_of(
             for run, outcome in outcomes.items()
             if outcome.schedule
         },
+        units=words,
     )
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.analysis import arms, outcome, protocol, scores, tasks
+from experiments.analysis import arms, outcome, protocol, scores, tasks, units
 from experiments.analysis.history import History
 from pbt import records
 from pbt import store as stores
@@ -131,7 +131,9 @@ def tables(compared: Sequence[Group]) -> arms.Tables:
     ]
     listed = [(panels[group.environment], group.name) for group in compared]
     listed.sort(key=lambda arm: list(panels.values()).index(arm[0]))
-    return arms.tables_of(listed, environments[0] if alone else "", None, results)
+    words = {units.of(group.runs[0].history.config) for group in compared}
+    shared = words.pop() if len(words) == 1 else units.MIXED
+    return arms.tables_of(listed, environments[0] if alone else "", None, results, shared)
 
 
 def differing_settings(compared: Sequence[Group]) -> list[tuple[str, list[str]]]:

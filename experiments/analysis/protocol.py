@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from envs import atari
-from experiments.analysis import schedule, units, wording
+from experiments.analysis import schedule, tasks, units, wording
 from pbt import run, space
 
 Rows = list[tuple[str, str]]
@@ -31,9 +31,17 @@ def is_game(config: run.RunConfig) -> bool:
 def comparable(config: run.RunConfig) -> tuple[str, ...]:
     """Return what two runs must share for their scores to compare.
 
-    That is the environment and, for an Atari game, the preset.
+    That is the environment and, for an Atari game, the preset. For translators and GANs it is the
+    data, and what else their score depends on.
     """
-    name = environment(config)
+    name, settings = environment(config), config.task_config
+    trained = tasks.trained(config)
+    if trained == tasks.TRANSLATION:
+        return ("translation", _text(settings))
+    if trained == tasks.GAN:
+        classifier = f"classifier {settings['classifier_width']} x {settings['classifier_steps']}"
+        size = f"splits of {settings['samples'] // settings['splits']}"
+        return ("images", _images(settings), f"seed {settings['data_seed']}", classifier, size)
     if name is None:
         return (config.task,)
     if _game(name) is None:
@@ -41,7 +49,61 @@ def comparable(config: run.RunConfig) -> tuple[str, ...]:
     return (name, str(config.task_config.get("preset")))
 
 
-def environment_rows(config: run.RunConfig) -> Rows:
+def task_rows(config: run.RunConfig) -> Rows:
+    """Describe what the members learn, in which environment or from which data, and themselves."""
+    trained = tasks.trained(config)
+    if trained == tasks.TRANSLATION:
+        return _translator_rows(config.task_config)
+    if trained == tasks.GAN:
+        return _gan_rows(config.task_config)
+    return _environment_rows(config) + _agent_rows(config)
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    if settings["data"] is None:
+        return "generated number phrases, English to German"
+    return f"{settings['data']}, {' to '.join(settings['languages'])}"
+
+
+def _images(settings: Mapping[str, Any]) -> str:
+    return "generated digits" if settings["data"] is None else f"CIFAR-10 in {settings['data']}"
+
+
+def _translator_rows(settings: Mapping[str, Any]) -> Rows:
+    model = settings["model"]
+    return [
+        ("Text", _text(settings)),
+        ("Network", f"Transformer, {model['layers']} layers of width {model['width']}"),
+        ("Batches", f"at most {settings['batch_tokens']:,} target tokens"),
+        (
+            "Scores",
+            f"BLEU of batches of {settings['evaluation_sentences']:,} validation sentences, "
+            f"translated greedily every {settings['evaluation_interval_steps']:,} steps",
+        ),
+    ]
+
+
+def _gan_rows(settings: Mapping[str, Any]) -> Rows:
+    steps, copied = settings["discriminator_steps"], settings["copied"]
+    return [
+        ("Images", _images(settings)),
+        ("Networks", f"DCGAN of width {settings['width']}"),
+        (
+            "Update",
+            f"{wording.counted(steps, 'step')} of the discriminator's Adam and 1 of the "
+            f"generator's, each on {settings['batch_size']:,} images",
+        ),
+        ("Copied networks", "generator and discriminator" if copied == "both" else copied),
+        (
+            "Scores",
+            f"Inception scores of {settings['splits']} splits of {settings['samples']:,} fresh "
+            f"images every {settings['evaluation_interval']:,} updates, by a classifier that was "
+            f"trained on the same data for {settings['classifier_steps']:,} steps",
+        ),
+    ]
+
+
+def _environment_rows(config: run.RunConfig) -> Rows:
     """Describe the environment and how it is played."""
     settings, env_id = config.task_config, config.task_config.get("env_id")
     if not isinstance(env_id, str):
@@ -70,7 +132,7 @@ def environment_rows(config: run.RunConfig) -> Rows:
     return rows
 
 
-def agent_rows(config: run.RunConfig) -> Rows:
+def _agent_rows(config: run.RunConfig) -> Rows:
     """Describe the agent."""
     settings: Mapping[str, Any] = config.task_config
     rows = []

@@ -26,6 +26,8 @@ class Score:
     """Number of episodes."""
     interval: tuple[float, float] | None = None
     """95 % interval of the mean over the fresh episodes of this member; it covers no other seed."""
+    is_mean: bool = True
+    """Whether it is the mean of the samples' scores, and not one score of all of them together."""
     protocol: str | None = None
     """How the fresh episodes were played, in words."""
     since: str = ""
@@ -147,4 +149,5 @@ def _fresh(path: Path) -> Score | None:
         return None
     if not all(map(math.isfinite, (mean, low, high))):
         return None
-    return Score(mean, True, episodes, (low, high), protocol)
+    is_mean = played.get("whole") is None
+    return Score(mean, True, episodes, (low, high), is_mean, protocol)

@@ -42,6 +42,10 @@ TRANSLATORS = Units(
 """Transformers that translate."""
 GANS = Units("GAN", "update", "split of images", "Inception score", samples="splits of images")
 """GANs. An update is several steps of Adam."""
+MIXED = Units("learner", "step", "sample", "score")
+"""Learners of several kinds."""
+WITHOUT_EPISODES = (TRANSLATORS, GANS)
+"""Learners whose scores are no returns of episodes."""
 KNOWN = {tasks.LEARNER: AGENTS, tasks.TRANSLATION: TRANSLATORS, tasks.GAN: GANS}
 
 

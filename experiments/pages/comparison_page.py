@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from experiments.analysis import arms, comparison, protocol, provenance, wording
+from experiments.analysis import arms, comparison, protocol, provenance, units, wording
 from experiments.analysis.comparison import Group
 from experiments.pages import markup, study_figures, study_page
 from experiments.pages.markup import Cell, Column, Content, Html, element
@@ -16,7 +16,7 @@ covers the true one."""
 
 
 CAPTIONS: Mapping[str, str] = {
-    "scores": "Grey: one run, by fresh episodes of its best member. Blue: interquartile mean over "
+    "scores": "Grey: one run, by fresh {} of its best member. Blue: interquartile mean over "
     "seeds, with its 95 % bootstrap interval.",
     "training scores": "Grey: one run, by the score that the axis names. Training scores chose the "
     "members and are biased upward. Blue: interquartile mean over seeds, with its 95 % bootstrap "
@@ -51,13 +51,15 @@ def page(compared: Sequence[Group], tables: arms.Tables, drawn: Mapping[str, Fig
         drawn: From `figures`. Their titles are removed.
     """
     runs = sum(len(group.runs) for group in compared)
+    where = "in an environment" if tables.units == units.AGENTS else "of a kind"
     lede = (
         f"{wording.counted(runs, 'run')} in {wording.counted(len(compared), 'group')}. Runs of a "
-        "group have the same settings but for the seed. The first group in an environment is the "
-        "one that the others are compared with."
+        "group have the same settings but for the seed. "
+        f"The first group {where} is the one that the others are compared with."
     )
     training: list[Content] = [
-        study_page.figure(drawn, f"{name}.png", CAPTIONS[name]) for name in ("curves", "schedules")
+        study_page.figure(tables, drawn, f"{name}.png", CAPTIONS[name])
+        for name in ("curves", "schedules")
     ]
     question = f"Groups in {tables.environment}"
     fresh = all(tables.kind(panel) == "score" for panel in tables.panels)
@@ -93,9 +95,10 @@ def warnings(tables: arms.Tables) -> list[str]:
     found = []
     if len(tables.panels) > 1:
         found.append(
-            f"These runs are of different environments or protocols ({'; '.join(tables.panels)}). "
+            "These runs are of different environments, data or protocols "
+            f"({'; '.join(tables.panels)}). "
             "Their scores do not compare: none are pooled, and no run is said to be better than "
-            "one of another environment."
+            "one of another kind."
         )
     for panel in tables.panels:
         counted = [row for name in tables.names(panel) for row in tables.counted(panel, name)]
@@ -105,8 +108,8 @@ def warnings(tables: arms.Tables) -> list[str]:
                 f"{panel or tables.environment}: {_share(missing, counted)} not been evaluated, so "
                 "these are training scores, which chose the members that they are of. They are "
                 "biased upward, more so where members copy each other, and may favour a side that "
-                "fresh episodes do not: no group is said to be better than another. For a result, "
-                f"play fresh episodes: {_evaluation(missing)}"
+                f"fresh {tables.units.many} do not: no group is said to be better than another. "
+                f"For a result, get fresh {tables.units.many}: {_evaluation(missing)}"
             )
     for reason, why in (
         (comparison.UNFINISHED, "Not finished"),
@@ -146,7 +149,7 @@ def _evaluation(runs: Sequence[str]) -> str:
 
 def _runs(compared: Sequence[Group], tables: arms.Tables) -> Html:
     """Return a table of all runs with their own scores."""
-    found = {row.run: row for row in tables.rows}
+    found, words = {row.run: row for row in tables.rows}, tables.units
     rows: list[list[Cell | Content]] = []
     for run in (run for group in compared for run in group.runs):
         row, config = found[str(run.run_dir)], run.history.config
@@ -173,11 +176,11 @@ def _runs(compared: Sequence[Group], tables: arms.Tables) -> Html:
         Column("run"),
         Column("group"),
         Column("seed", True),
-        Column("trained", True, "share of the run's agent steps"),
+        Column("trained", True, f"share of the run's {words.steps}"),
         Column("member", True, "the best member"),
         Column("training score", True, "of the last window; it chose the member"),
-        Column("fresh episodes", True, "mean"),
-        Column("95 % interval", explanation="over the episodes of this one member"),
+        Column(f"fresh {words.many}", True, "score"),
+        Column("95 % interval", explanation=f"over the {words.many} of this one member"),
         Column("left out", explanation="why no statistic counts the run"),
     ]
     return markup.table("Runs and their best members", columns, rows, sortable=True, wide=True)
@@ -205,8 +208,7 @@ def _how(compared: Sequence[Group]) -> list[Content]:
     for group in compared:
         config = group.runs[0].history.config
         settings = [
-            *protocol.environment_rows(config),
-            *protocol.agent_rows(config),
+            *protocol.task_rows(config),
             *protocol.population_rows(config),
             *protocol.hyperparameter_rows(config),
             ("Seeds", ", ".join(str(run.history.config.seed) for run in group.runs)),

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import html
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from markdown_it import MarkdownIt
 
@@ -19,7 +20,7 @@ from experiments.pages import style
 
 FILE_NAME = "index.html"
 """Name of a page's file."""
-_VOID = frozenset({"meta", "br"})
+_VOID = frozenset({"meta", "br", "img"})
 
 
 class Html(str):
@@ -197,6 +198,25 @@ def figure(drawn: str, alternative: str, *caption: Content) -> Html:
     return element(
         "figure",
         element("div", Html(labelled), class_="plot"),
+        element("figcaption", *caption),
+    )
+
+
+def gallery(pictures: Iterable[tuple[Path, str]], *caption: Content) -> Html:
+    """Return PNG files side by side, embedded in the page, in a figure with a caption.
+
+    Args:
+        pictures: Each file and what is said below it.
+        *caption: Texts and elements of the caption.
+    """
+    shown = []
+    for path, label in pictures:
+        data = base64.b64encode(path.read_bytes()).decode()
+        image = element("img", src=f"data:image/png;base64,{data}", alt=f"Samples of {label}")
+        shown.append(element("div", image, element("small", label)))
+    return element(
+        "figure",
+        element("div", *shown, class_="gallery"),
         element("figcaption", *caption),
     )
 

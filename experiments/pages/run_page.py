@@ -27,6 +27,7 @@ def page(history: History, run_dir: Path, drawn: Mapping[str, Figure]) -> Html:
     parts: list[tuple[str, str, list[Content]]] = [
         ("how", "How it was run", _how(history, run_dir)),
         ("curves", "Learning curves", sections.learning_curves(history, drawn)),
+        ("samples", "Samples", sections.pictures(history, run_dir)),
         ("hyperparameters", "Hyperparameters", sections.hyperparameters(history, drawn)),
         ("schedule", title, sections.schedule(history, drawn)),
         ("tree", "Family tree", sections.family_tree(history, drawn)),
@@ -109,7 +110,8 @@ def _score(history: History, run_dir: Path) -> list[Content]:
     ]
     if score.interval is not None:
         said = [
-            f"mean of {score.episodes} fresh {units.many} of member {best.id}, 95 % interval "
+            f"{'mean of' if score.is_mean else 'over'} {score.episodes} fresh {units.many} of "
+            f"member {best.id}, 95 % interval "
             f"{wording.interval(score.interval)}; one run, one seed (n\u00a0=\u00a01)"
         ]
         if history.selection is not None:
@@ -181,7 +183,7 @@ def _how(history: History, run_dir: Path) -> list[Content]:
     """Return environment, protocol, agent, population, priors, seed, command and commit."""
     config = history.config
     return [
-        markup.facts(protocol.environment_rows(config) + protocol.agent_rows(config)),
+        markup.facts(protocol.task_rows(config)),
         element("h3", "Population"),
         markup.facts(protocol.population_rows(config)),
         element("h3", "Hyperparameters"),

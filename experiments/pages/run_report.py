@@ -52,6 +52,10 @@ def write_report(
     files.replace(directory / markup.FILE_NAME, run_page.page(history, run_dir, drawn))
     if event_files is not None and history.lineage:
         tensorboard.write_best_lineage(
-            history.lineage, history.reports, history.config.space, event_files / "best-lineage"
+            history.lineage,
+            history.reports,
+            history.config.space,
+            event_files / "best-lineage",
+            tensorboard.tags_of_samples(history.config),
         )
     return text

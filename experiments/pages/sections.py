@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Mapping
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -9,11 +10,14 @@ from experiments.analysis import decisions, wording
 from experiments.analysis.history import History
 from experiments.pages import drawing, family, markup
 from experiments.pages.markup import Cell, Column, Content, element
+from pbt import pictures as kept
 from pbt.records import Member
 
 MOST_DECISIONS = 1_500
 """Largest number of rows in the table of decisions. Above it, the earliest decisions that copied
 nothing are left out."""
+MOST_PICTURES = 12
+"""Largest number of members whose last pictures are shown."""
 _STATISTICS = (
     Column("t", True, "Welch's t"),
     Column("dof", True, "degrees of freedom, Welch-Satterthwaite"),
@@ -122,6 +126,41 @@ def family_tree(history: History, drawn: Mapping[str, Figure]) -> list[Content]:
         "weights, and each vertical line is a copy. The horizontal position is the training behind "
         "the weights. Colours of initial draws and present members as in the paper's trees.",
     )
+
+
+def pictures(history: History, run_dir: Path) -> list[Content]:
+    """Return pictures of what members made: the best lineage over training, and all members last.
+
+    They are the files of `pbt.pictures`, if the run's task writes any.
+    """
+    over_training = []
+    for step in history.lineage:
+        file = kept.path(run_dir, step.version.member, step.version.version)
+        if file.is_file():
+            label = f"member {step.version.member}, {wording.steps(step.training)} "
+            over_training.append((file, label + history.units.steps))
+    if not over_training:
+        return []
+    places = sorted({round(at * (len(over_training) - 1) / 5) for at in range(6)})
+    last = []
+    for member in history.ranked[:MOST_PICTURES]:
+        files = [kept.path(run_dir, member.id, at) for at in range(member.version, 0, -1)]
+        for file in (one for one in files if one.is_file()):
+            score = history.tree.scores[history.tree.newest(member.id)]
+            told = "no score yet" if score is None else wording.score(score)
+            last.append((file, f"member {member.id}: {told}"))
+            break
+    return [
+        markup.gallery(
+            [over_training[place] for place in places],
+            "Samples over training, of the weights that the best member has now, followed back "
+            "through the members from which these were copied. Each place shows the same noise in "
+            "all pictures.",
+        ),
+        markup.gallery(
+            last, "The last samples of each member, best first by training score, from this noise."
+        ),
+    ]
 
 
 def decision_table(history: History) -> list[Content]:

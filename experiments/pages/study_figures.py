@@ -23,8 +23,8 @@ from experiments.pages import drawing
 GRID_POINTS = 41
 """Points at which schedules are compared."""
 KINDS: Mapping[arms.Kind, str] = {
-    "score": "score in {}: mean of fresh episodes",
-    "training_score": "training score in {}, biased upward",
+    "score": "score in {}: fresh {}",
+    "training_score": "training score in {}, biased upward; {}",
 }
 """Labels of axes with scores."""
 
@@ -71,7 +71,8 @@ def scores(tables: arms.Tables, title: str) -> Figure:
         if panel and tables.environment:
             axes.set_title(panel, loc="left", fontsize=10, color=drawing.INK)
         if panel == panels[-1] or not tables.environment:
-            label = KINDS[tables.kind(panel)].format(tables.environment or panel)
+            kind = tables.kind(panel)
+            label = KINDS[kind].format(tables.environment or panel, tables.units.many)
             axes.set_xlabel(label, parse_math=False)
     drawing.title(figure, title)
     what = "interquartile mean, 95 % interval over seeds"
@@ -90,7 +91,7 @@ def curves(tables: arms.Tables) -> Figure:
         row[0].set_ylabel(f"{kind} member")
     for top, bottom, panel in zip(*grid, tables.panels, strict=True):
         top.set_title(panel, loc="left", fontsize=10, color=drawing.INK)
-        drawing.steps_axis(bottom, "agent steps of each member", bins=5)
+        drawing.steps_axis(bottom, f"{tables.units.steps} of each member", bins=5)
     drawing.title(figure, "Training scores: mean and 95 % interval over seeds")
     drawing.legend(figure, _handles(tables))
     return figure
@@ -99,7 +100,7 @@ def curves(tables: arms.Tables) -> Figure:
 def curves_by_time(tables: arms.Tables) -> Figure:
     """Draw the curves of `curves`, and the best over time of training; a row per panel.
 
-    An agent that learns more from a step may take longer over it. The time is what workers spent
+    A learner that learns more from a step may take longer over it. The time is what workers spent
     training a member, at the mean speed of the arm's runs.
     """
     ends = [(row, tables.curves[row.run]) for row in tables.rows if tables.curves[row.run]]
@@ -113,7 +114,7 @@ def curves_by_time(tables: arms.Tables) -> Figure:
         _draw_arms(by_time, tables, panel, "best", per_hour)
         best.set_ylabel(f"training score, {tables.environment or panel}", parse_math=False)
         for axes in (best, median):
-            drawing.steps_axis(axes, "agent steps of each member", bins=4)
+            drawing.steps_axis(axes, f"{tables.units.steps} of each member", bins=4)
         by_time.set_xlabel(f"{unit} per member")
     for axes, text in zip(
         grid[0], ("best member", "median member", "best member, by time"), strict=True
@@ -170,7 +171,8 @@ def schedules(tables: arms.Tables, shown: Sequence[str]) -> Figure | None:
             if are_many and max(values) < 4 * min(values):  # or there might be no tick
                 axes.set_ylim(min(values) / 2, 2 * max(values))
         axes.set_ylabel(name.replace("_", " "), parse_math=False)
-    drawing.steps_axis(panels[-1], "agent steps of training behind the winner's weights")
+    label = f"{tables.units.steps} of training behind the winner's weights"
+    drawing.steps_axis(panels[-1], label)
     if are_many:
         drawing.title(figure, "What the winners trained with")
         drawing.legend(figure, _handles(tables))

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.analysis import arms
+from experiments.analysis import arms, units
 from experiments.pages import drawing, markup
 from experiments.pages.markup import Column, Content, Html, element
 
@@ -13,11 +13,11 @@ Part = tuple[str, str, list[Content]]
 """Id, title and contents of a section. A section without contents is left out."""
 ALTERNATIVES: Mapping[str, str] = {
     "scores.png": "Every run of every arm as a dot, with interquartile means and intervals.",
-    "curves.png": "Training scores of the best and the median member over agent steps, by arm.",
-    "schedules.png": "Hyperparameters behind the winners' weights over agent steps, by seed.",
+    "curves.png": "Training scores of the best and the median member over steps, by arm.",
+    "schedules.png": "Hyperparameters behind the winners' weights over steps, by seed.",
 }
 CAPTIONS: Mapping[str, str] = {
-    "scores.png": "Fresh episodes of the best member. Grey: one run. Blue: interquartile mean over "
+    "scores.png": "Fresh {} of the best member. Grey: one run. Blue: interquartile mean over "
     "seeds, with its 95 % bootstrap interval.",
     "curves.png": "Training scores, by which members are compared and chosen; the best of several "
     "is biased upward. Mean over seeds with its 95 % bootstrap interval.",
@@ -44,9 +44,13 @@ def page(
     """
     said = notes.strip().removeprefix("## What it shows").strip()  # the section is called so
     done = (element("li", markup.markdown_line(line)) for line in protocol)
-    training: list[Content] = [figure(drawn, name) for name in ("curves.png", "schedules.png")]
+    training: list[Content] = [
+        figure(tables, drawn, name) for name in ("curves.png", "schedules.png")
+    ]
     return document(
-        f"A study in {described['world']}",
+        f"A study in {described['world']}"
+        if tables.units == units.AGENTS
+        else f"A study of {tables.units.learner}s",
         described["title"],
         described["question"],
         [
@@ -105,7 +109,7 @@ def scores(
         drawn: Figures by the names of their files.
         caption: Caption of the figure instead of the usual one.
     """
-    made: list[Content] = [figure(drawn, "scores.png", caption)]
+    made: list[Content] = [figure(tables, drawn, "scores.png", caption)]
     for panel in tables.panels:
         titles = arms.header(tables, panel)
         columns = [Column(title, is_number=place > 0) for place, title in enumerate(titles)]
@@ -114,9 +118,19 @@ def scores(
     return made
 
 
-def figure(drawn: Mapping[str, Figure], name: str, caption: str | None = None) -> Html | None:
-    """Return a figure with its caption, or None if it was not drawn."""
+def figure(
+    tables: arms.Tables, drawn: Mapping[str, Figure], name: str, caption: str | None = None
+) -> Html | None:
+    """Return a figure with its caption, or None if it was not drawn.
+
+    Args:
+        tables: What the figure was drawn from.
+        drawn: Figures by the names of their files.
+        name: The file's name.
+        caption: Caption instead of the usual one, with {} for what a sample is called.
+    """
     if name not in drawn:
         return None
     svg = drawing.svg(drawn[name], name.partition(".")[0])
-    return markup.figure(svg, ALTERNATIVES[name], caption or CAPTIONS[name])
+    said = (caption or CAPTIONS[name]).format(tables.units.many)
+    return markup.figure(svg, ALTERNATIVES[name], said)

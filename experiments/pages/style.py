@@ -80,6 +80,9 @@ figure { margin: 1.2rem 0 0; }
     linear-gradient(to right, var(--shade), transparent) left / 1rem 100% no-repeat scroll,
     linear-gradient(to left, var(--shade), transparent) right / 1rem 100% no-repeat scroll;
 }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1rem; }
+.gallery img { display: block; width: 100%; image-rendering: pixelated; }
+.gallery small { color: var(--muted); }
 figure svg { display: block; width: 100%; height: auto; font-family: var(--text); }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figure svg text { fill: var(--ink); font-variant-numeric: tabular-nums; }

@@ -124,7 +124,8 @@ def _best(history: History, run_dir: Path) -> list[str]:
     fresh = []
     if played.interval is not None:
         fresh = [
-            f"- score {wording.score(played.mean)}: mean of {played.episodes} fresh "
+            f"- score {wording.score(played.mean)}: {'mean of' if played.is_mean else 'over'} "
+            f"{played.episodes} fresh "
             f"{history.units.many}, 95 % interval {wording.interval(played.interval)}; "
             f"{played.protocol}"
         ]

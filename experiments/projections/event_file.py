@@ -17,6 +17,7 @@ member here, and reports a full disk from that thread some time later.
 import io
 import itertools
 import os
+import struct
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -42,8 +43,8 @@ class Point(NamedTuple):
 
     tag: str
     step: int
-    value: float | str | layout_pb2.Layout
-    """Scalar, Markdown text, or layout of the custom scalars dashboard."""
+    value: float | str | bytes | layout_pb2.Layout
+    """Scalar, Markdown text, PNG file, or layout of the custom scalars dashboard."""
     wall_time: float
     """Unix time in seconds."""
 
@@ -142,6 +143,12 @@ def distinct_steps(steps: Sequence[int], after: int) -> list[int]:
 
 
 def _value(point: Point) -> summary_pb2.Summary.Value:
+    if isinstance(point.value, bytes):
+        width, height = struct.unpack(">II", point.value[16:24])  # of the header chunk, IHDR
+        image = summary_pb2.Summary.Image(
+            width=width, height=height, encoded_image_string=point.value
+        )
+        return summary_pb2.Summary.Value(tag=point.tag, image=image)
     if isinstance(point.value, str):
         plugin, content = text.PLUGIN_NAME, point.value.encode(errors="backslashreplace")
     elif isinstance(point.value, layout_pb2.Layout):

@@ -6,9 +6,10 @@
     <directory>/best-lineage    see `write_best_lineage`; x = agent steps behind the weights
 
 Tags of a member: `episode/return` and `episode/length` (every episode, at the step where it
-ended), `hyperparameter/<name>` (as used, so integers are rounded), the task's own metrics
+ended; translators and GANs have `evaluation/score` instead), `hyperparameter/<name>` (as used, so integers are rounded), the task's own metrics
 (`loss/...`, `gradient_norm`, ...) and `steps_per_second`. A copy adds `exploit/donor`,
 `exploit/donor_agent_steps` and, as text, everything that decided it in `exploit/evidence`.
+`samples` are the pictures of `pbt.pictures`, if the task makes any.
 Other changes of a member have `explore/evidence`, `reseed/evidence` or `restored/evidence`.
 
 Steps of a tag only go up. Three cases need care:
@@ -47,10 +48,12 @@ from tensorboard.plugins.custom_scalar import metadata as custom_scalar
 from experiments.analysis import units, wording
 from experiments.projections import event_file
 from experiments.projections.event_file import Point
-from pbt import files, lineage, owner, run, space, task
+from pbt import files, lineage, owner, pictures, run, space, task
 from pbt import store as stores
 from pbt.records import Event, Report, Version
 
+EPISODE_TAGS = ("episode/return", "episode/length")
+"""Tags of an episode of an agent, and of a sample of a learner of which the suite knows nothing."""
 LEASE_NAME = "tensorboard"
 LEASE_SECONDS = 30.0
 """Seconds until another launcher goes on for one that died. Longer than an update takes."""
@@ -204,7 +207,12 @@ class Projector:
                 of_version[member, 0] += hyperparameter_points(first, hyperparameters)
             points["population"] += self._header()
         for _, report in reports:
-            of_version[report.member, report.version] += report_points(report, hyperparameters)
+            of_version[report.member, report.version] += report_points(
+                report, hyperparameters, tags_of_samples(self._store.config)
+            )
+            of_version[report.member, report.version] += picture_points(
+                report, self._store.path.parent
+            )
         for event in changes:
             key = (event.member, event.version)
             of_version[key] += decision_points(event, self._donor(versions[key], versions))
@@ -274,15 +282,22 @@ def member_run(member: int) -> str:
     return f"member-{member:02d}"
 
 
-def report_points(report: Report, hyperparameters: space.Space) -> list[Point]:
-    """Return all points of one slice of training."""
+def tags_of_samples(config: run.RunConfig) -> Sequence[str]:
+    """Return the tag of the samples' scores and, where they have lengths, the tag of these."""
+    return ("evaluation/score",) if units.of(config) in units.WITHOUT_EPISODES else EPISODE_TAGS
+
+
+def report_points(
+    report: Report, hyperparameters: space.Space, tags: Sequence[str] = EPISODE_TAGS
+) -> list[Point]:
+    """Return all points of one slice of training; the tags as in `tags_of_samples`."""
     start = report.agent_steps - report.slice_steps
     step_s = report.seconds / max(report.slice_steps, 1)
 
     def wall_time(step: int) -> float:
         return report.created_s - step_s * (report.agent_steps - step)
 
-    points = episode_points(report.episodes, start, wall_time)
+    points = episode_points(report.episodes, start, wall_time, tags)
     scalars = {
         f"hyperparameter/{name}": float(value)
         for name, value in hyperparameters.used(report.hyperparameters).items()
@@ -295,8 +310,20 @@ def report_points(report: Report, hyperparameters: space.Space) -> list[Point]:
     ]
 
 
+def picture_points(report: Report, run_dir: Path) -> list[Point]:
+    """Return the picture that a member made at the end of a slice, if its task makes any."""
+    try:
+        drawn = pictures.path(run_dir, report.member, report.version).read_bytes()
+    except FileNotFoundError:
+        return []
+    return [Point("samples", report.agent_steps, drawn, report.created_s)]
+
+
 def episode_points(
-    episodes: Sequence[task.Episode], start: int, wall_time: Callable[[int], float]
+    episodes: Sequence[task.Episode],
+    start: int,
+    wall_time: Callable[[int], float],
+    tags: Sequence[str] = EPISODE_TAGS,
 ) -> list[Point]:
     """Return points with the return and the length of each episode, each at a step of its own.
 
@@ -306,15 +333,18 @@ def episode_points(
         episodes: Episodes in the order in which they ended.
         start: Agent step after which all of them ended.
         wall_time: Function from an agent step to Unix time in seconds.
+        tags: See `tags_of_samples`.
     """
     steps = event_file.distinct_steps([episode.agent_steps for episode in episodes], start)
     points = []
     for step, group in itertools.groupby(zip(steps, episodes, strict=True), lambda pair: pair[0]):
         together = [episode for _, episode in group]
-        mean_return = statistics.fmean(episode.episode_return for episode in together)
-        mean_length = statistics.fmean(episode.length for episode in together)
-        points.append(Point("episode/return", step, mean_return, wall_time(step)))
-        points.append(Point("episode/length", step, mean_length, wall_time(step)))
+        means = [
+            statistics.fmean(episode.episode_return for episode in together),
+            statistics.fmean(episode.length for episode in together),
+        ]
+        for tag, mean in zip(tags, means, strict=False):
+            points.append(Point(tag, step, mean, wall_time(step)))
     return points
 
 
@@ -350,8 +380,8 @@ def layout(config: run.RunConfig) -> layout_pb2.Layout:
 
     categories = {
         "Hyperparameters of all members": charts(is_adapted=True),
-        "Returns": {
-            f"{words.score}, all members": ["^episode/return$"],
+        "Scores" if words in units.WITHOUT_EPISODES else "Returns": {
+            f"{words.score}, all members": [f"^{tags_of_samples(config)[0]}$"],
             "population score": ["^score/best$", "^score/median$", "^score/worst$"],
             "donor copied from": ["^exploit/donor$"],
         },
@@ -371,6 +401,7 @@ def write_best_lineage(
     reports: Iterable[Report],
     hyperparameters: space.Space,
     directory: Path,
+    tags: Sequence[str] = EPISODE_TAGS,
 ) -> None:
     """Write the TensorBoard run `best-lineage`, in place of an older one.
 
@@ -382,6 +413,7 @@ def write_best_lineage(
         reports: The reports of all members.
         hyperparameters: The run's search space.
         directory: Directory of the run `best-lineage` itself.
+        tags: See `tags_of_samples`.
     """
     by_step = {step.training: step.version.created_s for step in reversed(steps)}
     known = sorted(by_step)
@@ -403,7 +435,7 @@ def write_best_lineage(
             for step in ends:
                 points.append(Point(f"hyperparameter/{name}", step, value, wall_time(step)))
     counted = [e for e in lineage.episodes(steps, reports) if e.counted]
-    points += episode_points(counted, steps[0].training, wall_time)
+    points += episode_points(counted, steps[0].training, wall_time, tags)
 
     files.remove_old(directory.parent, f"{directory.name}.*.tmp")  # of killed processes
     fresh = directory.with_name(f"{directory.name}.{os.getpid()}.tmp")

@@ -206,7 +206,7 @@ def base_settings(
     """Return the settings that a study's arms start from in an environment.
 
     Args:
-        env_id: Any environment of the suite.
+        env_id: Any environment of the suite, or a name of `defaults.OTHERS`.
         agent: Any agent of the suite.
         changes: Fields of the settings to change; None leaves a field as it is.
 
@@ -218,6 +218,8 @@ def base_settings(
     if settings.name() == DEFAULT_ENV:
         settings = dataclasses.replace(REPEAT_PREVIOUS, agent=agent)  # type: ignore[arg-type]
     given: dict[str, Any] = {f: value for f, value in (changes or {}).items() if value is not None}
+    if "num_envs" in given and not isinstance(settings, config.PopulationConfig):
+        raise ValueError(f"--num-envs {given['num_envs']}: {env_id} has no environments")
     settings = dataclasses.replace(settings, **given)
     settings.check()
     return settings

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from experiments import config, launch
-from experiments.analysis import outcome, provenance, schedule, tasks
+from experiments.analysis import outcome, provenance, schedule, tasks, units, wording
+from experiments.members import checks
 from experiments.studies import conclude, definitions
 from pbt import local, process, run, slices, space, store, verdict, worker
 
@@ -105,6 +106,7 @@ class Plan:
             if known := outcome.read(directory):  # the other process has finished it
                 return name, known
             provenance.record(directory)
+            checks.prepare(run_config, directory)
             train(directory, self.workers)
             return name, conclude.conclude(directory)
 
@@ -132,7 +134,7 @@ class Plan:
                 found.append(f"{known[0]} ({due - known[1].agent_steps:,})")
         if not found:
             return None
-        return f"members died and left agent steps unspent in {', '.join(found)}"
+        return f"members died and left steps unspent in {', '.join(found)}"
 
     def estimate(self, studies: Sequence[str], seeds: int) -> str:
         """Return in words what some studies take: runs, agent steps, and hours that are left."""
@@ -153,11 +155,12 @@ class Plan:
             pace, source = recorded_s / recorded_steps, "from the seconds of finished runs"
         else:
             pace, source = _measured_pace(self.base), "from a few seconds of training just now"
+        words = units.of(self.base.run_config())
         return (
             f"{', '.join(studies)} in {self.base.name()}: {runs} runs, {members} "
-            f"member runs, {steps:,} agent steps; {done_members} member runs are done\n"
-            f"left: {left_steps:,} agent steps, about {left_steps * pace / 3600:.2g} hours of one "
-            f"core ({1 / pace:,.0f} agent steps per second, {source})"
+            f"member runs, {steps:,} {words.steps}; {done_members} member runs are done\n"
+            f"left: {left_steps:,} {words.steps}, about {left_steps * pace / 3600:.2g} hours of "
+            f"one core ({wording.score(1 / pace)} {words.steps} per second, {source})"
         )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.analysis import arms, outcome, wording
+from experiments.analysis import arms, outcome, units, wording
 from experiments.pages import drawing, markup, study_figures, study_page
 from experiments.studies import tables
 
@@ -33,7 +33,10 @@ def write(folder: Path, described: Mapping[str, Any], found: Sequence[arms.Resul
     folder.mkdir(parents=True, exist_ok=True)
     (folder / tables.STUDY).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     listed = [(arm["panel"], arm["name"]) for arm in described["arms"]]
-    tables.write(folder, arms.tables_of(listed, described["world"], described["reference"], found))
+    made = arms.tables_of(
+        listed, described["world"], described["reference"], found, tables.units_of(described)
+    )
+    tables.write(folder, made)
     rebuild(folder)
 
 
@@ -90,24 +93,29 @@ def protocol(described: Mapping[str, Any], found: arms.Tables) -> list[str]:
         for name, v in described["settings"].items()
     )
     seconds = sum({row.run: row.seconds for row in found.rows}.values())
+    words, what = found.units, f"members: {described['protocol']}"
+    fresh = f"fresh {words.many}"
+    if words == units.AGENTS:
+        what = f"environment: {described['protocol']}; agent {described['agent']}"
+        fresh = f"mean of {outcome.EPISODES} fresh episodes"
     commits: Mapping[str, int] = described.get("run_commits", {})
     counted = ", ".join(f"{commit} ({count})" for commit, count in commits.items())
     chosen = "the member with the highest training score"
     if "selection" in described:  # studies of before the choice by fresh episodes lack it
         candidates, episodes = described["selection"]
         chosen = (
-            f"the best member. It is the winner of {episodes} other fresh episodes each of the "
+            f"the best member. It is the winner of {episodes} other fresh {words.many} each of the "
             f"{candidates} members with the highest training scores, or of all if there are fewer"
         )
     return [
-        f"environment: {described['protocol']}; agent {described['agent']}",
+        what,
         f"{settings}; priors log-uniform",
         *(
             f"{arm['name']}{' (' + arm['panel'] + ')' if arm['panel'] else ''}: {arm['settings']}"
             for arm in described["arms"]
         ),
-        f"score of a run: mean of {outcome.EPISODES} fresh episodes of {chosen}. A training "
-        "score is the mean of the last ten counted training episodes of the member's weights. "
+        f"score of a run: {fresh} of {chosen}. A training "
+        f"score is the mean of the last ten counted training {words.many} of the member's weights. "
         "Where fewer have ended since its last copy, it is the score of the weights that were "
         "copied, or of the member's earlier ones",
         f"seeds {_ranges(sorted({row.seed for row in found.rows}))}; within a seed all arms begin "

@@ -33,7 +33,7 @@ def freeze(base: run.RunConfig, followed: schedule.Schedule, members: int) -> ru
         ValueError: The agent has other hyperparameters than the schedule.
     """
     _check_names(base, followed)
-    searched = _search_space(base)
+    searched = search_space(base)
     fixed = searched.fix({name: float(v) for name, v in searched.used(followed.final).items()})
     task_config = tasks.own_config(base.task_config)  # without what `follow` has added
     return dataclasses.replace(
@@ -81,7 +81,7 @@ def _alone(base: run.RunConfig, members: int) -> run.RunConfig:
 
 def _check_names(base: run.RunConfig, followed: schedule.Schedule) -> None:
     learner = base.task_config.get("agent", tasks.trained(base))
-    wanted = set(_search_space(base).dimensions)
+    wanted = set(search_space(base).dimensions)
     if missing := sorted(wanted - set(followed.names)):
         raise ValueError(
             f"the schedule says nothing of {', '.join(missing)}: add a column, or use the agent "
@@ -94,8 +94,8 @@ def _check_names(base: run.RunConfig, followed: schedule.Schedule) -> None:
         )
 
 
-def _search_space(base: run.RunConfig) -> space.Space:
-    """Return all hyperparameters of the run's agent, also if the run itself follows a schedule."""
+def search_space(base: run.RunConfig) -> space.Space:
+    """Return all hyperparameters of a run's learners, also if the run itself follows a schedule."""
     if tasks.trained(base) != tasks.LEARNER:
         followed = schedule.followed(base)
         if followed is None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.analysis import units
 from experiments.analysis.arms import Row, Tables
 
 STUDY, SCORES, CURVES, SCHEDULES = "study.json", "scores.csv", "curves.csv", "schedules.csv"
@@ -21,7 +22,7 @@ _DESCRIBED = frozenset(
     {"study", "title", "question", "paper", "reference", "arms"}
     | {"world", "agent", "settings", "protocol", "command", "commit"}
 )
-"""Keys of a study.json. Older ones lack `run_commits`."""
+"""Keys of a study.json. Older ones lack `run_commits` and `units`."""
 
 
 def write(folder: Path, tables: Tables) -> None:
@@ -67,6 +68,11 @@ def read_study(folder: Path) -> dict[str, Any] | None:
     return known
 
 
+def units_of(described: Mapping[str, Any]) -> units.Units:
+    """Return the words of a study.json for its members. Older studies are of agents."""
+    return units.Units(**described["units"]) if "units" in described else units.AGENTS
+
+
 def read(folder: Path, described: Mapping[str, Any]) -> Tables:
     """Read the tables of a study.
 
@@ -91,6 +97,7 @@ def read(folder: Path, described: Mapping[str, Any]) -> Tables:
             for run, lines in _read_runs(folder / CURVES, {row.run for row in rows}).items()
         },
         schedules={run: tuple(lines) for run, lines in schedules.items()},
+        units=units_of(described),
     )
 
 

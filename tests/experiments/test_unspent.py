@@ -28,7 +28,7 @@ def half_dead(command, here, one_process):
 def test_a_run_with_unspent_steps_is_evaluated_and_ends_with_code_3(command, half_dead):
     result = command(gym, *TINY, "--total-steps", "1600")
     assert result.code == verdict.EXIT_UNSPENT == 3, result
-    assert "left 800 agent steps unspent" in result.out
+    assert "left 800 steps unspent" in result.out
     assert "fresh episodes" in result.out
     assert "report: run/report" in result.out
 

@@ -99,7 +99,7 @@ def test_without_exploitation_it_stays_dead_and_the_run_says_so(toy_run):
     outcome = run.work()
     assert outcome.exit_code == verdict.EXIT_UNSPENT
     assert "finished: 3 of 4 members; the others" in outcome.message
-    assert f"failed for good and left {400 - steps} agent steps unspent" in outcome.message
+    assert f"failed for good and left {400 - steps} steps unspent" in outcome.message
     assert "the first was member 1, failed at" in outcome.message
     assert run.store.member(1).state == "failed"
 

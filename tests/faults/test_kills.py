@@ -68,7 +68,7 @@ def test_killed_again_and_again_a_member_fails_and_is_replaced(toy_run, tmp_path
     assert gone == [True] * 3
     # The launcher need not mention the last one, if the other worker ends the run at once.
     assert sum("was killed by SIGKILL" in line for line in said) >= 2
-    assert said[-1].startswith("finished: 4 members trained 400 agent steps each")
+    assert said[-1].startswith("finished: 4 members trained 400 steps each")
     [failed] = run.events("failed")
     assert (failed.member, failed.details["attempts"]) == (2, 3)
     assert "killed, or hung" in failed.details["error"]
@@ -84,7 +84,7 @@ def test_a_member_whose_worker_is_always_killed_costs_its_steps_and_says_so(toy_
     said = []
     assert run.launch(2, say=said.append, hang_s=60.0) == verdict.EXIT_UNSPENT
     assert "3 of 4 members" in said[-1]
-    assert "left 400 agent steps unspent" in said[-1]
+    assert "left 400 steps unspent" in said[-1]
     assert run.store.member(2).state == "failed"
     run.check()
     # The same command tries it again, and there is more memory now.

@@ -34,7 +34,7 @@ def test_without_exploitation_a_diverged_member_stays_dead(toy_run):
     outcome = run.work()
     assert outcome.exit_code == verdict.EXIT_UNSPENT == 3
     assert {m.id for m in run.store.members() if m.state == "diverged"} == set(doomed)
-    assert f"left {400 * len(doomed):,} agent steps unspent" in outcome.message
+    assert f"left {400 * len(doomed):,} steps unspent" in outcome.message
     assert f"finished: {6 - len(doomed)} of 6 members" in outcome.message
     assert not run.events("reseed", "exploit")
     run.check()
@@ -62,7 +62,7 @@ def test_a_member_that_crashes_whatever_it_copies_is_given_up(toy_run, tmp_path)
     run = toy_run(max_attempts=2, task_config={"crash": fault}, lease_seconds=0.2)
     outcome = run.work()
     assert outcome.exit_code == verdict.EXIT_UNSPENT
-    assert "left 400 agent steps unspent" in outcome.message
+    assert "left 400 steps unspent" in outcome.message
     assert "the same command tries those that failed again" in outcome.message
     assert "finished: 3 of 4 members" in outcome.message
     assert "the environment fell over" in outcome.message

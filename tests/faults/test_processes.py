@@ -130,7 +130,7 @@ def test_the_same_command_twice_joins(toy_run):
     for launcher in launchers:
         output, _ = launcher.communicate(timeout=90)
         assert launcher.returncode == 0, output
-        assert "finished: 4 members trained 600 agent steps each" in output
+        assert "finished: 4 members trained 600 steps each" in output
     run.assert_complete()
     assert len({line.split()[0] for line in run.log.read_text().splitlines()}) == 2
     assert run.repeated_steps() == 0
@@ -138,7 +138,7 @@ def test_the_same_command_twice_joins(toy_run):
     output, _ = third.communicate(timeout=30)
     assert (third.returncode, output.strip()) == (
         0,
-        "finished: 4 members trained 600 agent steps each",
+        "finished: 4 members trained 600 steps each",
     )
 
 
@@ -184,7 +184,7 @@ def test_a_locked_or_watched_database_is_waited_for(statement, toy_run, wait_unt
     other.join()
     assert exit_code == 0
     line = f"{run.store.path} is locked by another process; waiting: see who has it open (lsof)"
-    assert said == [line, "finished: 4 members trained 400 agent steps each"]
+    assert said == [line, "finished: 4 members trained 400 steps each"]
     assert held[0] < 25  # the lock did hold them up
     run.assert_complete()
     assert run.repeated_steps() == 0  # no slice was dropped
