@@ -128,7 +128,13 @@ class ToyTask:
             yield task.Progress(1, (episode,), metrics)
 
     def set_hyperparameters(self, values: Mapping[str, float]) -> None:
-        """Set h."""
+        """Set h.
+
+        Raises:
+            ValueError: There is another name than h_0 and h_1.
+        """
+        if unknown := values.keys() - {"h_0", "h_1"}:
+            raise ValueError(f"unknown hyperparameters {sorted(unknown)}: the toy has h_0 and h_1")
         self._h = (values["h_0"], values["h_1"])
 
     def hyperparameters(self) -> Mapping[str, float]:
@@ -140,11 +146,16 @@ class ToyTask:
         (directory / "theta.json").write_text(json.dumps(self._theta))
 
     def load(self, directory: Path) -> None:
-        """Read theta."""
-        theta = json.loads((directory / "theta.json").read_text())
-        if not isinstance(theta, list) or len(theta) != len(START):
-            raise ValueError(f"theta.json holds {theta!r}, not {len(START)} numbers")
-        self._theta = (float(theta[0]), float(theta[1]))
+        """Read theta.
+
+        Raises:
+            pbt.checkpoint.CheckpointError: The file is damaged.
+        """
+        try:
+            theta_0, theta_1 = map(float, json.loads((directory / "theta.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise checkpoint.CheckpointError(f"{directory}: theta.json: {error}") from error
+        self._theta = (theta_0, theta_1)
 
     def close(self) -> None:
         """Do nothing: there is nothing to free."""

@@ -76,7 +76,7 @@ class Tables:
     """Curve of each run, by its directory."""
     schedules: Mapping[str, Schedule]
     """Schedule of each run that has one, by its directory."""
-    units: units.Units = units.AGENTS
+    words: units.Units = units.AGENTS
     """Words for what the members of the runs are."""
 
     @property
@@ -134,7 +134,7 @@ def tables_of(
             for run, outcome in outcomes.items()
             if outcome.schedule
         },
-        units=words,
+        words=words,
     )
 
 

@@ -29,9 +29,8 @@ def best_member(run_store: store.Store) -> Member:
     if best is None:
         raise ValueError(
             f"{run_store.path.parent}: no member has a score yet, which takes "
-            f"{run_store.config.min_episodes} {units.of(run_store.config).many} since its last copy; "
-            "train on with "
-            "a larger --total-steps, or evaluate one by its number"
+            f"{run_store.config.min_episodes} {units.of(run_store.config).many} since its last "
+            "copy; train on with a larger --total-steps, or evaluate one by its number"
         )
     return best
 

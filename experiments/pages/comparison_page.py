@@ -51,7 +51,7 @@ def page(compared: Sequence[Group], tables: arms.Tables, drawn: Mapping[str, Fig
         drawn: From `figures`. Their titles are removed.
     """
     runs = sum(len(group.runs) for group in compared)
-    where = "in an environment" if tables.units == units.AGENTS else "of a kind"
+    where = "in an environment" if tables.words == units.AGENTS else "of a kind"
     lede = (
         f"{wording.counted(runs, 'run')} in {wording.counted(len(compared), 'group')}. Runs of a "
         "group have the same settings but for the seed. "
@@ -108,8 +108,8 @@ def warnings(tables: arms.Tables) -> list[str]:
                 f"{panel or tables.environment}: {_share(missing, counted)} not been evaluated, so "
                 "these are training scores, which chose the members that they are of. They are "
                 "biased upward, more so where members copy each other, and may favour a side that "
-                f"fresh {tables.units.many} do not: no group is said to be better than another. "
-                f"For a result, get fresh {tables.units.many}: {_evaluation(missing)}"
+                f"fresh {tables.words.many} do not: no group is said to be better than another. "
+                f"For a result, get fresh {tables.words.many}: {_evaluation(missing)}"
             )
     for reason, why in (
         (comparison.UNFINISHED, "Not finished"),
@@ -149,7 +149,7 @@ def _evaluation(runs: Sequence[str]) -> str:
 
 def _runs(compared: Sequence[Group], tables: arms.Tables) -> Html:
     """Return a table of all runs with their own scores."""
-    found, words = {row.run: row for row in tables.rows}, tables.units
+    found, words = {row.run: row for row in tables.rows}, tables.words
     rows: list[list[Cell | Content]] = []
     for run in (run for group in compared for run in group.runs):
         row, config = found[str(run.run_dir)], run.history.config

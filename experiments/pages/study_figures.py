@@ -72,7 +72,7 @@ def scores(tables: arms.Tables, title: str) -> Figure:
             axes.set_title(panel, loc="left", fontsize=10, color=drawing.INK)
         if panel == panels[-1] or not tables.environment:
             kind = tables.kind(panel)
-            label = KINDS[kind].format(tables.environment or panel, tables.units.many)
+            label = KINDS[kind].format(tables.environment or panel, tables.words.many)
             axes.set_xlabel(label, parse_math=False)
     drawing.title(figure, title)
     what = "interquartile mean, 95 % interval over seeds"
@@ -91,7 +91,7 @@ def curves(tables: arms.Tables) -> Figure:
         row[0].set_ylabel(f"{kind} member")
     for top, bottom, panel in zip(*grid, tables.panels, strict=True):
         top.set_title(panel, loc="left", fontsize=10, color=drawing.INK)
-        drawing.steps_axis(bottom, f"{tables.units.steps} of each member", bins=5)
+        drawing.steps_axis(bottom, f"{tables.words.steps} of each member", bins=5)
     drawing.title(figure, "Training scores: mean and 95 % interval over seeds")
     drawing.legend(figure, _handles(tables))
     return figure
@@ -114,7 +114,7 @@ def curves_by_time(tables: arms.Tables) -> Figure:
         _draw_arms(by_time, tables, panel, "best", per_hour)
         best.set_ylabel(f"training score, {tables.environment or panel}", parse_math=False)
         for axes in (best, median):
-            drawing.steps_axis(axes, f"{tables.units.steps} of each member", bins=4)
+            drawing.steps_axis(axes, f"{tables.words.steps} of each member", bins=4)
         by_time.set_xlabel(f"{unit} per member")
     for axes, text in zip(
         grid[0], ("best member", "median member", "best member, by time"), strict=True
@@ -171,7 +171,7 @@ def schedules(tables: arms.Tables, shown: Sequence[str]) -> Figure | None:
             if are_many and max(values) < 4 * min(values):  # or there might be no tick
                 axes.set_ylim(min(values) / 2, 2 * max(values))
         axes.set_ylabel(name.replace("_", " "), parse_math=False)
-    label = f"{tables.units.steps} of training behind the winner's weights"
+    label = f"{tables.words.steps} of training behind the winner's weights"
     drawing.steps_axis(panels[-1], label)
     if are_many:
         drawing.title(figure, "What the winners trained with")

@@ -49,8 +49,8 @@ def page(
     ]
     return document(
         f"A study in {described['world']}"
-        if tables.units == units.AGENTS
-        else f"A study of {tables.units.learner}s",
+        if tables.words == units.AGENTS
+        else f"A study of {tables.words.learner}s",
         described["title"],
         described["question"],
         [
@@ -132,5 +132,5 @@ def figure(
     if name not in drawn:
         return None
     svg = drawing.svg(drawn[name], name.partition(".")[0])
-    said = (caption or CAPTIONS[name]).format(tables.units.many)
+    said = (caption or CAPTIONS[name]).format(tables.words.many)
     return markup.figure(svg, ALTERNATIVES[name], said)

@@ -5,11 +5,11 @@
                                 interval; x = agent steps per member (the population's mean)
     <directory>/best-lineage    see `write_best_lineage`; x = agent steps behind the weights
 
-Tags of a member: `episode/return` and `episode/length` (every episode, at the step where it
-ended; translators and GANs have `evaluation/score` instead), `hyperparameter/<name>` (as used, so integers are rounded), the task's own metrics
-(`loss/...`, `gradient_norm`, ...) and `steps_per_second`. A copy adds `exploit/donor`,
+Tags of a member: `episode/return` and `episode/length` (every episode, at the step where it ended;
+translators and GANs have `evaluation/score` instead), `hyperparameter/<name>` (as used, so integers
+are rounded), the task's own metrics (`loss/...`, `gradient_norm`, ...) and `steps_per_second`.
+`samples` are the pictures of `pbt.pictures`, if the task makes any. A copy adds `exploit/donor`,
 `exploit/donor_agent_steps` and, as text, everything that decided it in `exploit/evidence`.
-`samples` are the pictures of `pbt.pictures`, if the task makes any.
 Other changes of a member have `explore/evidence`, `reseed/evidence` or `restored/evidence`.
 
 Steps of a tag only go up. Three cases need care:

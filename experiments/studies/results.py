@@ -93,7 +93,7 @@ def protocol(described: Mapping[str, Any], found: arms.Tables) -> list[str]:
         for name, v in described["settings"].items()
     )
     seconds = sum({row.run: row.seconds for row in found.rows}.values())
-    words, what = found.units, f"members: {described['protocol']}"
+    words, what = found.words, f"members: {described['protocol']}"
     fresh = f"fresh {words.many}"
     if words == units.AGENTS:
         what = f"environment: {described['protocol']}; agent {described['agent']}"

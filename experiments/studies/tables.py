@@ -97,7 +97,7 @@ def read(folder: Path, described: Mapping[str, Any]) -> Tables:
             for run, lines in _read_runs(folder / CURVES, {row.run for row in rows}).items()
         },
         schedules={run: tuple(lines) for run, lines in schedules.items()},
-        units=units_of(described),
+        words=units_of(described),
     )
 
 
