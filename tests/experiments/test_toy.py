@@ -10,7 +10,7 @@ import matplotlib.image
 import pytest
 
 from experiments import toy
-from pbt import store
+from pbt import checkpoint, store
 
 PBT, EXPLORE_ONLY, EXPLOIT_ONLY, GRID_SEARCH = toy.PANELS
 
@@ -213,7 +213,7 @@ def test_the_task_keeps_its_contract(tmp_path):
     for bad in ([1.0], {"theta": 1}, [0.1, 0.2, 0.3]):
         (tmp_path / "theta.json").write_text(json.dumps(bad))
         before = next(iter(heir.train(1, 1))).episodes
-        with pytest.raises(ValueError, match=r"theta\.json"):
+        with pytest.raises(checkpoint.CheckpointError, match=r"theta\.json"):
             heir.load(tmp_path)
         assert next(iter(heir.train(1, 1))).episodes[0].episode_return > before[0].episode_return
     assert math.isfinite(before[0].episode_return)
