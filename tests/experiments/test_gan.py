@@ -87,15 +87,6 @@ def other_than(part):
 # The contract of a task.
 
 
-@pytest.mark.parametrize(("steps", "limit"), [(1, 1), (5, 5), (6, 100)])
-def test_steps_are_exact(config, steps, limit, make):
-    progress = list(make(config).train(steps, limit))
-    assert [one.agent_steps for one in progress] == [1] * steps
-    for one in progress:
-        assert one.metrics.keys() == {"loss/discriminator", "loss/generator"}
-        assert np.isfinite(list(one.metrics.values())).all()
-
-
 def test_an_evaluation_gives_one_episode_per_split(config, make):
     learner = make(config)
     progress = train(learner, 6) + train(learner, 7)  # the interval goes on over slices
@@ -117,15 +108,6 @@ def test_rates_are_read_back_from_the_optimisers(config, make):
         learner.set_hyperparameters({"learning_rate": 1e-3})
 
 
-def test_training_may_end_between_two_updates(config, make):
-    learner = make(config)
-    updates = learner.train(10, 10)
-    next(updates)
-    updates.close()
-    assert len(train(learner, 3)) == 3
-    learner.close()
-
-
 def test_a_seed_repeats_and_another_one_differs(config, tmp_path, make):
     for number, seed in enumerate((1, 1, 2)):
         learner = make(config, seed=seed)
@@ -136,18 +118,6 @@ def test_a_seed_repeats_and_another_one_differs(config, tmp_path, make):
     assert not any(
         torch.equal(one[name], other[name]) for name in one if name.endswith("conv.weight")
     )
-
-
-def test_a_checkpoint_goes_on_exactly(config, tmp_path, make):
-    learner = make(config)
-    train(learner, 5)
-    twin = make(config, seed=77)
-    twin.load(saved(learner, tmp_path / "middle"))
-    twin.set_hyperparameters(RATES)
-    # Three more, so that an evaluation is among them.
-    assert train(learner, 4) == train(twin, 4)
-    assert_equal(weights(saved(learner, tmp_path / "a")), weights(saved(twin, tmp_path / "b")))
-    assert (tmp_path / "a/gan.json").read_text() == (tmp_path / "b/gan.json").read_text()
 
 
 def test_a_checkpoint_holds_statistics_of_both_networks_and_plain_files_only(
@@ -167,34 +137,12 @@ def test_a_checkpoint_holds_statistics_of_both_networks_and_plain_files_only(
             assert any(name.startswith(f"{part}.{statistic}.") for name in names)
 
 
-def test_a_donor_does_not_bring_its_dice(config, tmp_path, make):
-    donor = make(config, member=1, seed=1)
-    train(donor, 3)
-    directory = saved(donor, tmp_path / "donor")
-    copies = [make(config, member=member, seed=member) for member in (2, 3)]
-    for number, learner in enumerate(copies):
-        learner.load(directory)
-        train(learner, 1)
-        saved(learner, tmp_path / str(number))
-    one, other = (weights(tmp_path / number) for number in "01")
-    weight = "discriminator.network.logit.weight"
-    assert not torch.equal(one[weight], other[weight])
-
-
 def test_evaluations_of_a_copy_keep_their_own_rhythm(config, tmp_path, make):
     donor, learner = make(config, member=1), make(config)
     train(donor, 3)
     train(learner, 2)
     learner.load(saved(donor, tmp_path / "donor"))
     assert [bool(one.episodes) for one in train(learner, 4)] == [False, True, False, False]
-
-
-@pytest.mark.parametrize("rate", [1e20, math.inf, math.nan])
-def test_losses_that_are_not_finite_are_a_divergence(config, rate, make):
-    learner = make(config)
-    learner.set_hyperparameters({"generator_learning_rate": rate})
-    with pytest.raises(task.Diverged, match=r"(not |non-)finite"):
-        train(learner, 40)
 
 
 def test_a_state_that_is_not_finite_is_not_saved(config, tmp_path, make):

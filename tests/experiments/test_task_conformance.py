@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 import safetensors.numpy
 
-from agents import transformer
+from agents import transformer, unreal
 from experiments import toy
 from experiments.members import gan, learner, translation
 from pbt import checkpoint, slices, task
@@ -43,8 +45,28 @@ class Case:
     """Whether it refuses hyperparameters that it does not know."""
 
 
-def agent(name, **more):
-    config = learner.LearnerConfig("Catch", 4, agent=name).to_json()
+class Brightness(gymnasium.Env):
+    """Ten steps of images that brighten."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (84, 84, 1), np.uint8)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def image(self):
+        return np.full((84, 84, 1), 25 * self.time, np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.image(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self.image(), float(action), self.time == 10, False, {}
+
+
+def agent(name, env_id="Catch", num_envs=4, steps=80, **more):
+    replay = unreal.UNREALConfig(replay_steps=60)
+    config = learner.LearnerConfig(env_id, num_envs, agent=name, auxiliary=replay).to_json()
     first = {"learning_rate": 1e-3, "entropy_cost": 0.01, "unroll_length": 5.0} | more
     return Case(
         config,
@@ -52,8 +74,8 @@ def agent(name, **more):
         first | {"learning_rate": 2e-3, "entropy_cost": 0.02},
         first | {"entropy_cost": math.inf},
         learner.make_task,
-        steps=80,
-        multiple=4,
+        steps=steps,
+        multiple=num_envs,
         has_environments=True,
     )
 
@@ -87,7 +109,13 @@ CASES = {
     "a3c": agent("a3c"),
     "ppo": agent("ppo", clip_range=0.2, epochs=2.0),
     "unreal": agent(
-        "unreal", pixel_control_cost=0.01, reward_prediction_cost=1.0, value_replay_cost=1.0
+        "unreal",
+        "Brightness-v0",
+        num_envs=2,
+        steps=20,
+        pixel_control_cost=0.01,
+        reward_prediction_cost=1.0,
+        value_replay_cost=1.0,
     ),
     "translation": Case(
         TRANSLATION.to_json(),
@@ -125,6 +153,8 @@ CASES = {
 
 @pytest.fixture(params=CASES)
 def case(request, monkeypatch, tmp_path_factory):
+    if request.param == "unreal" and "Brightness-v0" not in gymnasium.registry:
+        gymnasium.register("Brightness-v0", Brightness)
     if request.param == "documented":
         blocks = re.findall(r"```python\n(.*?)```", DOCUMENTED.read_text(), re.DOTALL)
         (block,) = [block for block in blocks if '"my_network:make_task"' in block]
