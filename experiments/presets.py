@@ -284,9 +284,6 @@ TRANSLATION: Mapping[str, Mapping[str, TranslationPopulation]] = {
 }
 
 
-_GAN_RATE = config.Range((3e-5, 3e-3), (1e-7, 1e-1))
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GANPopulation(config.EngineConfig):
     """A population of GANs. Counts are updates, of 5 and 1 Adam steps by default, *per member*."""
@@ -328,9 +325,9 @@ class GANPopulation(config.EngineConfig):
     """Fresh images of an evaluation."""
     splits: int = 10
     """Parts of these images, each of which gives one Inception score."""
-    generator_learning_rate: config.Range = _GAN_RATE
+    generator_learning_rate: config.Range = config.Range((1e-4, 1e-2), (1e-7, 1e-1))
     """Learning rate of the generator's Adam."""
-    discriminator_learning_rate: config.Range = _GAN_RATE
+    discriminator_learning_rate: config.Range = config.Range((3e-5, 3e-3), (1e-7, 1e-1))
     """Learning rate of the discriminator's Adam."""
 
     def name(self) -> str:

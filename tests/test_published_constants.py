@@ -401,6 +401,24 @@ PRESETS = [
         ("learning_rate", "entropy_cost", "unroll_length"),
         f"{PBT}, section 4.1.1",
     ),
+    *(
+        (f"GAN: {name}", getattr(presets.GAN["paper"]["gan"], name), value, source)
+        for name, value, source in (
+            ("population", 45, f"{PBT}, section 4.3, recalled"),
+            ("ready_interval", 5_000, f"{PBT}, section 4.3: every 5,000 steps"),
+            ("discriminator_steps", 5, f"{PBT}, section 4.3: 5 steps to 1 of the generator"),
+            ("exploit", "truncation", f"{PBT}, section 4.3"),
+            ("perturb_factors", (0.5, 2.0), f"{PBT}, section 4.3"),
+            ("truncation_fraction", 0.2, f"{PBT}, section 3"),
+            ("batch_size", 128, "Radford et al. 2015, section 4"),
+        )
+    ),
+    (
+        "GAN: adapted",
+        presets.GAN["paper"]["gan"].search_space().adapt,
+        ("generator_learning_rate", "discriminator_learning_rate"),
+        f"{PBT}, section 4.3",
+    ),
     ("Atari: default", changed(presets.ATARI["default"]["a3c"]), {}, OURS),
     ("Atari: game", presets.ATARI["default"]["a3c"].game, "Pong", OURS),
     ("Atari: protocol", presets.ATARI["default"]["a3c"].protocol, "a3c2016", A3C),
