@@ -284,6 +284,10 @@ TRANSLATION: Mapping[str, Mapping[str, TranslationPopulation]] = {
 }
 
 
+_GENERATOR_RATE = config.Range((1e-4, 1e-2), (1e-7, 1e-1))
+_DISCRIMINATOR_RATE = config.Range((3e-5, 3e-3), (1e-7, 1e-1))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GANPopulation(config.EngineConfig):
     """A population of GANs. Counts are updates, of 5 and 1 Adam steps by default, *per member*."""
@@ -325,9 +329,9 @@ class GANPopulation(config.EngineConfig):
     """Fresh images of an evaluation."""
     splits: int = 10
     """Parts of these images, each of which gives one Inception score."""
-    generator_learning_rate: config.Range = config.Range((1e-4, 1e-2), (1e-7, 1e-1))
+    generator_learning_rate: config.Range = _GENERATOR_RATE
     """Learning rate of the generator's Adam."""
-    discriminator_learning_rate: config.Range = config.Range((3e-5, 3e-3), (1e-7, 1e-1))
+    discriminator_learning_rate: config.Range = _DISCRIMINATOR_RATE
     """Learning rate of the discriminator's Adam."""
 
     def name(self) -> str:
