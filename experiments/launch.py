@@ -91,7 +91,7 @@ def run_experiment(
     except OSError as error:
         if disk.is_full(error):
             sys.exit(_say_refused(verdict.EXIT_DISK_FULL, f"no space for {run_dir}: make room"))
-        cli.fail(f"{run_dir} cannot be written to: {error}")
+        sys.exit(_say_refused(verdict.EXIT_DEAD, f"{run_dir} cannot be written to: {error}"))
     print(f"curves: tensorboard --logdir {shlex.quote(str(run_dir.parent))}", flush=True)
     with (
         _one_line(),

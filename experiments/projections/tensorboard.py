@@ -54,6 +54,8 @@ from pbt.records import Event, Report, Version
 
 EPISODE_TAGS = ("episode/return", "episode/length")
 """Tags of an episode of an agent, and of a sample of a learner of which the suite knows nothing."""
+PNG = b"\x89PNG\r\n\x1a\n"
+"""First bytes of a PNG file."""
 LEASE_NAME = "tensorboard"
 LEASE_SECONDS = 30.0
 """Seconds until another launcher goes on for one that died. Longer than an update takes."""
@@ -316,6 +318,8 @@ def picture_points(report: Report, run_dir: Path) -> list[Point]:
         drawn = pictures.path(run_dir, report.member, report.version).read_bytes()
     except FileNotFoundError:
         return []
+    if len(drawn) < 24 or not drawn.startswith(PNG):
+        return []  # a learner of somebody else may write anything
     return [Point("samples", report.agent_steps, drawn, report.created_s)]
 
 
