@@ -94,9 +94,9 @@ def warnings(tables: arms.Tables) -> list[str]:
     """Return what must be known before any number is read."""
     found = []
     if len(tables.panels) > 1:
+        what = "environments" if tables.words == units.AGENTS else "tasks"
         found.append(
-            "These runs are of different environments, data or protocols "
-            f"({'; '.join(tables.panels)}). "
+            f"These runs are of different {what} or protocols ({'; '.join(tables.panels)}). "
             "Their scores do not compare: none are pooled, and no run is said to be better than "
             "one of another kind."
         )
