@@ -1,7 +1,8 @@
-"""The suite's settings for any environment, for commands that take any.
+"""The suite's settings for anything that a population can learn, for commands that take any.
 
 | environment | settings | learned rewards |
 |---|---|---|
+| "translation" | `presets.TRANSLATION["default"]` | none: members are compared by BLEU |
 | Atari game | `presets.ATARI["default"]` | clipped to [-1, 1] |
 | first-person level | `presets.LAB["default"]` | scaled by the level's factor, then clipped |
 | any other | `presets.GYM["default"]` | scaled by the environment's factor, if it has one |
@@ -13,6 +14,23 @@ import typing
 from envs import doom, lab, make
 from experiments import config, presets
 from experiments.members import learner
+
+
+def base(env_id: str, agent: str | None = None) -> config.EngineConfig:
+    """Return the suite's settings for an environment and an agent, or for translation.
+
+    Args:
+        env_id: Any environment of the suite, or "translation".
+        agent: Any agent of the suite; default: A3C in environments. Translation has none.
+
+    Raises:
+        ValueError: There is no such environment or agent; one line with close matches.
+    """
+    if env_id != "translation":
+        return defaults(env_id, agent or "a3c")
+    if agent is not None:
+        raise ValueError(f"--agent {agent}: translation has no agents, leave it out")
+    return presets.TRANSLATION["default"]["translator"]
 
 
 def defaults(env_id: str, agent: str = "a3c") -> config.PopulationConfig:

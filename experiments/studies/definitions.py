@@ -49,20 +49,20 @@ BREAKOUT_PPO = dataclasses.replace(
     PONG_PPO, game="Breakout", total_steps=512_000, report_interval=10_240, ready_interval=30_720
 )
 
-STUDIED: Mapping[tuple[str, str], config.PopulationConfig] = {
+STUDIED: Mapping[tuple[str, str | None], config.PopulationConfig] = {
     ("Pong", "ppo"): PONG_PPO,
     ("Breakout", "ppo"): BREAKOUT_PPO,
 }
 """Settings and budget by environment and agent, where a study has its own."""
 
-TUNED: Mapping[tuple[str, str], tuple[str, ...]] = {
+TUNED: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     (DEFAULT_ENV, "a3c"): ("learning_rate=0.01", "entropy_cost=0.01", "unroll_length=8"),
     ("Pong", "a3c"): ("learning_rate=0.005", "entropy_cost=0.01", "unroll_length=5"),
 }
 """Hand-tuned fixed settings by environment and agent: see results/random-search/environment.md and
 results/atari-pong."""
 
-DECAYED: Mapping[tuple[str, str], tuple[str, ...]] = {}
+DECAYED: Mapping[tuple[str, str | None], tuple[str, ...]] = {}
 """First values of hand-tuned linear decays, by environment and agent."""
 
 Setting = Literal["drawn", "tuned", "decay", "middle", "final", "schedule"]
@@ -131,6 +131,7 @@ STUDIES: Mapping[str, Study] = {
             PBT,
             RANDOM_SEARCH,
             Arm("hand-tuned", exploit="none", setting="tuned"),
+            Arm("hand-tuned decay", exploit="none", setting="decay"),
         ),
         "PBT",
         "Figures 3 and 4: PBT above random search with the same number of workers and the same "
@@ -201,26 +202,34 @@ STUDIES: Mapping[str, Study] = {
 
 
 def base_settings(
-    env_id: str, agent: str = "a3c", changes: Mapping[str, int | None] | None = None
+    env_id: str, agent: str | None = None, changes: Mapping[str, int | None] | None = None
 ) -> config.EngineConfig:
     """Return the settings that a study's arms start from in an environment.
 
     Args:
-        env_id: Any environment of the suite.
-        agent: Any agent of the suite.
+        env_id: Any environment of the suite, or "translation".
+        agent: Any agent of the suite; default: A3C in environments.
         changes: Fields of the settings to change; None leaves a field as it is.
 
     Raises:
         ValueError: There is no such environment or agent, or the settings do not fit.
     """
-    settings: config.EngineConfig = defaults.defaults(env_id, agent)
-    settings = STUDIED.get((settings.name(), agent), settings)
+    settings = defaults.base(env_id, agent)
+    learner = agent_of(settings)
+    settings = STUDIED.get((settings.name(), learner), settings)
     if settings.name() == DEFAULT_ENV:
-        settings = dataclasses.replace(REPEAT_PREVIOUS, agent=agent)  # type: ignore[arg-type]
+        settings = dataclasses.replace(REPEAT_PREVIOUS, agent=learner)  # type: ignore[arg-type]
     given: dict[str, Any] = {f: value for f, value in (changes or {}).items() if value is not None}
+    for name in given.keys() - {field.name for field in dataclasses.fields(settings)}:
+        raise ValueError(f"--{name.replace('_', '-')}: {env_id} has no such setting, leave it out")
     settings = dataclasses.replace(settings, **given)
     settings.check()
     return settings
+
+
+def agent_of(settings: config.EngineConfig) -> str | None:
+    """Return the agent of a population's members, or None if they are no agents."""
+    return getattr(settings, "agent", None)
 
 
 def arm_config(
