@@ -240,7 +240,7 @@ def test_training_may_be_closed_between_updates_and_settings_changed_at_any():
 @pytest.mark.slow  # about three minutes
 @pytest.mark.parametrize("seed", [0, 1])
 def test_pendulum_is_learned_with_the_settings_of_its_command(seed):
-    """Continuous actions: a random policy scores about -1,200, one that holds upright about -150."""
+    """A random policy scores about -1,200, and one that balances about -150."""
     config = dataclasses.replace(presets.GYM["default"]["ppo"], env="Pendulum-v1").learner_config()
     learning = learner.AgentTask(config, 0, seed)
     learning.set_hyperparameters({**FAST["ppo"], "entropy_cost": 1e-3, "unroll_length": 16})
