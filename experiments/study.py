@@ -184,13 +184,15 @@ def write(plan: Plan, study: str, found: Sequence[arms.Result], out: Path) -> No
 
 
 def _priors(settings: config.EngineConfig) -> dict[str, Any]:
-    """Return the priors of all hyperparameters that vary, and an agent's environments."""
+    """Return the priors of hyperparameters that vary, the others, and an agent's environments."""
     found: dict[str, Any] = {}
     if isinstance(settings, config.PopulationConfig):
         found["worlds per member"] = settings.num_envs
     for name, dimension in settings.search_space().dimensions.items():
         if not isinstance(dimension, space.Constant):
             found[name.replace("_", " ")] = getattr(settings, name).prior
+    if settings.fixed:
+        found["fixed"] = ", ".join(settings.fixed)
     return found
 
 
