@@ -138,7 +138,7 @@ def _elsewhere(arguments: Arguments, source: run.RunConfig | None) -> run.RunCon
     """Return the defaults of another environment or agent, with the source's budget if any."""
     env_id = arguments.env or (source.task_config["env_id"] if source else "")
     agent = arguments.agent or (source.task_config["agent"] if source else "a3c")
-    found = defaults.of_agents(env_id, agent).run_config()
+    found = defaults.defaults(env_id, agent).run_config()
     if source is None:
         return found
 

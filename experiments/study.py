@@ -52,8 +52,8 @@ class Arguments:
     env: Annotated[str, tyro.conf.arg(aliases=["--world"])] = definitions.DEFAULT_ENV
     """Any environment of the suite: an Atari game, a Gymnasium id, module:EnvId, a toy, ...; or
     "translation" or "gan"."""
-    agent: str = "a3c"
-    """Any agent of the suite. Translators and GANs have none."""
+    agent: str | None = None
+    """Any agent of the suite; default: a3c in environments."""
     seeds: int = 10
     """Paired repetitions: seeds 0, 1, ..."""
     dry_run: bool = False
@@ -168,7 +168,7 @@ def write(plan: Plan, study: str, found: Sequence[arms.Result], out: Path) -> No
                 for arm in plan.arms_of(study)
             ],
             "world": plan.base.name(),
-            "agent": getattr(settings, "agent", None),
+            "agent": definitions.agent_of(settings),
             "settings": {
                 "members": settings.population,
                 f"{words.steps} per member": settings.total_steps,
@@ -187,13 +187,15 @@ def write(plan: Plan, study: str, found: Sequence[arms.Result], out: Path) -> No
 
 
 def _priors(settings: config.EngineConfig) -> dict[str, Any]:
-    """Return the priors of all hyperparameters that vary, and an agent's environments."""
+    """Return the priors of hyperparameters that vary, the others, and an agent's environments."""
     found: dict[str, Any] = {}
     if isinstance(settings, config.PopulationConfig):
         found["worlds per member"] = settings.num_envs
     for name, dimension in settings.search_space().dimensions.items():
         if not isinstance(dimension, space.Constant):
             found[name.replace("_", " ")] = getattr(settings, name).prior
+    if settings.fixed:
+        found["fixed"] = ", ".join(settings.fixed)
     return found
 
 
@@ -246,14 +248,15 @@ def main() -> None:
         base = definitions.base_settings(arguments.env, arguments.agent, changes)
         env_id = base.name()
         tuned = arguments.tuned
+        known = (env_id, definitions.agent_of(base))
         if tuned is None:
-            tuned = definitions.TUNED.get((env_id, arguments.agent))
+            tuned = definitions.TUNED.get(known)
         for study in arguments.studies:
             check_out(arguments.directory(study), study, env_id)
         env_dir = arguments.run_dir / launch.slug(env_id)
         decay = arguments.decay
         if decay is None:
-            decay = definitions.DECAYED.get((env_id, arguments.agent))
+            decay = definitions.DECAYED.get(known)
         plan = Plan(base, tuned, env_dir, arguments.workers, decay)
         for arm, _ in plan.jobs(arguments.studies, 1):
             if not arm.needs_winner:

@@ -1,10 +1,10 @@
-"""The suite's settings for any environment, for commands that take any.
+"""The suite's settings for anything that a population can learn, for commands that take any.
 
 | environment | settings | learned rewards |
 |---|---|---|
 | Atari game | `presets.ATARI["default"]` | clipped to [-1, 1] |
 | first-person level | `presets.LAB["default"]` | scaled by the level's factor, then clipped |
-| "translation", "gan" | their default presets | |
+| "translation", "gan" | `presets.TRANSLATION["default"]`, `presets.GAN["default"]` | none |
 | any other | `presets.GYM["default"]` | scaled by the environment's factor, if it has one |
 """
 
@@ -23,18 +23,24 @@ OTHERS: Mapping[str, config.EngineConfig] = {
 """Settings of learners without an environment, by the command that trains them."""
 
 
-def defaults(env_id: str, agent: str = "a3c") -> config.EngineConfig:
+def base(env_id: str, agent: str | None = None) -> config.EngineConfig:
     """Return the suite's settings for an environment and an agent, or for another learner.
+
+    Args:
+        env_id: Any environment of the suite, or a name in `OTHERS`.
+        agent: Any agent of the suite; default: A3C. Other learners have none.
 
     Raises:
         ValueError: There is no such environment or agent; one line with close matches.
     """
-    if env_id in OTHERS:
-        return OTHERS[env_id]
-    return of_agents(env_id, agent)
+    if env_id not in OTHERS:
+        return defaults(env_id, agent or "a3c")
+    if agent is not None:
+        raise ValueError(f"--agent {agent}: {env_id} has no agents, leave it out")
+    return OTHERS[env_id]
 
 
-def of_agents(env_id: str, agent: str) -> config.PopulationConfig:
+def defaults(env_id: str, agent: str = "a3c") -> config.PopulationConfig:
     """Return the suite's settings for an environment and an agent.
 
     Raises:

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from agents import transformer
 from experiments import config, presets
 from experiments.analysis import schedule
 from experiments.studies import defaults, schedules
@@ -49,20 +50,38 @@ BREAKOUT_PPO = dataclasses.replace(
     PONG_PPO, game="Breakout", total_steps=512_000, report_interval=10_240, ready_interval=30_720
 )
 
-STUDIED: Mapping[tuple[str, str], config.PopulationConfig] = {
+_NO_DROPOUT = tuple(f"{kind}=0.001" for kind in transformer.DROPOUTS)
+
+TRANSLATION = dataclasses.replace(
+    presets.TRANSLATION["default"]["translator"],
+    report_interval=50,
+    ready_interval=50,
+    evaluation_interval=50,
+    exploit="truncation",
+    # A good learning rate falls by an order of magnitude or more, within 24 comparisons.
+    perturb_factors=(0.5, 2.0),
+    # No sentence comes twice within the budget, so dropout only slows learning.
+    fixed=_NO_DROPOUT,
+)
+
+STUDIED: Mapping[tuple[str, str | None], config.EngineConfig] = {
     ("Pong", "ppo"): PONG_PPO,
     ("Breakout", "ppo"): BREAKOUT_PPO,
+    ("translation", None): TRANSLATION,
 }
 """Settings and budget by environment and agent, where a study has its own."""
 
-TUNED: Mapping[tuple[str, str], tuple[str, ...]] = {
+TUNED: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     (DEFAULT_ENV, "a3c"): ("learning_rate=0.01", "entropy_cost=0.01", "unroll_length=8"),
     ("Pong", "a3c"): ("learning_rate=0.005", "entropy_cost=0.01", "unroll_length=5"),
+    ("translation", None): ("learning_rate=0.001", *_NO_DROPOUT),
 }
-"""Hand-tuned fixed settings by environment and agent: see results/random-search/environment.md and
-results/atari-pong."""
+"""Hand-tuned fixed settings by environment and agent: see results/random-search/environment.md,
+results/atari-pong and results/translation/tuning.csv."""
 
-DECAYED: Mapping[tuple[str, str], tuple[str, ...]] = {}
+DECAYED: Mapping[tuple[str, str | None], tuple[str, ...]] = {
+    ("translation", None): ("learning_rate=0.002", *_NO_DROPOUT),
+}
 """First values of hand-tuned linear decays, by environment and agent."""
 
 Setting = Literal["drawn", "tuned", "decay", "middle", "final", "schedule"]
@@ -75,7 +94,8 @@ class Arm:
     name: str
     panel: str = ""
     """Part of the study that the arm belongs to, if there are several."""
-    exploit: run.Exploit = "t-test"
+    exploit: run.Exploit | None = None
+    """How members choose whom to copy. None: as in the environment's settings."""
     copy: run.Copy = "both"
     population: int | None = None
     """Number of members. None: the environment's."""
@@ -131,6 +151,7 @@ STUDIES: Mapping[str, Study] = {
             PBT,
             RANDOM_SEARCH,
             Arm("hand-tuned", exploit="none", setting="tuned"),
+            Arm("hand-tuned decay", exploit="none", setting="decay"),
         ),
         "PBT",
         "Figures 3 and 4: PBT above random search with the same number of workers and the same "
@@ -154,7 +175,7 @@ STUDIES: Mapping[str, Study] = {
         "Whom to copy",
         "Which exploit strategy is best?",
         (
-            PBT,
+            dataclasses.replace(PBT, exploit="t-test"),
             Arm("truncation", exploit="truncation"),
             Arm("binary tournament", exploit="binary-tournament"),
             RANDOM_SEARCH,
@@ -201,28 +222,34 @@ STUDIES: Mapping[str, Study] = {
 
 
 def base_settings(
-    env_id: str, agent: str = "a3c", changes: Mapping[str, int | None] | None = None
+    env_id: str, agent: str | None = None, changes: Mapping[str, int | None] | None = None
 ) -> config.EngineConfig:
     """Return the settings that a study's arms start from in an environment.
 
     Args:
-        env_id: Any environment of the suite, or a name of `defaults.OTHERS`.
-        agent: Any agent of the suite.
+        env_id: Any environment of the suite, "translation" or "gan".
+        agent: Any agent of the suite; default: A3C in environments.
         changes: Fields of the settings to change; None leaves a field as it is.
 
     Raises:
         ValueError: There is no such environment or agent, or the settings do not fit.
     """
-    settings: config.EngineConfig = defaults.defaults(env_id, agent)
-    settings = STUDIED.get((settings.name(), agent), settings)
+    settings = defaults.base(env_id, agent)
+    learner = agent_of(settings)
+    settings = STUDIED.get((settings.name(), learner), settings)
     if settings.name() == DEFAULT_ENV:
-        settings = dataclasses.replace(REPEAT_PREVIOUS, agent=agent)  # type: ignore[arg-type]
+        settings = dataclasses.replace(REPEAT_PREVIOUS, agent=learner)  # type: ignore[arg-type]
     given: dict[str, Any] = {f: value for f, value in (changes or {}).items() if value is not None}
-    if "num_envs" in given and not isinstance(settings, config.PopulationConfig):
-        raise ValueError(f"--num-envs {given['num_envs']}: {env_id} has no environments")
+    for name in given.keys() - {field.name for field in dataclasses.fields(settings)}:
+        raise ValueError(f"--{name.replace('_', '-')}: {env_id} has no such setting, leave it out")
     settings = dataclasses.replace(settings, **given)
     settings.check()
     return settings
+
+
+def agent_of(settings: config.EngineConfig) -> str | None:
+    """Return the agent of a population's members, or None if they are no agents."""
+    return getattr(settings, "agent", None)
 
 
 def arm_config(
@@ -255,7 +282,7 @@ def arm_config(
         total_steps=total_steps,
         report_interval=min(base.report_interval, total_steps),
         ready_interval=base.ready_interval * arm.ready_factor,
-        exploit=arm.exploit,
+        exploit=arm.exploit or base.exploit,
         copy=arm.copy,
     )
     match arm.setting:

@@ -115,7 +115,9 @@ class Plan:
         for seed in range(seeds):
             listed: set[definitions.Arm] = set()
             for arm in (arm for study in studies for arm in self.arms_of(study)):
-                bare = dataclasses.replace(arm, name="", panel="")  # which change nothing in a run
+                # Name and panel change nothing in a run.
+                exploit = arm.exploit or self.base.exploit
+                bare = dataclasses.replace(arm, name="", panel="", exploit=exploit)
                 if arm.population in (None, self.base.population):
                     bare = dataclasses.replace(bare, population=None, equal_total=False)
                 if bare not in listed:

@@ -88,10 +88,13 @@ def test_a_run_is_told_scored_moved_and_replayed_in_its_own_words(command, here,
     assert not WRONG.search(told), WRONG.search(told)
 
 
-def test_a_study_counts_in_updates(command, here):
+def test_a_study_refuses_settings_of_environments(command, here):
     arguments = ("random-search", "--env", "gan", "--population", "2", "--total-steps", "80")
     refused = command(study, *arguments, "--num-envs", "4", "--dry-run")
-    assert (refused.code, refused.err) == (2, "error: --num-envs 4: gan has no environments\n")
+    assert (refused.code, refused.err) == (
+        2,
+        "error: --num-envs: gan has no such setting, leave it out\n",
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The learner in a counter environment, in which any misaligned state is a wrong integer."""
 
+import dataclasses
 import json
 import math
 from typing import ClassVar
@@ -12,6 +13,7 @@ import torch
 
 from agents import actor_critic, losses, ppo, rollout
 from envs import toy
+from experiments import presets
 from experiments.members import learner
 from pbt import checkpoint, task
 
@@ -233,6 +235,23 @@ def test_training_may_be_closed_between_updates_and_settings_changed_at_any():
     assert sizes == [4, 12, 36]
     with pytest.raises(ValueError, match=r"unknown hyperparameters \['momentum'\]"):
         learning.set_hyperparameters({"momentum": 0.9})
+
+
+@pytest.mark.slow  # about three minutes
+@pytest.mark.parametrize("seed", [0, 1])
+def test_pendulum_is_learned_with_the_settings_of_its_command(seed):
+    """A random policy scores about -1,200, and one that balances about -150."""
+    config = dataclasses.replace(presets.GYM["default"]["ppo"], env="Pendulum-v1").learner_config()
+    learning = learner.AgentTask(config, 0, seed)
+    learning.set_hyperparameters({**FAST["ppo"], "entropy_cost": 1e-3, "unroll_length": 16})
+    learning.set_hyperparameters({"epochs": 4, "clip_range": 0.2})
+    returns = []
+    for progress in learning.train(400_000, 400_000):
+        returns += [e.episode_return for e in progress.episodes]
+        if np.mean(returns[-20:]) > -250 and len(returns) > 100:
+            break
+    assert np.mean(returns[:20]) < -900
+    assert np.mean(returns[-20:]) > -250
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ TINY = (
 def settings(arm, seed=0, winner=None):
     base = definitions.base_settings(definitions.DEFAULT_ENV)
     tuned = definitions.TUNED[definitions.DEFAULT_ENV, "a3c"]
-    return definitions.arm_config(arm, base, seed, tuned, winner).to_json()
+    return definitions.arm_config(arm, base, seed, tuned, winner, decay=tuned).to_json()
 
 
 def flat_differences(one, other):
@@ -95,6 +95,21 @@ def test_any_environment_has_settings(env_id):
     assert base.learner_config().reward_scale == (0.05 if env_id == "CartPole-v1" else 1.0)
     assert ((env_id, "a3c") in definitions.TUNED) == (env_id == "Pong")
     definitions.arm_config(definitions.PBT, base, 0, None, None)
+
+
+def test_translation_has_settings_and_falls_as_told():
+    base = definitions.base_settings("translation", changes={"population": 3})
+    assert (base.name(), base.population, definitions.agent_of(base)) == ("translation", 3, None)
+    decay = ("learning_rate=4", "attention_dropout=0.1", "relu_dropout=0.1", "residual_dropout=0.1")
+    (arm,) = (one for one in definitions.STUDIES["random-search"].arms if one.setting == "decay")
+    values = definitions.arm_config(arm, base, 0, None, None, decay).to_json()
+    followed = schedule.Schedule.from_json(values["task_config"]["schedule"])
+    steps = base.total_steps
+    for at in range(0, steps, steps // 20):  # the middle of each of 20 rows lies on the line
+        expected = 4 * (1 - (at + steps / 40) / steps)
+        assert followed.at(at)["learning_rate"] == pytest.approx(expected)
+        assert followed.at(at)["relu_dropout"] == 0.1
+    assert (values["population"], values["exploit"]) == (3, "none")
 
 
 def test_names_of_committed_runs_follow_from_the_definitions():
@@ -293,6 +308,8 @@ def test_a_dry_run_counts_and_creates_nothing(command, here):
         (("--workers", "0"), "--workers 0: use 1 or more"),
         (("--world", "Pongg"), "Pong"),
         (("--agent", "a4c"), "--agent a4c: use one of a3c"),
+        (("--world", "translation", "--agent", "ppo"), "--agent ppo: translation has no agents"),
+        (("--world", "translation"), "--num-envs: translation has no such setting"),
         (("--total-steps", "241"), "total_steps 241 is no multiple of 4"),
         (("--tuned", "learning_rate=fast"), "--tuned learning_rate=fast"),
         (("--tuned", "learning_rate=-1"), "--tuned learning_rate=-1: use a number above 0"),
