@@ -19,7 +19,7 @@ from experiments import cli, launch, presets
 def main() -> None:
     """Parse the command line and run."""
     settings = cli.parse(presets.ATARI, __doc__)
-    launch.run_population(f"atari-{presets.find_game(settings.game)}", settings)
+    launch.run_population(f"atari-{presets.find_game(settings.game)}", settings, presets.ATARI)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
-from envs import make
+import torch
+
+from envs import gym, make
 from experiments.analysis import schedule, tasks
 from experiments.members import learner, translation
 from pbt import checkpoint, run, slices, space, store
@@ -25,6 +27,7 @@ def check(run_config: run.RunConfig) -> Description:
     Raises:
         ValueError: One line with the value given and the way out.
     """
+    check_device(run_config.task_config.get("device", "cpu"))
     if tasks.trained(run_config) == tasks.TRANSLATION:
         translating = translation.TranslationConfig.from_json(
             tasks.own_config(run_config.task_config)
@@ -59,12 +62,33 @@ def check_environment(config: learner.LearnerConfig) -> make.EnvSpec:
         raise ValueError(f"{env_id} cannot be built: {type(error).__name__}: {error}") from error
     try:
         learner.make_agent(config, envs, seed=0)
-    except (RuntimeError, AssertionError) as error:  # torch's own words for an unknown device
-        said = str(error).rstrip(".")
-        raise ValueError(f"--device {config.device}: {said}; use cpu or cuda") from error
+    except ValueError as error:
+        if "FlattenObservation" not in str(error):
+            raise
+        hint = gym.wrapping(env_id, "FlattenObservation(e)")
+        raise ValueError(f"{env_id}: {error}. {hint}") from error
     finally:
         envs.close()
     return spec
+
+
+def check_device(name: str) -> None:
+    """Refuse a torch device that is not here.
+
+    Raises:
+        ValueError: One line with the name and what to use.
+    """
+    if name.partition(":")[0] in ("gpu", "nvidia"):
+        raise ValueError(f"--device {name}: unknown to PyTorch; did you mean cuda?")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # by kind of device
+        if name.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(
+                f"--device {name}: PyTorch finds no CUDA device on this machine; use cpu"
+            ) from error
+        said = str(error).partition(". ")[0].partition("\n")[0].rstrip(".")
+        raise ValueError(f"--device {name}: {said}; use cpu, or cuda where there is one") from error
 
 
 def longest_unroll(run_config: run.RunConfig) -> int:
