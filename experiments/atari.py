@@ -9,6 +9,7 @@ The same command again resumes. The preset "default" takes less than an hour on 
 preset "paper", for a cluster, has agent, population and intervals of "Population Based Training of
 Neural Networks", Jaderberg et al. 2017 (https://arxiv.org/abs/1711.09846), section 4.1 and appendix
 A.
+A run keeps two checkpoints of 15 MB for each member, and one when it is finished.
 For a first look of a minute or two: `python -m experiments.gym --preset quick`.
 """
 

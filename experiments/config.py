@@ -88,7 +88,7 @@ class EngineConfig:
     run_dir: Path | None = None
     """Directory of the run; default: results/runs/<command>-<what is learned>, followed by preset,
     agent, exploit and seed where they are not the usual ones. A run that is there already is
-    resumed."""
+    resumed. It keeps two checkpoints of each member, and one when it is finished."""
     fork: Path | None = None
     """Directory of another run; a new run, in `--run-dir`, starts from its last weights and
     hyperparameters."""

@@ -5,6 +5,8 @@
     python -m experiments.gym --env my_module:MyEnv-v0
 
 Actions may be Discrete or Box, and observations vectors or images. The same command again resumes.
+A run keeps two checkpoints of each member, and one when it is finished: of 0.5 MB for the vectors
+of CartPole, of 15 MB for images of Atari's size.
 """
 
 from experiments import cli, launch, presets

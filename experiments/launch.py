@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from experiments import cli, config
-from experiments.analysis import provenance, scores, tasks, units
+from experiments.analysis import provenance, scores, tasks, units, wording
 from experiments.members import checks, evaluation
 from experiments.pages import run_report
 from experiments.projections import progress, tensorboard
@@ -85,13 +85,13 @@ def run_experiment(
     if refused := local.refusal(run_dir):
         sys.exit(_say_refused(*refused))
     provenance.record(run_dir)
-    working = f"{workers} workers"
+    working = wording.counted(workers, "worker")
     with _one_line():
         others = _at_work(run_dir)
     if others:
         begun = "joining" if begun == "resuming" else begun
         cores = local.available_cores()
-        working = f"{workers} workers beside {others} at work, {others + workers} on {cores} cores"
+        working += f" beside {others} at work, {others + workers} on {cores} cores"
     print(
         f"{begun} {run_dir}: {run_config.population} members, "
         f"{run_config.total_steps:,} {units.of(run_config).steps} each, {working}\n"

@@ -127,7 +127,7 @@ def test_who_joins_is_told_who_is_there(command, here, one_process):
     joined = command(resume, "run", "--workers", "1")
     cores = local.available_cores()
     assert (
-        f"joining run: 2 members, 1,280 agent steps each, 1 workers beside 1 at work, 2 on {cores} "
+        f"joining run: 2 members, 1,280 agent steps each, 1 worker beside 1 at work, 2 on {cores} "
         "cores" in joined.out
     )
 
