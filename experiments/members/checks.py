@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from envs import gym, make
+from envs import make
 from experiments.analysis import schedule, tasks
 from experiments.members import learner, translation
 from pbt import checkpoint, run, slices, space, store
@@ -65,8 +65,7 @@ def check_environment(config: learner.LearnerConfig) -> make.EnvSpec:
     except ValueError as error:
         if "FlattenObservation" not in str(error):
             raise
-        hint = gym.wrapping(env_id, "FlattenObservation(e)")
-        raise ValueError(f"{env_id}: {error}. {hint}") from error
+        raise ValueError(f"{env_id}: {error}. {make.flattening(env_id)}") from error
     finally:
         envs.close()
     return spec
