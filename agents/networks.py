@@ -78,8 +78,8 @@ class ConvTorso(nn.Module):
             if min(height, image_width) < kernel:
                 raise ValueError(
                     f"images of {obs_shape[1]} x {obs_shape[2]} pixels are too small for the "
-                    f"{kind!r} torso, made for 84 x 84: resize them with Gymnasium's "
-                    "ResizeObservation, or flatten them with FlattenObservation"
+                    f"{kind!r} torso, made for 84 x 84: wrap the environment in Gymnasium's "
+                    "FlattenObservation, to learn from their pixels as a vector"
                 )
             self.convolutions.append(nn.Conv2d(channels, out_channels, kernel, stride))
             height = (height - kernel) // stride + 1

@@ -105,11 +105,29 @@ MACHADO2018 = Preset(
 """Revisiting the Arcade Learning Environment, Machado et al. 2018 (arXiv 1709.06009).
 
 Sticky actions in place of no-op starts, all 18 actions, 5 minutes of play at 60 Hz, no FIRE reset.
-A lost life does not end the episode. (ale-py's `ALE/...-v5` ids and Dopamine have the same sticky
-actions, but a limit of 108,000 frames.)
+A lost life does not end the episode. (Dopamine has the same sticky actions, but a limit of 108,000
+frames.)
 """
 
-PRESETS = {preset.name: preset for preset in (A3C2016, MACHADO2018)}
+ALE_V5 = Preset(
+    name="ale-v5",
+    repeat_action_probability=0.25,
+    max_noops=0,
+    full_action_space=False,
+    fire_reset=False,
+    max_frames=108_000,
+)
+"""What ale-py registers as `ALE/...-v5`: sticky actions, minimal actions, 30 minutes at 60 Hz.
+
+Observations are this module's, not the raw screens of these ids.
+"""
+
+PRESETS = {preset.name: preset for preset in (A3C2016, MACHADO2018, ALE_V5)}
+
+
+def usual_preset(env_id: str) -> Preset:
+    """Return the protocol that an id asks for: `ALE/Pong-v5` that of v5, `Pong` that of A3C."""
+    return ALE_V5 if env_id.startswith("ALE/") else A3C2016
 
 
 @functools.cache

@@ -11,14 +11,16 @@ Spaces of an environment, and the spaces that the learner sees:
 | observation `Box` of one dimension, any number type | unchanged |
 | observation `Discrete(n)`, with any `start` | one-hot float32 vector `[n]` |
 | observation `Box` uint8 image `[H, W, C]`, `[C, H, W]` or `[H, W]` | `[C, H, W]`, contiguous |
+| observation `Dict`, `Tuple`, `MultiDiscrete` or `MultiBinary` of numbers | vector, by `flatten` |
 | action `Discrete(n, start=s)` | `Discrete(n)`: 0 is played as `s` |
 | action `Box` of one dimension, float | the same bounds; actions outside are clipped to them |
 
-The smaller one of an image's first and last axis is its channels, the last if both are equal. All
-other spaces are refused.
+`gymnasium.spaces.flatten` shows `Discrete` parts one-hot. The smaller one of an image's first and
+last axis is its channels, the last if both are equal. All other spaces are refused.
 """
 
 import importlib.util
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +31,9 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from envs import atari, doom, ids, slots, toy
+
+PACKAGES = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "MiniWorld-": "miniworld"}
+"""Packages that register environments when they are imported, by how the names begin."""
 
 
 def unsupported(
@@ -44,18 +49,65 @@ def unsupported(
             f"{env_id} has action space {action}: supported is Discrete, or a float Box of one "
             "dimension"
         )
-    if isinstance(observation, spaces.Discrete) or (
-        isinstance(observation, spaces.Box)
-        and (
-            len(observation.shape) == 1
-            or (len(observation.shape) in (2, 3) and observation.dtype == np.uint8)
-        )
+    if (
+        isinstance(observation, spaces.Discrete)
+        or _is_vector_or_image(observation)
+        or _is_flattened(observation)
     ):
         return None
+    wrapped, picked = "FlattenObservation(e)", ""
+    if isinstance(observation, spaces.Dict):
+        parts = [name for name, part in observation.items() if _is_vector_or_image(part)]
+        if not parts:
+            return _described(env_id, observation) + ": write a wrapper that returns one of these"
+        name = next((one for one in parts if len(observation[one].shape or ()) > 1), parts[0])
+        wrapped = f"TransformObservation(e, lambda o: o[{name!r}], e.observation_space[{name!r}])"
+        picked = f" to learn from {name!r} alone"
+    elif not isinstance(observation, spaces.Box):
+        return _described(env_id, observation) + ": write a wrapper that returns one of these"
+    return f"{_described(env_id, observation)}. {wrapping(env_id, wrapped)}{picked}"
+
+
+def wrapping(env_id: str, wrapped: str) -> str:
+    """Return how to register an environment in a wrapper, and what to start then, in one line.
+
+    Args:
+        env_id: The environment.
+        wrapped: Expression of a wrapper from `gymnasium.wrappers` around the environment e.
+    """
+    name, _, arguments = wrapped.partition("(e")
+    made = f'{name}(e := g.make("{env_id}"){arguments}'
+    code = f"import gymnasium as g; g.register('Mine-v0', lambda **_: g.wrappers.{made})"
+    return f"Write the line `{code}` into mine.py, and start with --env mine:Mine-v0"
+
+
+def _described(env_id: str, observation: spaces.Space[Any]) -> str:
+    said = " ".join(str(observation).split())
     return (
-        f"{env_id} has observation space {observation}: supported is a Box of one dimension (a "
-        "vector), a uint8 Box of two or three (an image), or Discrete (seen one-hot). Register it "
-        "wrapped in gymnasium.wrappers.FlattenObservation to get a vector"
+        f"{env_id} has observation space {textwrap.shorten(said, 300)}: supported is a Box of one "
+        "dimension (a vector), a uint8 Box of two or three (an image), Discrete (seen one-hot), "
+        "and what Gymnasium flattens into a vector of numbers"
+    )
+
+
+def _is_vector_or_image(space: spaces.Space[Any]) -> bool:
+    return isinstance(space, spaces.Box) and (
+        len(space.shape) == 1 or (len(space.shape) in (2, 3) and space.dtype == np.uint8)
+    )
+
+
+def _is_flattened(space: spaces.Space[Any]) -> bool:
+    """Return whether a space is a composite one of numbers, and none of its parts an image."""
+    if isinstance(space, spaces.Dict):
+        return all(_is_flattened(part) or _is_number(part) for part in space.values())
+    if isinstance(space, spaces.Tuple):
+        return all(_is_flattened(part) or _is_number(part) for part in space)
+    return isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary)
+
+
+def _is_number(space: spaces.Space[Any]) -> bool:
+    return isinstance(space, spaces.Discrete) or (
+        isinstance(space, spaces.Box) and (len(space.shape) < 2 or space.dtype != np.uint8)
     )
 
 
@@ -75,6 +127,9 @@ class Normalised(gymnasium.Wrapper[Any, Any, Any, Any]):
             self.observation_space = spaces.Box(0.0, 1.0, (count,), np.float32)
             one_hot = np.eye(count, dtype=np.float32)
             self._convert_obs = lambda obs: one_hot[int(obs) - first].copy()
+        elif _is_flattened(inner):
+            self.observation_space = spaces.flatten_space(inner)
+            self._convert_obs = lambda obs: np.array(spaces.flatten(inner, obs))
         elif isinstance(inner, spaces.Box) and len(inner.shape) > 1:
             channels_first = _channels_first(inner.shape)
             self.observation_space = spaces.Box(
@@ -235,8 +290,19 @@ def _unknown(env_id: str, name: str) -> str:
     hint = ids.did_you_mean(name, known, cutoff=0.6)
     if versions:
         hint = f"; did you mean {' or '.join(versions)}?"
+    if (package := _package_of(name)) is not None and ":" not in env_id:
+        return (
+            f"unknown environment {env_id!r}: import {package}, which registers it, is missing. "
+            f"Give {package}:{name}, after pip install {package}"
+        )
     return (
         f"unknown environment {env_id!r}{hint} Give an Atari game (Pong), a first-person level "
-        f"(Doom/MyWayHome), a Gymnasium id (CartPole-v1), module:EnvId, or a toy environment "
-        f"({', '.join(toy.ENVS)})"
+        f"(Doom/MyWayHome), a Gymnasium id (CartPole-v1), or a toy environment "
+        f"({', '.join(toy.ENVS)}). If a package registers it when it is imported, name that too: "
+        f"module:{name or 'EnvId'}"
     )
+
+
+def _package_of(name: str) -> str | None:
+    """Return the package that registers environments whose names begin so, if it is well known."""
+    return next((package for start, package in PACKAGES.items() if name.startswith(start)), None)

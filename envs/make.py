@@ -168,6 +168,11 @@ def protocol(env_id: str, *, preset: str | atari.Preset = "a3c2016") -> str:
     )
 
 
+def flattening(env_id: str) -> str:
+    """Return how to register an environment whose images are seen as vectors, in one line."""
+    return gym.wrapping(env_id, "FlattenObservation(e)")
+
+
 def find_level(env_id: str) -> doom.Level | lab.Level | None:
     """Return the first-person level of an id; None for other kinds of id.
 

@@ -9,6 +9,7 @@ The same command again resumes. The preset "default" takes less than an hour on 
 preset "paper", for a cluster, has agent, population and intervals of "Population Based Training of
 Neural Networks", Jaderberg et al. 2017 (https://arxiv.org/abs/1711.09846), section 4.1 and appendix
 A.
+A run keeps two checkpoints of 15 MB for each member, and one when it is finished.
 For a first look of a minute or two: `python -m experiments.gym --preset quick`.
 """
 
@@ -19,7 +20,7 @@ from experiments import cli, launch, presets
 def main() -> None:
     """Parse the command line and run."""
     settings = cli.parse(presets.ATARI, __doc__)
-    launch.run_population(f"atari-{presets.find_game(settings.game)}", settings)
+    launch.run_population(f"atari-{presets.find_game(settings.game)}", settings, presets.ATARI)
 
 
 if __name__ == "__main__":

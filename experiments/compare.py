@@ -74,9 +74,7 @@ def text(made: arms.Tables) -> str:
 @cli.quiet
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    options = tyro.cli(
-        Arguments, args=arguments, prog="python -m experiments.compare", description=__doc__
-    )
+    options = cli.read(Arguments, __doc__, arguments)
     try:
         _check_out(options.out)
         compared = comparison.groups(comparison.read(options.run_dirs, options.names))

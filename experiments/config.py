@@ -7,7 +7,7 @@ tyro makes a flag of every field, and the flag's help of the field's docstring.
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,16 +79,19 @@ class EngineConfig:
     """Hyperparameters that exploring changes; default: those that the task's papers adapt, where
     they are not fixed. The others keep their first draw, or their donor's."""
     fixed: tuple[str, ...] = ()
-    """Hyperparameters that are the same for all members, such as learning_rate=7e-4."""
+    """Hyperparameters that are the same for all members, such as learning_rate=7e-4. The flag
+    `--learning-rate 7e-4` says the same; with two numbers it gives the ends of the prior."""
     seed: int = 0
     """Seed of the run; every draw and every environment derives its own from it."""
     device: str = "cpu"
     """Torch device of the networks."""
     run_dir: Path | None = None
-    """Directory of the run; default: results/runs/<command>-<what is learned>. A run that is there
-    already is resumed."""
+    """Directory of the run; default: results/runs/<command>-<what is learned>, followed by preset,
+    agent, exploit and seed where they are not the usual ones. A run that is there already is
+    resumed. It keeps two checkpoints of each member, and one when it is finished."""
     fork: Path | None = None
-    """Directory of another run; a new run starts from its last weights and hyperparameters."""
+    """Directory of another run; a new run, in `--run-dir`, starts from its last weights and
+    hyperparameters."""
 
     def check(self) -> None:
         """Refuse settings that make no sense, alone or together.
@@ -100,7 +103,18 @@ class EngineConfig:
             raise ValueError(
                 f"--workers {self.workers}: use 1 or more, or leave it out for all cores"
             )
+        if self.fork is not None and self.run_dir is None:
+            raise ValueError(f"--fork {self.fork}: name the new run's directory too, --run-dir NEW")
+        if self.fork is not None and self.fork == self.run_dir:
+            raise ValueError(
+                f"--fork {self.fork}: --run-dir is the same directory; choose a new one, or leave "
+                "--fork out to go on with that run"
+            )
         self.search_space()
+
+    def ignored(self) -> Collection[str]:
+        """Return the names of the fields that have no effect with these settings."""
+        return ()
 
     def num_workers(self) -> int:
         """Return the number of worker processes to start on this machine."""
@@ -109,6 +123,21 @@ class EngineConfig:
     def name(self) -> str:
         """Return what the members learn in a word, such as "Pong". Subclasses implement it."""
         raise NotImplementedError
+
+    def labels(self, usual: "EngineConfig") -> list[str]:
+        """Return what the default directory's name says besides what is learned.
+
+        Runs that ask different questions so have different directories.
+
+        Args:
+            usual: The settings of the same preset without any other flag.
+        """
+        labels = [] if self.preset == "default" else [self.preset]
+        if self.exploit != usual.exploit:
+            labels.append(f"exploit-{self.exploit}")
+        if self.seed != usual.seed:
+            labels.append(f"seed-{self.seed}")
+        return labels
 
     def task(self) -> tuple[str, Mapping[str, Any]]:
         """Return the name of the task factory and its configuration. Subclasses implement it."""
@@ -197,11 +226,11 @@ class PopulationConfig(EngineConfig):
     ppo_settings: Annotated[tyro.conf.OmitArgPrefixes[ppo.PPOConfig], tyro.conf.arg(name="PPO")] = (
         dataclasses.field(default_factory=ppo.PPOConfig)
     )
-    """Settings of PPO. Other agents ignore them."""
+    """Settings of PPO."""
     auxiliary: Annotated[
         tyro.conf.OmitArgPrefixes[unreal.UNREALConfig], tyro.conf.arg(name="UNREAL")
     ] = dataclasses.field(default_factory=unreal.UNREALConfig)
-    """Settings of UNREAL's auxiliary tasks. Other agents ignore them."""
+    """Settings of UNREAL's auxiliary tasks."""
     num_envs: int = 16
     """Number of environments that each member steps together. All counts of agent steps are
     multiples of it."""
@@ -239,6 +268,19 @@ class PopulationConfig(EngineConfig):
     def name(self) -> str:
         """See `EngineConfig.name`: the environment's id."""
         return self.learner_config().env_id
+
+    def ignored(self) -> Collection[str]:
+        """See `EngineConfig.ignored`: settings and hyperparameters of other agents."""
+        ppo_only = ("ppo_settings", "clip_range", "epochs")
+        names: tuple[str, ...] = () if self.agent in ("ppo", "unreal-ppo") else ppo_only
+        if self.agent not in ("unreal", "unreal-ppo"):
+            names += ("auxiliary", *unreal.COSTS)
+        return names
+
+    def labels(self, usual: EngineConfig) -> list[str]:
+        """See `EngineConfig.labels`: the agent comes first."""
+        is_usual = isinstance(usual, PopulationConfig) and usual.agent == self.agent
+        return [*([] if is_usual else [self.agent]), *super().labels(usual)]
 
     def task(self) -> tuple[str, Mapping[str, Any]]:
         """See `EngineConfig.task`."""

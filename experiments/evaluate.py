@@ -59,7 +59,7 @@ class Arguments:
 def main() -> None:
     """Parse the command line, play the episodes and print their score."""
     try:
-        arguments = tyro.cli(Arguments, prog="python -m experiments.evaluate", description=__doc__)
+        arguments = cli.read(Arguments, __doc__)
         arguments.check()
         with store.Store.open(arguments.run_dir) as run_store:
             words = units.of(run_store.config)

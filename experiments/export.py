@@ -55,7 +55,7 @@ class Arguments:
 @cli.quiet
 def main() -> None:
     """Parse the command line, write the tables, print how many rows each has."""
-    arguments = tyro.cli(Arguments, prog="python -m experiments.export", description=__doc__)
+    arguments = cli.read(Arguments, __doc__)
     try:
         arguments.check()
         with store.Store.open(arguments.run_dir) as run_store:

@@ -19,7 +19,7 @@ from experiments import cli, launch, presets
 def main() -> None:
     """Parse the command line and run."""
     settings = cli.parse(presets.GAN, __doc__)
-    launch.run_population(settings.name(), settings)
+    launch.run_population(settings.name(), settings, presets.GAN)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@
     python -m experiments.gym --env my_module:MyEnv-v0
 
 Actions may be Discrete or Box, and observations vectors or images. The same command again resumes.
+A run keeps two checkpoints of each member, and one when it is finished: of 0.5 MB for the vectors
+of CartPole, of 15 MB for images of Atari's size.
 """
 
 from experiments import cli, launch, presets
@@ -14,7 +16,7 @@ from experiments import cli, launch, presets
 def main() -> None:
     """Parse the command line and run."""
     settings = cli.parse(presets.GYM, __doc__)
-    launch.run_population(f"gym-{launch.slug(settings.env)}", settings)
+    launch.run_population(f"gym-{launch.slug(settings.env)}", settings, presets.GYM)
 
 
 if __name__ == "__main__":

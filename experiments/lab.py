@@ -22,7 +22,7 @@ def main() -> None:
     """Parse the command line and run."""
     settings = cli.parse(presets.LAB, f"{__doc__}{LISTING}")
     level = presets.find_level(settings.level)
-    launch.run_population(f"lab-{launch.slug(level.name)}", settings)
+    launch.run_population(f"lab-{launch.slug(level.name)}", settings, presets.LAB)
 
 
 if __name__ == "__main__":

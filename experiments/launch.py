@@ -8,16 +8,16 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from experiments import cli, config
-from experiments.analysis import provenance, scores, tasks, units
+from experiments.analysis import provenance, scores, tasks, units, wording
 from experiments.members import checks, evaluation
 from experiments.pages import run_report
 from experiments.projections import progress, tensorboard
-from pbt import checkpoint, create, disk, local, run, store, verdict
+from pbt import checkpoint, create, disk, local, owner, run, store, verdict
 
 PROJECTION_INTERVAL_S = 10.0
 """Seconds between two updates of the TensorBoard files."""
@@ -27,18 +27,24 @@ EVALUATION_SEED, SELECTION_SEED = 0, 3_000
 """Seeds of these episodes, and of those that choose the best member."""
 
 
-def run_population(name: str, settings: config.EngineConfig) -> NoReturn:
+def run_population(
+    name: str,
+    settings: config.EngineConfig,
+    presets: Mapping[str, Mapping[str, config.EngineConfig]],
+) -> NoReturn:
     """Run a population with the settings of a command line, and exit as `run_experiment` does.
 
     Args:
-        name: Directory below results/runs, used unless the settings name another directory.
+        name: Command and what is learned, with which the default directory's name begins.
         settings: Settings from the command line.
+        presets: Settings by preset and agent, as for `cli.parse`.
     """
     try:
         run_config = settings.run_config()
     except ValueError as error:
         cli.fail(error)
-    run_dir = settings.run_dir or Path("results/runs") / name
+    labels = settings.labels(next(iter(presets[settings.preset].values())))
+    run_dir = settings.run_dir or Path("results/runs") / "-".join((name, *labels))
     run_experiment(run_dir, run_config, settings.num_workers(), settings.fork)
 
 
@@ -64,7 +70,7 @@ def run_experiment(
     """
     try:
         described = checks.check(run_config)
-        begun = open_or_create(run_dir, run_config, fork)
+        begun: str = open_or_create(run_dir, run_config, fork)
     except OSError as error:
         if disk.is_full(error):
             sys.exit(_say_refused(verdict.EXIT_DISK_FULL, f"no space for {run_dir}: make room"))
@@ -79,9 +85,16 @@ def run_experiment(
     if refused := local.refusal(run_dir):
         sys.exit(_say_refused(*refused))
     provenance.record(run_dir)
+    working = wording.counted(workers, "worker")
+    with _one_line():
+        others = _at_work(run_dir)
+    if others:
+        begun = "joining" if begun == "resuming" else begun
+        cores = local.available_cores()
+        working += f" beside {others} at work, {others + workers} on {cores} cores"
     print(
         f"{begun} {run_dir}: {run_config.population} members, "
-        f"{run_config.total_steps:,} {units.of(run_config).steps} each, {workers} workers\n"
+        f"{run_config.total_steps:,} {units.of(run_config).steps} each, {working}\n"
         f"{described.protocol}",
         flush=True,
     )
@@ -117,6 +130,12 @@ def run_experiment(
     else:
         print(f"where it stands: python -m experiments.report {shlex.quote(str(run_dir))}")
     sys.exit(exit_code)
+
+
+def _at_work(run_dir: Path) -> int:
+    """Return how many workers of this machine train a member of the run now."""
+    with store.Store.open(run_dir) as run_store:
+        return len(owner.at_work(run_store.owners()))
 
 
 def _say_refused(exit_code: int, message: str) -> int:
@@ -190,8 +209,11 @@ def open_or_create(
             total_steps = run_store.config.total_steps
             return "extending" if total_steps > stored.total_steps else "resuming"
     except create.OtherSettings as error:
-        way_out = f"--fork {shlex.quote(str(run_dir))} --run-dir NEW"
-        raise ValueError(f"{error}. For a run that starts from this one: {way_out}") from None
+        quoted = shlex.quote(str(run_dir))
+        raise ValueError(
+            f"{error}. To go on with it: python -m experiments.resume {quoted}. For a new run: "
+            f"--run-dir NEW. For one that starts from its members: --fork {quoted} --run-dir NEW"
+        ) from None
 
 
 def _conclude(run_dir: Path) -> int:

@@ -20,20 +20,34 @@ from pbt import run, space
 class AtariConfig(config.PopulationConfig):
     """Atari games. An agent step is 4 emulator frames. Scores are raw, learning clips rewards."""
 
+    preset: Literal["default", "paper"] = "default"
+    """Set of defaults that all other flags start from; described above."""
     game: str = "Pong"
-    """Any of ALE's games by name (Pong, MsPacman) or id (ALE/Pong-v5)."""
-    protocol: Literal["a3c2016", "machado2018"] = "a3c2016"
+    """Any of ALE's games by name (Pong, MsPacman) or id (ALE/Pong-v5), which sets the protocol."""
+    protocol: Literal["a3c2016", "machado2018", "ale-v5"] | None = None
     """"a3c2016": no sticky actions, up to 30 no-ops, minimal action set. "machado2018": sticky
-    actions 0.25, all 18 actions. See envs/atari.py."""
+    actions 0.25, all 18 actions, 18,000 frames. "ale-v5": sticky actions 0.25, minimal action set,
+    108,000 frames. Default: "ale-v5" for an id like ALE/Pong-v5, else "a3c2016". See
+    envs/atari.py."""
 
     def check(self) -> None:
         """See `PopulationConfig.check`."""
         super().check()
         find_game(self.game)
 
+    def played_protocol(self) -> str:
+        """Return the protocol in force."""
+        return self.protocol or atari.usual_preset(self.game).name
+
+    def labels(self, usual: config.EngineConfig) -> list[str]:
+        """See `EngineConfig.labels`: the protocol comes first."""
+        protocol = self.played_protocol()
+        own = [] if protocol == atari.A3C2016.name else [protocol]
+        return [*own, *super().labels(usual)]
+
     def learner_config(self) -> learner.LearnerConfig:
         """See `PopulationConfig.learner_config`."""
-        return self.in_environment(find_game(self.game), self.protocol, clip_rewards=True)
+        return self.in_environment(find_game(self.game), self.played_protocol(), clip_rewards=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +55,7 @@ class GymConfig(config.PopulationConfig):
     """Gymnasium environments and the suite's own small ones. Rewards are not clipped."""
 
     env: str = "CartPole-v1"
-    """Any Gymnasium id, or module:EnvId."""
+    """Any Gymnasium id, or module:EnvId if importing the module registers it."""
     reward_scale: float | None = None
     """Factor of the rewards that members learn from; default: a factor that is known to work in
     this environment, else 1. With discounted returns far above 1, the value's gradient drowns the
@@ -61,13 +75,16 @@ class GymConfig(config.PopulationConfig):
 
     def learner_config(self) -> learner.LearnerConfig:
         """See `PopulationConfig.learner_config`."""
-        return self.in_environment(self.env, reward_scale=self.learned_scale())
+        protocol = atari.usual_preset(self.env).name
+        return self.in_environment(self.env, protocol, reward_scale=self.learned_scale())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabConfig(config.PopulationConfig):
     """First-person levels. An agent step is 4 frames. Scores are raw, learning clips rewards."""
 
+    preset: Literal["default", "paper"] = "default"
+    """Set of defaults that all other flags start from; described above."""
     level: str = "MyWayHome"
     """Any of ViZDoom's levels by name; or Lab/NAME for a level of DeepMind Lab, which must be
     built."""

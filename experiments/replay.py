@@ -170,7 +170,7 @@ def _check_member(member: int | None, population: int) -> None:
 @cli.quiet
 def main() -> NoReturn:
     """Parse the command line, find the schedule and train along it."""
-    arguments = tyro.cli(Arguments, prog="python -m experiments.replay", description=__doc__)
+    arguments = cli.read(Arguments, __doc__)
     try:
         run_config = prepare(arguments)
     except (ValueError, store.StoreError, OSError) as error:

@@ -59,7 +59,7 @@ class Arguments:
 @cli.quiet
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command with the given arguments, or with the process's own."""
-    options = tyro.cli(Arguments, args=arguments, prog="python -m experiments.report")
+    options = cli.read(Arguments, args=arguments)
     if (options.run_dir / STUDY_FILE).exists():
         return _rebuild(options)
     try:

@@ -240,7 +240,7 @@ def describe(arm: definitions.Arm, plan: Plan) -> str:
 @cli.quiet
 def main() -> None:
     """Parse the command line, run what is missing, write the results."""
-    arguments = tyro.cli(Arguments, prog="python -m experiments.study", description=__doc__)
+    arguments = cli.read(Arguments, __doc__)
     try:
         arguments.check()
         names = ("population", "total_steps", "report_interval", "ready_interval", "num_envs")

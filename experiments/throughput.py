@@ -432,7 +432,7 @@ def report(figures: Mapping[str, Any]) -> str:
 @cli.quiet
 def main() -> None:
     """Parse the command line, measure, print."""
-    arguments = tyro.cli(Arguments, prog="python -m experiments.throughput", description=__doc__)
+    arguments = cli.read(Arguments, __doc__)
     if arguments.quick:
         arguments = dataclasses.replace(
             arguments, num_envs=16, population=4, windows=2, window_s=3.0

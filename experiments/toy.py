@@ -41,7 +41,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import tyro
 from matplotlib import figure, lines
 
 from experiments import cli
@@ -405,7 +404,7 @@ def _draw_trace(above: Any, below: Any, trace: Sequence[Row], colour: str, width
 @cli.quiet
 def main() -> None:
     """Train what is left of the four panels, then write the table and the figure."""
-    settings = tyro.cli(ToyConfig, prog="python -m experiments.toy", description=__doc__)
+    settings = cli.read(ToyConfig, __doc__)
     try:
         check(settings)
         trained = [train_panel(settings, panel) for panel in PANELS]

@@ -8,20 +8,26 @@ from pbt import checkpoint, decide, owner, records, store
 from pbt.records import Event, Member
 from pbt.run import RunConfig
 
+_NAMED_DIFFERENCES = 6
+"""Most settings that an error names. Another agent differs in more than a line can hold."""
 _FORK_PIN_S = 600.0
 """Seconds for which the checkpoints of a run that trains are kept while they are copied."""
 
 
 class OtherSettings(ValueError):
-    """The directory holds a run with other settings. The message names each difference."""
+    """The directory holds a run with other settings. The message names the first differences."""
 
     @classmethod
     def of(cls, run_dir: Path, stored: RunConfig, given: RunConfig) -> "OtherSettings":
         """Return the error for a run that has `stored` settings where others are `given`."""
+        # What decides priors, such as the agent, comes before them.
+        differences = sorted(stored.differences(given), key=lambda one: one.startswith("space."))
+        if (more := len(differences) - _NAMED_DIFFERENCES) > 0:
+            differences[_NAMED_DIFFERENCES:] = [f"and {more} more"]
         return cls(
             f"{run_dir} holds a run with other settings (stored -> given: "
-            f"{'; '.join(stored.differences(given))}): give the stored ones (only the total "
-            "steps may grow), or another directory"
+            f"{'; '.join(differences)}): give the stored ones (only the total steps may grow), or "
+            "another directory"
         )
 
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pbt import checkpoint, claim, disk, files, owner, process, store, verdict
 
@@ -115,7 +115,7 @@ def run(
     with patiently(lambda: store.Store.open(run_dir, busy_timeout_s=busy_timeout_s)) as run_store:
         # Runs of before were not marked.
         identity, names = patiently(run_store.identity), patiently(run_store.referenced_checkpoints)
-        checkpoint.adopt(run_dir / "checkpoints", identity, names)
+        is_there = checkpoint.adopt(run_dir / "checkpoints", identity, names)
         holders = patiently(run_store.owners)
         gone, at_work = owner.gone(holders), owner.at_work(holders)
         over = patiently(lambda: verdict.of(run_store))
@@ -123,9 +123,13 @@ def run(
             if refused := refusal(run_dir):
                 say(refused[1])
                 return refused[0]
-            if changed := patiently(lambda: run_store.forgive(gone, at_work)):
+            # While the disk is away, nobody could train whom this revives.
+            if is_there and (changed := patiently(lambda: run_store.forgive(gone, at_work))):
                 _log.info("members %s may be tried again", changed)
             over = patiently(lambda: verdict.of(run_store))
+            if over is not None and not is_there:
+                say(_why_away(run_dir, identity) or over[1])
+                return verdict.EXIT_DEAD
         if over is not None:
             _tidy(run_store, run_dir)
             _tick(on_tick, run_store, waiting)
@@ -204,6 +208,15 @@ def _tidy(run_store: store.Store, run_dir: Path) -> None:
         claim.collect(run_store, run_dir / "checkpoints")
         for pattern in (f".{store.FILE_NAME}.creating-*", ".probe-*"):
             files.remove_old(run_dir, pattern)
+
+
+def _why_away(run_dir: Path, identity: Mapping[str, Any]) -> str | None:
+    """Return why a run's checkpoints are not there; None if they are."""
+    try:
+        checkpoint.check_there(run_dir / "checkpoints", identity)
+    except checkpoint.NotThere as error:
+        return str(error)
+    return None
 
 
 def _no_space(run_dir: Path) -> str:
@@ -372,14 +385,6 @@ class _Launcher:
             place.child.send_signal(signal.SIGABRT)
             place.aborted_s = now_s
 
-    def _checkpoints_away(self, run_store: store.Store) -> str | None:
-        """Return why the run's checkpoints are not there; None if they are."""
-        try:
-            checkpoint.check_there(self.run_dir / "checkpoints", run_store.identity())
-        except checkpoint.NotThere as error:
-            return str(error)
-        return None
-
     def _say_once(self, line: str) -> None:
         """Say what several workers may end with only once."""
         if line not in self._said:
@@ -418,7 +423,9 @@ class _Launcher:
             if exit_code != 0:
                 self._say_once(place.last_words())
             return
-        if exit_code == verdict.EXIT_DEAD and (away := self.ask(self._checkpoints_away)):
+        if exit_code == verdict.EXIT_DEAD and (
+            away := self.ask(lambda run_store: _why_away(self.run_dir, run_store.identity()))
+        ):
             self.worst_exit = max(self.worst_exit, exit_code)
             self._say_once(away)
             return

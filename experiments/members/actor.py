@@ -181,7 +181,7 @@ class Actor:
 
     def _obs_tensor(self, obs: Any) -> torch.Tensor:
         tensor = torch.from_numpy(obs).to(self.agent.device)
-        if tensor.dtype != torch.uint8:
+        if tensor.dtype != torch.uint8 or tensor.ndim < 4:  # a flattened image is a vector of bytes
             return tensor.float()
         return tensor.contiguous(memory_format=torch.channels_last)  # as convolutions want it
 

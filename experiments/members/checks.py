@@ -4,6 +4,8 @@ import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from envs import make
 from experiments.analysis import schedule, tasks
 from experiments.members import gan, learner, translation
@@ -25,6 +27,7 @@ def check(run_config: run.RunConfig) -> Description:
     Raises:
         ValueError: One line with the value given and the way out.
     """
+    check_device(run_config.task_config.get("device", "cpu"))
     if tasks.trained(run_config) == tasks.TRANSLATION:
         translating = translation.TranslationConfig.from_json(
             tasks.own_config(run_config.task_config)
@@ -77,12 +80,32 @@ def check_environment(config: learner.LearnerConfig) -> make.EnvSpec:
         raise ValueError(f"{env_id} cannot be built: {type(error).__name__}: {error}") from error
     try:
         learner.make_agent(config, envs, seed=0)
-    except (RuntimeError, AssertionError) as error:  # torch's own words for an unknown device
-        said = str(error).rstrip(".")
-        raise ValueError(f"--device {config.device}: {said}; use cpu or cuda") from error
+    except ValueError as error:
+        if "FlattenObservation" not in str(error):
+            raise
+        raise ValueError(f"{env_id}: {error}. {make.flattening(env_id)}") from error
     finally:
         envs.close()
     return spec
+
+
+def check_device(name: str) -> None:
+    """Refuse a torch device that is not here.
+
+    Raises:
+        ValueError: One line with the name and what to use.
+    """
+    if name.partition(":")[0] in ("gpu", "nvidia"):
+        raise ValueError(f"--device {name}: unknown to PyTorch; did you mean cuda?")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # by kind of device
+        if name.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(
+                f"--device {name}: PyTorch finds no CUDA device on this machine; use cpu"
+            ) from error
+        said = str(error).partition(". ")[0].partition("\n")[0].rstrip(".")
+        raise ValueError(f"--device {name}: {said}; use cpu, or cuda where there is one") from error
 
 
 def longest_unroll(run_config: run.RunConfig) -> int:

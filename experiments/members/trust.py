@@ -1,16 +1,40 @@
-"""Say whether playing a run would execute code that is not the suite's.
+"""Say whether training or playing a run would execute code that is not the suite's.
 
 A run directory names its environment, and Gymnasium imports the module of "module:EnvId". So a
 directory from somebody else could bring code with it, which commands that read a run must not
 execute.
 """
 
+import re
 from typing import Any
 
 import gymnasium
 
 from envs import atari, make, toy
+from experiments.analysis import tasks
 from pbt import store
+
+_OWN_TASK = re.compile(r"experiments(\.\w+)*:make_(scheduled_)?task", re.ASCII)
+
+
+def check_run(run_store: store.Store) -> None:
+    """Refuse a run whose training would execute code that is not the suite's or Gymnasium's.
+
+    Args:
+        run_store: The run.
+
+    Raises:
+        ValueError: Its task or its environment is other code; one line that says which.
+    """
+    config = run_store.config
+    for task in (config.task, tasks.trained(config)):
+        if not _OWN_TASK.fullmatch(task):
+            raise ValueError(
+                f"{run_store.path.parent} names the task {task!r}, and training executes it: read "
+                "that code first, and add --trust if you trust it"
+            )
+    if "env_id" in config.task_config:
+        check(run_store, config.task_config["env_id"])
 
 
 def check(run_store: store.Store, env_id: Any) -> None:

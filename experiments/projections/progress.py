@@ -119,19 +119,23 @@ class Progress:
         trained = f"{wording.steps(done)} of {wording.steps(total)} {units.of(config).steps}"
         parts = [f"{trained} ({done / total:.0%})"]
         rate = self._rate.per_second(self._shown_s)
+        at_work = sum(member.owner is not None for member in members)
+        if rate is None and done < total:
+            waited = wording.duration(self._rate.waited_s(self._shown_s))
+            interval = f"{wording.steps(config.report_interval)} {units.of(config).steps}"
+            parts.append(f"first report after {interval} of a member, {waited} so far")
         if rate is not None:
             parts.append(f"{rate:,.0f} steps/s")
             if self._frames_per_step is not None:
                 parts.append(f"{rate * self._frames_per_step:,.0f} frames/s")
         going_on = [m for m in members if records.may_go_on(m, config)]
         left = sum(config.total_steps - m.agent_steps for m in going_on)
-        if rate and left:
+        # Before each worker has reported once, the rate is that of the fastest one alone.
+        if rate and left and self._rate.steps() > at_work * config.report_interval:
             parts.append(f"{wording.duration(left / rate)} left")
-        # Just after a copy a window has few episodes, so its mean is mostly luck.
-        full = [m for m in members if len(m.window) == config.window]
-        best = max(full, key=lambda m: m.window_mean, default=None)
+        best = max((m for m in members if m.score is not None), key=_score, default=None)
         if best is not None:
-            parts.append(f"best mean {best.window_mean:.4g} (member {best.id})")
+            parts.append(f"best score {best.score:.4g} (member {best.id})")
         parts.append(wording.counted(self._copy_count, "copy", "copies"))
         for state in ("finished", "diverged", "failed", "lost"):
             if count := sum(member.state == state for member in members):
@@ -152,11 +156,11 @@ class Progress:
         room = max(1, self._console.size.height - _OTHER_LINES)
         shown = list(members)
         if len(shown) > room:
-            shown.sort(key=lambda m: (-m.window_mean if m.window else math.inf, m.id))
+            shown.sort(key=lambda m: (-_score(m), m.id))
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         table.add_column("\nmember", justify="right")
         table.add_column("agent\nsteps", justify="right", no_wrap=True)
-        table.add_column("window\nmean", justify="right", no_wrap=True)
+        table.add_column("\nscore", justify="right", no_wrap=True)
         for name in names:
             table.add_column(_two_lines(name), justify="right", no_wrap=True)
         table.add_column("last copy\nfrom", justify="right", no_wrap=True)
@@ -166,7 +170,7 @@ class Progress:
             table.add_row(
                 str(member.id),
                 wording.steps(member.agent_steps),
-                f"{member.window_mean:.4g}" if member.window else "-",
+                "-" if member.score is None else f"{member.score:.4g}",
                 *(wording.value(used[name]) for name in names),
                 self._copied(member, clock_s),
                 _state(member, clock_s),
@@ -240,6 +244,14 @@ class _Rate:
         while len(self._changes) > 2 and self._changes[1][0] < now_s - _RATE_S:
             self._changes.popleft()
 
+    def waited_s(self, now_s: float) -> float:
+        """Return the seconds since the total last changed, or since the first look."""
+        return now_s - self._changes[-1][0] if self._changes else 0.0
+
+    def steps(self) -> int:
+        """Return the steps from which the rate is known."""
+        return self._changes[-1][1] - self._changes[0][1] if self._changes else 0
+
     def per_second(self, now_s: float) -> float | None:
         """Return the rate, or None until something was trained."""
         if len(self._changes) < 2:
@@ -247,6 +259,11 @@ class _Rate:
         (first_s, first), (last_s, last) = self._changes[0], self._changes[-1]
         # No change for long lowers the rate.
         return (last - first) / max(last_s - first_s, now_s - PLAIN_S - first_s, 1e-3)
+
+
+def _score(member: Member) -> float:
+    """Return the score, by which reports and pages order members too; without one the least."""
+    return -math.inf if member.score is None else member.score
 
 
 def _state(member: Member, clock_s: float) -> str:

@@ -253,7 +253,8 @@ class Reader:
     def referenced_checkpoints(self) -> set[str]:
         """Return the names of the checkpoints to keep.
 
-        These are each member's newest two, that of the best score ever, and the pinned ones.
+        These are each member's newest two, or the newest once all members are finished, that of the
+        best score ever, and the pinned ones.
         """
         with self._database.transaction() as connection:
             return schema.referenced(connection, self._database.now(connection))

@@ -181,7 +181,9 @@ def insert_events(connection: sa.Connection, events: Sequence[Event], now: float
 def referenced(connection: sa.Connection, now: float, member: int | None = None) -> set[str]:
     """Return the names of the checkpoints that must be kept at this time.
 
-    With `member`, those of other members are only in it if they are pinned or the best ever.
+    These are each member's newest two, or the newest once all members are finished, that of the
+    best score ever, and the pinned ones. With `member`, those of other members are only in it if
+    they are pinned or the best ever.
     """
     # The earliest of equal scores, so that the best version changes rarely.
     best = (
@@ -199,7 +201,9 @@ def referenced(connection: sa.Connection, now: float, member: int | None = None)
         .order_by(version_table.c.version.desc())
         .limit(1)
     )
-    query = sa.select(newest.scalar_subquery(), newest.offset(1).scalar_subquery())
+    going_on = sa.select(member_table.c.id).where(member_table.c.state != "finished").limit(1)
+    kept = [newest] if connection.execute(going_on).first() is None else [newest, newest.offset(1)]
+    query = sa.select(*(one.scalar_subquery() for one in kept))
     if member is not None:
         query = query.where(member_table.c.id == member)
     for row in connection.execute(query.select_from(member_table)):

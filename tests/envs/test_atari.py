@@ -226,3 +226,13 @@ def test_life_lost_is_where_ale_says_so():
 def test_a_preset_is_checked(field, value, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(atari.A3C2016, **{field: value})
+
+
+def test_the_preset_of_v5_is_what_ale_registers():
+    registered = gymnasium.registry["ALE/Pong-v5"]
+    assert registered.kwargs["repeat_action_probability"] == atari.ALE_V5.repeat_action_probability
+    assert registered.kwargs["full_action_space"] is atari.ALE_V5.full_action_space
+    assert registered.kwargs["frameskip"] == atari.FRAMES_PER_STEP
+    assert registered.kwargs["max_num_frames_per_episode"] == atari.ALE_V5.max_frames
+    assert atari.usual_preset("ALE/Pong-v5") is atari.ALE_V5
+    assert atari.usual_preset("Pong") is atari.A3C2016

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs import make
+from envs import gym, make
 
 
 class Odd(gymnasium.Env):
@@ -181,11 +181,18 @@ def test_images_have_their_channels_first(register, inside, outside):
 @pytest.mark.parametrize(
     ("observation", "action", "message"),
     [
-        (spaces.Dict({"a": VECTOR}), spaces.Discrete(2), "observation space Dict.*supported is"),
-        (spaces.Tuple([VECTOR]), spaces.Discrete(2), "observation space Tuple"),
-        (spaces.MultiDiscrete([2, 2]), spaces.Discrete(2), "observation space MultiDiscrete"),
-        (spaces.MultiBinary(3), spaces.Discrete(2), "FlattenObservation"),
-        (spaces.Box(0, 1, (), np.float32), spaces.Discrete(2), "observation space"),
+        (
+            spaces.Dict({"a": VECTOR, "b": spaces.Text(3)}),
+            spaces.Discrete(2),
+            r"observation space Dict.*supported is.*o\['a'\]",
+        ),
+        (
+            spaces.Tuple([VECTOR, spaces.Box(0, 255, (9, 9), np.uint8)]),
+            spaces.Discrete(2),
+            "observation space Tuple.*write a wrapper",
+        ),
+        (spaces.Text(3), spaces.Discrete(2), "write a wrapper"),
+        (spaces.Box(0, 1, (), np.float32), spaces.Discrete(2), "FlattenObservation"),
         (spaces.Box(0, 1, (4, 4), np.float32), spaces.Discrete(2), "FlattenObservation"),
         (spaces.Box(0, 255, (2, 4, 4, 3), np.uint8), spaces.Discrete(2), "observation space"),
         (VECTOR, spaces.MultiDiscrete([2, 2]), "action space MultiDiscrete.*supported is"),
@@ -225,3 +232,31 @@ def test_only_a_vector_form_is_refused():
             make.describe("OnlyVector-v0")
     finally:
         gymnasium.registry.pop("OnlyVector-v0")
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Dict({"goal": VECTOR, "start": spaces.Discrete(3, start=1)}),
+        spaces.Tuple((spaces.Discrete(3), spaces.MultiBinary(2), spaces.Box(0, 1, (2, 2)))),
+        spaces.MultiDiscrete([2, 4]),
+        spaces.Dict({"inner": spaces.Tuple((spaces.Discrete(2), VECTOR))}),
+    ],
+    ids=str,
+)
+def test_several_numbers_are_one_vector(space):
+    class Sampling(gymnasium.Env):
+        observation_space, action_space = space, spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.seen = space.sample()
+            return self.seen, {}
+
+    inner = Sampling()
+    outer = gym.Normalised(inner)
+    obs, _ = outer.reset(seed=0)
+    expected = gymnasium.wrappers.FlattenObservation(inner).observation(inner.seen)
+    assert obs.tolist() == expected.tolist()
+    assert outer.observation_space.shape == obs.shape
+    assert len(obs.shape) == 1

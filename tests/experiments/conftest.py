@@ -112,8 +112,35 @@ class Picture(gymnasium.Env):
         return self.image(), 1.0, self.time == 20, False, {}
 
 
-class Nested(Length):
-    observation_space = spaces.Dict({"position": spaces.Box(0, 1, (3,))})
+class Sampled(Length):
+    """Observations are drawn from the space."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), *super().step(action)[1:]
+
+
+class Nested(Sampled):
+    observation_space = spaces.Dict({"at": spaces.Box(0, 1, (3,)), "wind": spaces.Discrete(4)})
+
+
+class Pair(Sampled):
+    observation_space = spaces.Tuple((spaces.MultiBinary(3), spaces.Discrete(4, start=2)))
+
+
+class Tiny(Sampled):
+    observation_space = spaces.Box(0, 255, (7, 7, 3), np.uint8)
+
+
+class Grid(Sampled):
+    observation_space = spaces.Dict({"image": Tiny.observation_space, "mission": spaces.Text(9)})
+
+
+class Words(Sampled):
+    observation_space = spaces.Tuple((spaces.Text(9), spaces.Discrete(2)))
 
 
 class NeedsMore(Length):
@@ -131,7 +158,10 @@ class Broken(Length):
         raise RuntimeError("no display\\nat :0")
 
 
-for env in (Length, Slow, Picture, Nested, NeedsMore, Imports, Broken):
+for env in (
+    *(Length, Slow, Picture, Nested, Pair, Tiny, Grid, Words),
+    *(NeedsMore, Imports, Broken),
+):
     gymnasium.register(f"{env.__name__}-v0", env)
 '''
 

@@ -8,8 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from experiments import atari, evaluate, gym, toy
+from experiments import (
+    atari,
+    evaluate,
+    export,
+    gym,
+    replay,
+    report,
+    resume,
+    study,
+    throughput,
+    toy,
+)
 from experiments import cli as quietly
 from pbt import checkpoint, store
 
@@ -70,7 +82,11 @@ def test_unknown_games(refused, arguments, words):
         ("", ["CartPole-v1"]),
         ("no_such_module:Env-v0", ["no_such_module", "install"]),
         ("small_envs:Lenght-v0", ["Lenght-v0", "Length-v0"]),
-        ("small_envs:Nested-v0", ["Dict", "supported is", "FlattenObservation"]),
+        ("small_envs:Grid-v0", ["Dict", "supported is", "TransformObservation", "'image'"]),
+        ("small_envs:Tiny-v0", ["7 x 7", "FlattenObservation", "--env mine:Mine-v0"]),
+        ("small_envs:Words-v0", ["Tuple", "Text", "write a wrapper"]),
+        ("MiniGrid-Empty-5x5-v0", ["import minigrid", "minigrid:MiniGrid-Empty-5x5-v0"]),
+        ("SomethingElse-v3", ["SomethingElse-v3", "module:SomethingElse-v3"]),
         ("small_envs:NeedsMore-v0", ["NeedsMore-v0", "pip install more"]),
         ("small_envs:Imports-v0", ["a_package_nobody_has"]),
         ("small_envs:Broken-v0", ["Broken-v0", "RuntimeError: no display at :0"]),
@@ -79,6 +95,26 @@ def test_unknown_games(refused, arguments, words):
 def test_unknown_and_unusable_environments(refused, env, words):
     line = refused(gym, "--env", env)
     assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("env", ["small_envs:Tiny-v0", "small_envs:Grid-v0"])
+def test_the_hint_to_wrap_an_environment_works(
+    refused, command, here, one_process, env, monkeypatch
+):
+    line = refused(gym, *TINY, "--env", env)
+    (code,) = re.findall(r"Write the line `(.*)` into mine\.py", line)
+    (here / "mine.py").write_text(f"{code}\n")
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    result = command(gym, *TINY, "--env", "mine:Mine-v0", "--torso", "auto", "--run-dir", "run")
+    assert result.code == (2 if env.endswith("Grid-v0") else 0), result
+    if env.endswith("Grid-v0"):  # its image is 7 x 7, and the next hint is that of Tiny
+        assert "FlattenObservation(e := g.make" in result.err
+
+
+@pytest.mark.parametrize("env", ["Blackjack-v1", "small_envs:Nested-v0", "small_envs:Pair-v0"])
+def test_observations_of_several_numbers_are_flattened(command, here, one_process, env):
+    assert command(gym, *TINY, "--env", env, "--run-dir", "run").code == 0
 
 
 @pytest.mark.parametrize(
@@ -130,8 +166,8 @@ def test_unknown_and_unusable_environments(refused, env, words):
         (["--device", "cuda:99"], ["--device cuda:99", "cpu"]),
         (["--preset", "fast"], ["--preset fast", "quick"]),
         (["--preset=fast"], ["--preset fast", "quick"]),
-        (["--fork", "nowhere"], ["nowhere", "does not exist"]),
-        (["--fork", "."], ["run.sqlite3", "does not exist"]),
+        (["--fork", "nowhere", "--run-dir", "new"], ["nowhere", "does not exist"]),
+        (["--fork", ".", "--run-dir", "new"], ["run.sqlite3", "does not exist"]),
     ],
     ids=lambda value: " ".join(value) if "--" in value[0] else "",
 )
@@ -141,23 +177,62 @@ def test_settings(refused, arguments, words):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "words"),
     [
-        ["--wrong"],
-        ["--preset"],
-        ["--population", "three"],
-        ["--total-steps", "1e6"],
-        ["--adapt", "gamma"],
-        ["--exploit", "best"],
-        ["--env"],
+        (["--wrong"], ["--wrong: there is no such flag", "--help"]),
+        (["--lr", "1e-3"], ["--lr: there is no such flag", "did you mean --learning-rate?"]),
+        (["--total-timesteps", "9"], ["did you mean --total-steps?"]),
+        (["--popluation=9"], ["--popluation", "did you mean --population?"]),
+        (["--preset"], ["--preset"]),
+        (["--population", "three"], ["--population", "three is no whole number"]),
+        (["--total-steps", "1.5"], ["--total-steps", "1.5 is no whole number", "1e6"]),
+        (["--total-steps", "inf"], ["--total-steps", "inf is no whole number"]),
+        (["--adapt", "gamma"], ["gamma"]),
+        (["--exploit", "best"], ["best"]),
+        (["--env"], ["--env"]),
+        (["--fork"], ["--fork"]),
+        (["--fork", "old"], ["--fork old", "--run-dir NEW"]),
+        (["--fork", "old", "--run-dir", "old"], ["--fork old", "same directory"]),
+        (["--learning-rate"], ["--learning-rate", "one number", "two ends"]),
+        (["--learning-rate", "1", "2", "3"], ["--learning-rate", "one number", "two ends"]),
+        (["--learning-rate", "fast"], ["learning_rate=fast"]),
+        (["--device", "gpu"], ["--device gpu", "did you mean cuda?"]),
+        (["--agent", "a3c", "--epochs", "3"], ["--epochs", "--agent ppo or unreal-ppo does"]),
+        (["--agent", "a3c", "--clip-range.prior", "1", "2"], ["--clip-range.prior", "ppo"]),
+        (["--agent", "a3c", "--rollout_steps=64"], ["--rollout_steps", "ppo"]),
+        (["--no-shared-sequences"], ["--no-shared-sequences", "--agent unreal-ppo or unreal"]),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if "--" in value[0] else "",
 )
-def test_what_the_parser_refuses(command, here, arguments):
-    result = command(gym, *arguments)
-    assert result.code == 2
-    assert arguments[-1] in result.err
-    assert list(here.iterdir()) == []
+def test_what_the_parser_refuses(refused, arguments, words):
+    line = refused(gym, *CATCH, *arguments)
+    assert all(word in line for word in words), line
+    assert "│" not in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_here(refused):
+    line = refused(gym, *CATCH, "--device", "cuda")
+    assert line == ("error: --device cuda: PyTorch finds no CUDA device on this machine; use cpu\n")
+
+
+def test_a_preset_of_another_command(refused):
+    line = refused(atari, "--preset", "quick")
+    assert "choose from default, paper" in line
+    assert "python -m experiments.gym --preset quick" in line
+
+
+@pytest.mark.parametrize(
+    ("module", "given"),
+    [
+        *[(module, ["run"]) for module in (evaluate, export, replay, report, resume)],
+        (study, ["copy"]),
+        (throughput, []),
+        (toy, []),
+    ],
+)
+def test_every_command_refuses_in_one_line(refused, module, given):
+    assert "--no-such-flag: there is no such flag" in refused(module, *given, "--no-such-flag")
 
 
 @pytest.mark.parametrize(
@@ -174,12 +249,8 @@ def test_what_the_parser_refuses(command, here, arguments):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 @pytest.mark.parametrize("module", [atari, gym])
-def test_settings_of_agents_that_make_no_sense(command, here, module, arguments, words):
-    result = command(module, *arguments)
-    assert result.code == 2
-    assert result.out == ""
-    assert words in re.sub(r"[\s│]+", " ", result.err)
-    assert list(here.iterdir()) == []
+def test_settings_of_agents_that_make_no_sense(refused, module, arguments, words):
+    assert words in refused(module, "--agent", "unreal", *arguments)
 
 
 def test_run_directories_that_are_none(refused, here):
@@ -222,10 +293,16 @@ def test_a_run_is_only_resumed_as_it_is(refused, command, here, one_process):
     for words in (
         'task_config.env_id: "Catch" -> "MemoryChain"',
         "seed: 0 -> 5",
+        "go on with it: python -m experiments.resume run.",
+        "For a new run: --run-dir NEW.",
         "--fork run --run-dir",
     ):
         assert words in line
     assert "population" not in line
+    line = refused(gym, *TINY, "--run-dir", "run", "--agent", "ppo")
+    assert 'task_config.agent: "a3c" -> "ppo"' in line
+    assert re.search(r"; and \d+ more\)", line)
+    assert len(line) < 800
     line = refused(gym, *TINY, "--run-dir", "run", "--total-steps", "320")
     assert "total_steps: 640 -> 320" in line
     assert "may grow" in line
@@ -338,3 +415,35 @@ def test_an_environment_that_cannot_be_drawn(refused, command, here, one_process
     line = refused(evaluate, "run", "--member", "0", "--video", "v.mp4")
     assert "cannot be rendered" in line
     assert 'pip install "gymnasium[classic-control]"' in line
+
+
+def test_the_commands_are_listed_without_what_they_import():
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "experiments"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=root,
+    )
+    listed = re.findall(r"^python -m experiments\.(\w+) +(\S.*\.)$", done.stdout, re.MULTILINE)
+    text = (root / "docs" / "architecture.md").read_text()
+    (commands,) = re.findall(r"^    commands \(([\w, ]+)\)$", text, re.MULTILINE)
+    assert {name for name, _ in listed} == set(commands.split(", "))
+    assert not re.search(r"\b(torch|numpy|tyro)$", done.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [("gym", "write python -m experiments.gym"), ("gmy", "choose from atari,")],
+)
+def test_a_command_after_a_space(given, words):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", given],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr

@@ -124,19 +124,16 @@ def test_flags_of_a_range():
 
 
 def test_flags_reach_every_setting_of_the_agents():
-    flags = [
-        argument
-        for flag, values in (AGENT_FLAGS | PPO_FLAGS | UNREAL_FLAGS).items()
-        for argument in (f"--{flag}", *values)
-    ]
+    given = {**AGENT_FLAGS, "package": ["batched"]} | PPO_FLAGS | UNREAL_FLAGS  # "paper" is A3C's
+    flags = [argument for flag, values in given.items() for argument in (f"--{flag}", *values)]
     for family in (presets.ATARI, presets.GYM, presets.LAB):
-        settings = cli.parse(family, "", [*flags, "--agent", "unreal"])
+        settings = cli.parse(family, "", [*flags, "--agent", "unreal-ppo"])
         task_config = settings.run_config().task_config
         assert task_config["settings"] == {
             "core": "feedforward",
             "torso": "nature",
             "width": 17,
-            "package": "paper",
+            "package": "batched",
             "gamma": 0.5,
             "value_cost": 0.25,
             "graph_steps": 123,
@@ -162,24 +159,59 @@ def test_flags_reach_every_setting_of_the_agents():
             (settings.auxiliary, unreal.UNREALConfig()),
         ):
             for field in dataclasses.fields(default):
-                assert getattr(given, field.name) != getattr(default, field.name)
+                if field.name != "package":
+                    assert getattr(given, field.name) != getattr(default, field.name)
+    assert parse("--agent", "a3c", "--package", "paper").settings.package == "paper"
 
 
-@pytest.mark.parametrize("module", [atari, gym, lab])
-def test_help_groups_the_flags_of_the_agents(command, here, module):
-    result = command(module, "--help")
+GROUPS = {
+    "agent options": (AGENT_FLAGS, "Settings of the agent, the same for all members"),
+    "PPO options": (PPO_FLAGS, "Settings of PPO."),
+    "UNREAL options": (UNREAL_FLAGS, "Settings of UNREAL's auxiliary tasks."),
+}
+RANGES = {
+    "PPO options": ("clip-range", "epochs"),
+    "UNREAL options": ("pixel-control-cost", "reward-prediction-cost", "value-replay-cost"),
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "agent", "titles"),
+    [
+        (atari, "ppo", {"agent options", "PPO options"}),
+        (gym, "a3c", {"agent options"}),
+        (lab, "unreal", {"agent options", "UNREAL options"}),
+        (gym, "unreal-ppo", set(GROUPS)),
+    ],
+)
+def test_help_shows_the_flags_of_the_agent_and_of_no_other(command, here, module, agent, titles):
+    result = command(module, "--agent", agent, "--help")
     assert result.code == 0
     _, *parts = re.split(r"^\W*((?:\S+ )?options) *\W*$", result.out, flags=re.MULTILINE)
     boxes = dict(zip(parts[::2], parts[1::2], strict=True))  # text by title
-    for title, flags, description in (
-        ("agent options", AGENT_FLAGS, "Settings of the agent, the same for all members"),
-        ("PPO options", PPO_FLAGS, "Settings of PPO."),
-        ("UNREAL options", UNREAL_FLAGS, "Settings of UNREAL's auxiliary tasks."),
-    ):
-        assert description in boxes[title]
-        for flag in flags:
-            assert f"--{flag}" in boxes[title]
     assert "--population" in boxes["options"]
+    for title, (flags, description) in GROUPS.items():
+        for flag in flags:
+            assert (title in titles) == (f"--{flag}" in boxes.get(title, ""))
+        for flag in RANGES.get(title, ()):
+            assert (title in titles) == (f"--{flag}.prior" in result.out)
+        assert (title in titles) == (description in boxes.get(title, ""))
+
+
+def test_one_number_holds_a_hyperparameter_and_two_are_its_prior():
+    fixed = parse("--learning-rate", "1e-3", "--unroll-length=7", "--population", "3")
+    assert fixed == parse("--fixed", "learning_rate=1e-3", "unroll_length=7", "--population", "3")
+    assert fixed.search_space().adapt == ("entropy_cost",)
+    both = parse("--fixed", "entropy_cost=0", "--learning_rate", "1e-3")
+    assert set(both.fixed) == {"entropy_cost=0", "learning_rate=1e-3"}
+    assert parse("--learning-rate", "1e-4", "1e-3") == parse(
+        "--learning-rate.prior", "1e-4", "1e-3"
+    )
+
+
+def test_whole_numbers_may_be_written_with_an_exponent():
+    assert parse("--total-steps", "1e6", "--workers", "2e0").total_steps == 1_000_000
+    assert parse("--total-steps", "1_000_000") == parse("--total-steps", "1000000")
 
 
 def test_fixed_hyperparameters_are_constant_and_not_adapted():
@@ -232,6 +264,24 @@ def test_help_is_readable(capsys):
 @pytest.mark.parametrize("name", ["Pong", "ALE/Pong-v5"])
 def test_a_game_has_one_name(name):
     assert presets.find_game(name) == "Pong"
+
+
+@pytest.mark.parametrize(
+    ("args", "protocol"),
+    [
+        (["--game", "Pong"], "a3c2016"),
+        (["--game", "ALE/Pong-v5"], "ale-v5"),
+        (["--game", "ALE/Pong-v5", "--protocol", "a3c2016"], "a3c2016"),
+        (["--protocol", "machado2018"], "machado2018"),
+    ],
+)
+def test_an_id_of_ale_asks_for_its_protocol(args, protocol):
+    made = cli.parse(presets.ATARI, "", args).learner_config()
+    assert (made.env_id, made.preset) == ("Pong", protocol)
+
+
+def test_an_id_of_ale_means_the_same_to_the_command_for_any_environment():
+    assert parse("--env", "ALE/Pong-v5").learner_config().preset == "ale-v5"
 
 
 def test_rewards_are_scaled_where_a_scale_is_known_unless_told():

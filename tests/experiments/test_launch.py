@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,9 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from experiments import atari, gym, launch, members, presets
+from experiments import (
+    atari,
+    evaluate,
+    gym,
+    launch,
+    members,
+    presets,
+    replay,
+    report,
+    resume,
+    translation,
+)
 from experiments.members import learner
-from pbt import create, store
+from pbt import claim, create, local, owner, store
 from terminal import start
 
 REPOSITORY = Path(__file__).parents[2]
@@ -83,6 +95,66 @@ def test_more_agent_steps_extend_a_run(command, here, one_process):
     assert [event.kind for event in events].count("extended") == 2
     assert command(gym, *tiny("run", total=1_280)).code == 0
     assert len(list(Path("run/report").glob("evaluation-*"))) == 2  # each end has its own score
+
+
+def test_a_run_goes_on_without_its_flags(command, here, one_process):
+    assert command(gym, *tiny("run", "--exploit", "none", "--seed", "3")).code == 0
+    before = stored("run")
+    again = command(resume, "run", "--workers", "2")
+    assert again.code == 0, again
+    assert "resuming run: 2 members, 640 agent steps each, 2 workers\n" in again.out
+    assert stored("run") == before
+    result = command(resume, "run", "--total-steps", "1.28e3")
+    assert "extending run: 2 members, 1,280 agent steps each" in result.out
+    assert stored("run")[0] == {**before[0], "total_steps": 1_280}
+    assert steps("run") == [(1_280, "finished")] * 2
+    for arguments, words in (
+        (["run", "--total-steps", "640"], "the run has 1280, which may only grow"),
+        (["run", "--workers", "0"], "--workers 0: use 1 or more"),
+        (["nowhere"], "does not exist"),
+    ):
+        refused = command(resume, *arguments)
+        assert (refused.code, refused.out) == (2, "")
+        assert words in refused.err
+    assert not Path("nowhere").exists()
+
+
+def test_who_joins_is_told_who_is_there(command, here, one_process):
+    assert command(gym, *tiny("run")).code == 0
+    with store.Store.open("run") as run_store:
+        run_store.extend(1_280)
+        run_store.claim(owner.current())
+    joined = command(resume, "run", "--workers", "1")
+    cores = local.available_cores()
+    assert (
+        f"joining run: 2 members, 1,280 agent steps each, 1 worker beside 1 at work, 2 on {cores} "
+        "cores" in joined.out
+    )
+
+
+def test_a_finished_run_keeps_one_checkpoint_of_each_member_and_all_commands_still_work(
+    command, here, one_process
+):
+    assert command(gym, *tiny("run")).code == 0
+    with store.Store.open("run") as run_store:
+        claim.collect(run_store, Path("run/checkpoints"))  # as the launcher does at the end
+        kept = run_store.referenced_checkpoints()
+        newest = {member.checkpoint for member in run_store.members()}
+    found = {f"{path.parent.name}/{path.name}" for path in Path("run/checkpoints").glob("*/*")}
+    assert found == kept
+    assert newest <= kept
+    assert len(kept) <= 3  # and the best ever
+    for module, arguments in (
+        (report, ("run",)),
+        *((evaluate, ("run", "--member", member, "--episodes", "2")) for member in (0, 1)),
+        (replay, ("run", "--workers", "1", "--run-dir", "replayed")),
+        (gym, tiny("new", "--fork", "run", total=320)),
+        (resume, ("run", "--total-steps", "960")),
+    ):
+        result = command(module, *arguments)
+        assert result.code in (None, 0), result
+    assert steps("new") == [(320, "finished")] * 2
+    assert steps("run") == [(960, "finished")] * 2
 
 
 def test_random_search_never_copies(command, here, one_process):
@@ -156,11 +228,35 @@ def test_default_directories(command, here, monkeypatch):
         (gym, ["--env", "Catch"], "gym-Catch"),
         (gym, ["--env", "small_envs:Length-v0"], "gym-small_envs-Length-v0"),
         (atari, [], "atari-Pong"),
-        (atari, ["--game", "ALE/MsPacman-v5"], "atari-MsPacman"),
+        (atari, ["--game", "MsPacman"], "atari-MsPacman"),
+        (atari, ["--game", "ALE/MsPacman-v5"], "atari-MsPacman-ale-v5"),
+        (atari, ["--protocol", "machado2018"], "atari-Pong-machado2018"),
+        (atari, ["--agent", "ppo"], "atari-Pong"),
+        (atari, ["--agent", "a3c"], "atari-Pong-a3c"),
+        (atari, ["--exploit", "none"], "atari-Pong-exploit-none"),
+        (atari, ["--seed", "3"], "atari-Pong-seed-3"),
+        (atari, ["--preset", "paper"], "atari-Pong-paper"),
+        (gym, ["--env", "Catch", "--preset", "quick"], "gym-Catch-quick"),
+        (gym, ["--env", "Catch", "--preset", "paper"], "gym-Catch-paper"),
+        (
+            gym,
+            ["--env=Catch", "--preset=paper", "--agent=ppo", "--exploit=truncation", "--seed=1"],
+            "gym-Catch-ppo-paper-exploit-truncation-seed-1",
+        ),
+        (translation, ["--exploit", "none"], "translation-exploit-none"),
     ):
         with pytest.raises(Begun) as error:
             command(module, *arguments)
         assert error.value.args == (Path("results/runs") / name,)
+
+
+def test_different_questions_have_directories_of_their_own(command, here, one_process):
+    flags = tiny("unused")[:-2]
+    for more in ((), ("--agent", "a3c"), ("--exploit", "none"), ("--seed", "1")):
+        assert "new run results/runs/gym-Catch" in command(gym, *flags, *more).out
+    assert "resuming results/runs/gym-Catch-a3c: " in command(gym, *flags, "--agent", "a3c").out
+    names = ["gym-Catch", "gym-Catch-a3c", "gym-Catch-exploit-none", "gym-Catch-seed-1"]
+    assert sorted(path.name for path in Path("results/runs").iterdir()) == names
 
 
 def test_the_same_command_twice_at_once_makes_one_run(here):
@@ -254,7 +350,7 @@ def test_interrupted_resumed_and_joined(here, tmp_path):
             terminal.kill()
     assert [terminal.returncode for terminal in terminals] == [0, 0], printed
     for text in printed:
-        assert f"resuming {run_dir.name}: " in text
+        assert re.match(rf"(resuming|joining) {re.escape(run_dir.name)}: ", text)
         assert "finished: 2 members trained 2,400 agent steps each" in text
     assert steps(run_dir) == [(2_400, "finished")] * 2
     _, _, versions, reports, _ = stored(run_dir)

@@ -51,7 +51,7 @@ def test_all_members_with_what_pbt_adapts(population):
         row = rows[member.id]
         used = runs.SPACE.used(member.hyperparameters)
         assert row[1] == f"{member.agent_steps / 1000:.4g}k"
-        assert row[2] == (f"{member.window_mean:.4g}" if member.window else "-")
+        assert row[2] == ("-" if member.score is None else f"{member.score:.4g}")
         assert float(row[3]) == pytest.approx(used["learning_rate"], rel=0.01)
         assert float(row[4]) == pytest.approx(used["entropy_cost"], rel=0.01)
         assert int(row[5]) == used["unroll_length"]
@@ -78,8 +78,8 @@ def test_a_large_population_fits_the_terminal(tmp_path):
     assert len(lines) < 24
     assert "the best 16 of 60; 44 more" in lines[-1]
     assert max(map(len, (rich.text.Text.from_ansi(line).plain for line in lines))) <= 80
-    means = [m.window_mean for m in population.store.members() if m.window]
-    assert f"{max(means):.4g}" in "".join(lines)
+    scores = [m.score for m in population.store.members() if m.score is not None]
+    assert f"{max(scores):.4g}" in "".join(lines)
 
 
 def test_steps_frames_and_the_time_left(population, monkeypatch):
@@ -105,6 +105,55 @@ def test_steps_frames_and_the_time_left(population, monkeypatch):
         pass
     assert "128k of 128k agent steps (100%)" in stream.getvalue().splitlines()[-1]
     assert "4 finished" in stream.getvalue()
+
+
+def test_the_score_is_that_of_the_pages_and_does_not_vanish(population):
+    """After a copy, a resume or a rebuild the window is empty, but not the score."""
+    population.train(36)
+    before = {m.id: m.score for m in population.store.members()}
+    with population.store._database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE member SET \"window\" = '[]', counted_episodes = 0")
+    members = population.store.members()
+    assert not any(member.window for member in members)
+    lines = [line.split() for line in drawn(population, terminal())]
+    rows = {int(line[0]): line for line in lines if line and line[0].isdigit() and len(line) > 6}
+    assert {member: row[2] for member, row in rows.items()} == {
+        member: f"{score:.4g}" for member, score in before.items()
+    }
+    best = max(before.values())
+    assert f"best score {best:.4g}" in " ".join(map(" ".join, lines))
+
+
+def test_something_moves_before_the_first_report(population, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    stream = io.StringIO()
+    shown = progress.Progress(stream=stream)
+    for _ in range(2):
+        shown.tick(population.store)
+        clock[0] += 61.0
+    lines = stream.getvalue().splitlines()
+    assert "first report after 3.2k agent steps of a member, 0 s so far" in lines[0]
+    assert "61 s so far" in lines[1]
+    population.train(1)
+    shown.tick(population.store)
+    assert "so far" not in stream.getvalue().splitlines()[2]
+
+
+def test_no_time_left_is_guessed_before_every_worker_has_reported(population, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    for worker in "ab":
+        assert population.store.claim(f"{worker}/boot/1/2") is not None
+    stream = io.StringIO()
+    shown = progress.Progress(stream=stream, plain_s=0.0)
+    shown.tick(population.store)
+    for _ in range(3):
+        clock[0] += 10.0
+        population.train(1)
+        shown.tick(population.store)
+    guessed = [" left" in line for line in stream.getvalue().splitlines()]
+    assert guessed == [False, False, False, True]
 
 
 def test_a_stalled_run_slows_down():

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments import compare, evaluate, export, gym, replay, report
+from experiments import compare, evaluate, export, gym, replay, report, resume
 from experiments.members import trust
 from pbt import store
 
@@ -37,7 +37,7 @@ def foreign(command, here, one_process, monkeypatch):
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("module", [evaluate, replay])
+@pytest.mark.parametrize("module", [evaluate, replay, resume])
 def test_an_environment_of_the_directory_is_not_imported_without_trust(command, foreign, module):
     result = command(module, RUN)
     assert (result.code, result.err.count("\n")) == (2, 1)
@@ -46,6 +46,20 @@ def test_an_environment_of_the_directory_is_not_imported_without_trust(command, 
     assert not (foreign / "executed").exists()
     command(module, RUN, "--trust")
     assert (foreign / "executed").exists()
+
+
+def test_a_task_of_the_directory_is_not_imported_without_trust(command, foreign):
+    connection = sqlite3.connect(foreign / RUN / store.FILE_NAME)
+    with connection:
+        connection.execute(
+            "UPDATE run SET config = json_set(config, '$.task', 'results.runs.x.notes:make_task')"
+        )
+    connection.close()
+    result = command(resume, RUN)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "'results.runs.x.notes:make_task'" in result.err
+    assert "--trust" in result.err
+    assert not (foreign / "executed").exists()
 
 
 def test_reading_commands_execute_nothing(command, foreign):

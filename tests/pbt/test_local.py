@@ -5,6 +5,7 @@ import re
 import resource
 import shutil
 import signal
+import sqlite3
 import sys
 import threading
 from pathlib import Path
@@ -366,3 +367,28 @@ def test_threads_that_wait_do_not_spin(monkeypatch):
     assert (added["OMP_WAIT_POLICY"], added["KMP_BLOCKTIME"]) == ("passive", "0")
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     assert "OMP_WAIT_POLICY" not in local._environment(1, joins=False)
+
+
+def test_nobody_is_revived_while_the_checkpoints_are_away(tmp_path):
+    """The disk with the checkpoints is not mounted: the database stays as it is."""
+    run_dir = tmp_path / "run"
+    with create.create_run(run_dir, settings(population=1, max_attempts=1)) as run_store:
+        lease = run_store.claim("tester")
+        name = checkpoint.publish(
+            run_dir / "checkpoints", 0, 0, lambda path: (path / "height.txt").write_text("0"), {}
+        )
+        connection = sqlite3.connect(run_store.path)
+        with connection:
+            connection.execute("UPDATE version SET checkpoint = ?", (name,))
+            connection.execute("UPDATE member SET checkpoint = ?", (name,))
+        connection.close()
+        assert run_store.crash(lease, "Traceback: no disk")
+        before = run_store.members()
+        assert before[0].state == "failed"
+    (run_dir / "checkpoints").rename(tmp_path / "away")
+    said = []
+    assert local.run(run_dir, 1, say=said.append) == 1
+    assert "is not there" in said[-1]
+    with store.Store.open(run_dir) as run_store:
+        assert run_store.members() == before
+        assert "revived" not in {event.kind for event in run_store.events()}

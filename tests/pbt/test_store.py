@@ -909,6 +909,24 @@ def test_kept_are_the_newest_two_of_each_the_best_ever_and_what_is_pinned(new, c
     assert newest.checkpoint in run_store.referenced_checkpoints()
 
 
+def test_a_finished_run_keeps_the_newest_of_each_and_the_best_ever(new):
+    run_store = new(2, window=1, min_episodes=1, total_steps=30)
+    scores = {0: (5.0, 1.0, 2.0), 1: (1.0, 2.0, 3.0)}
+    names = {}
+    for member, own in scores.items():
+        for index, score in enumerate(own):
+            state = "finished" if index == 2 else "active"
+            lease = claim(run_store, member)
+            changes = {"window": (score,), "counted_episodes": 1, "state": state}
+            lease = train(run_store, lease, release=True, **changes)
+            names[member, index] = lease.member.checkpoint
+    assert names[1, 1] not in run_store.referenced_checkpoints()
+    assert {member.state for member in run_store.members()} == {"finished"}
+    assert run_store.referenced_checkpoints() == {names[0, 0], names[0, 2], names[1, 2]}
+    run_store.extend(60)
+    assert {names[0, 2], names[1, 2]} < run_store.referenced_checkpoints()
+
+
 def test_previous_versions_lead_back_to_the_last_checkpoint(new):
     run_store = new(1)
     train_some(run_store, [3])

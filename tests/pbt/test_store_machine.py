@@ -410,7 +410,8 @@ class Machine(RuleBasedStateMachine):
         keep = set()
         for i in range(len(self.model)):
             names = [v.checkpoint for v in versions if v.member == i and v.checkpoint]
-            keep |= set(names[-2:])
+            all_finished = all(one["state"] == "finished" for one in model)
+            keep |= set(names[-1:] if all_finished else names[-2:])
         scored = [v for v in versions if v.score is not None]
         if scored:
             best = max(v.score for v in scored)
