@@ -139,7 +139,7 @@ def make_agent(config: LearnerConfig, envs: VectorEnv | make.EnvSpec, seed: int)
     size = actor.action_size(envs)
     continuous = isinstance(envs.single_action_space, gymnasium.spaces.Box)
     device, rate = config.device, 1e-4
-    base: actor_critic.Agent
+    base: actor_critic.FlatAgent
     if config.agent in ("ppo", "unreal-ppo"):
         base = ppo.PPO(
             obs_shape, size, continuous, config.settings, config.ppo_settings, rate, seed, device
@@ -296,6 +296,7 @@ class AgentTask:
             truncation_value=torch.stack([t.truncation_value for t in transitions]),
             bootstrap_value=self._actor.bootstrap_value(),  # [B]
             endings=tuple(transition.ending for transition in transitions),
+            following=self._actor.inputs,
         )
         return batch, episodes
 
