@@ -30,7 +30,7 @@ import torch
 
 from agents import actor_critic, feudal_network, goals, losses, networks, optimiser, rollout
 
-TORSO_STEPS = 128
+TORSO_STEPS = 32
 """Agent steps whose torso is run anew at a time, where acting kept no graph."""
 
 
@@ -318,20 +318,39 @@ class Feudal(actor_critic.Agent):
             Means over T and B of policy loss, value loss, entropy and the Worker's value, [4]; and
             the further metrics of `update`.
         """
-        targets = self.targets(batch)
-        length, num_envs = batch.reward.shape
         features = [step.features for step in batch.steps if step.features is not None]
         z = torch.stack(features)  # [T, B, features]
-        z_gradient = torch.empty_like(z, requires_grad=False)
+        gradient, metrics = self._cores_backward(z.detach(), batch, entropy_cost, intrinsic_cost)
+        self._torso_backward(z, gradient, batch.inputs)
+        return metrics
+
+    def _cores_backward(
+        self, z: torch.Tensor, batch: rollout.Rollout, entropy_cost: float, intrinsic_cost: float
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Differentiate all but the torso, in parts of the batch.
+
+        Args:
+            z: Features, [T, B, features], without graph.
+            batch: As in `update`.
+            entropy_cost: As in `update`.
+            intrinsic_cost: As in `update`.
+
+        Returns:
+            The gradient of the loss by the features, [T, B, features], and what `backward` returns.
+        """
+        targets = self.targets(batch)
+        length, num_envs = batch.reward.shape
+        gradient = torch.empty_like(z)
         action = torch.stack([step.action for step in batch.steps])  # [T, B]
         columns = [torch.stack(field) for field in list(zip(*batch.inputs, strict=True))[1:]]
-        # The observations are not used again; their place is kept by the rewards.
+        # The observations are not used again; the rewards take their place.
         inputs = rollout.Inputs(batch.reward, *columns)
+        scale = length if self.package.time_reduction == "sum" else 1
         sums = z.new_zeros(len(_SUMS))
         width = max(1, self.config.graph_steps // length)
         for begin in range(0, num_envs, width):
             part = slice(begin, begin + width)
-            leaves = tuple(z[:, part].detach().requires_grad_() for _ in range(2))
+            leaves = tuple(z[:, part].clone().requires_grad_() for _ in range(2))
             unrolled = self.network.unroll(
                 leaves[0],
                 leaves[1],
@@ -347,17 +366,14 @@ class Feudal(actor_critic.Agent):
                 entropy_cost,
                 intrinsic_cost,
             )
-            scale = length if self.package.time_reduction == "sum" else 1
-            loss = loss * (scale / (length * num_envs))
-            loss.backward()  # type: ignore[no-untyped-call]
+            (loss * (scale / (length * num_envs))).backward()  # type: ignore[no-untyped-call]
             of_manager, of_worker = (
                 torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves
             )
-            z_gradient[:, part] = of_manager + of_worker
+            gradient[:, part] = of_manager + of_worker
             squares = torch.stack((of_manager.square().sum(), of_worker.square().sum()))
             sums += torch.cat((parts, squares))
-        self._torso_backward(z, z_gradient, batch.inputs)
-        return _means(sums, targets, batch, length * num_envs)
+        return gradient, _means(sums, targets, batch, length * num_envs)
 
     def _loss(
         self,
