@@ -1,9 +1,9 @@
 """What the goals of a FeUdal Network mean: pooling, intrinsic reward, transition policy gradient.
 
 "FeUdal Networks for Hierarchical Reinforcement Learning", Vezhnevets et al. 2017
-(https://arxiv.org/abs/1703.01161), equations 1 to 8. All are pure functions. A sequence that looks
-back has `past` more entries in front, those of the steps before the unroll. The age of a step is
-the number of steps that its episode took before it. Nothing older than that is ever used, so
+(https://arxiv.org/abs/1703.01161), equations 4, 7 and 8. All are pure functions. A sequence that
+looks back has `past` more entries in front, those of the steps before the unroll. The age of a step
+is the number of steps that its episode took before it. Nothing older than that is ever used, so
 nothing crosses the start of an episode.
 """
 
@@ -49,7 +49,7 @@ def pool(x: torch.Tensor, age: torch.Tensor, count: int) -> torch.Tensor:
     """Sum the last `count` entries at each step, those of the same episode.
 
     pooled[t] = sum of x[t - i] over i = 0 .. count - 1, for i <= age[t]. With goals and a count of
-    c + 1 this is the sum over t - c .. t that the Worker sees (equation 5 of the paper).
+    c + 1 this is the sum over t - c .. t that the Worker sees (equation 4 of the paper).
 
     Args:
         x: Sequence with its past, [past + T, B, d], past >= count - 1.

@@ -31,8 +31,7 @@ right with equal probability, is shown at `t = 0` only. Actions: 0 forward in th
 and 2 right from the junction on; an action that leads into a wall does nothing. The episode
 terminates at the end of either arm, with reward 1 if the cue named it, else 0. It is truncated
 after `limit` steps. Without memory the best return is 0.5 in expectation, with memory 1. The arms
-are longer than the horizon of a FeUdal Network, so that a goal can name one. No cell of the
-corridor is seen twice on the way, so a memory of the last few steps is not enough.
+are longer than the default horizon of a FeUdal Network, so that a goal can name one.
 
 **Counter** has no randomness, and every number tells where it comes from. For slot `i`, episode `e`
 and step `t`, with the action `a` in 0..3 taken at that observation:
