@@ -14,7 +14,7 @@ import torch
 from agents import actor_critic, losses, optimiser, rollout
 
 
-class A3C(actor_critic.Agent):
+class A3C(actor_critic.FlatAgent):
     """An actor-critic agent that learns from each unroll once.
 
     Args:

@@ -1,6 +1,6 @@
 """What all actor-critic agents share: settings, network, acting, checkpoint.
 
-`agents.a3c` and `agents.ppo` add an optimiser and `update`.
+`agents.a3c` and `agents.ppo` add an optimiser and `update`, `agents.feudal` also its network.
 """
 
 import abc
@@ -101,6 +101,8 @@ class Agent(abc.ABC):
     """Names of the keyword arguments of `update`, and a value to begin with."""
     optimiser: torch.optim.Optimizer
     """Made by the subclass. Its state exists from the start."""
+    network: networks.Network
+    """Torso, cores and heads; see `build`."""
 
     def __init__(
         self,
@@ -127,14 +129,27 @@ class Agent(abc.ABC):
             if config.precision == "auto"
             else getattr(torch, config.precision)
         )
-        self.network = networks.ActorCritic(
-            obs_shape, action_size, continuous, torso, config.core, width, dtype
-        )
+        self.network = self.build(obs_shape, action_size, continuous, torso, width, dtype)
         networks.initialise(
-            self.network, self.package.initialisation, torch.Generator().manual_seed(seed)
+            self.network,
+            self.package.initialisation,
+            torch.Generator().manual_seed(seed),
+            self.network.gains,
         )
         self.network.to(self.device)
         self.generator = torch.Generator(self.device).manual_seed(seed + 1)
+
+    @abc.abstractmethod
+    def build(
+        self,
+        obs_shape: tuple[int, ...],
+        action_size: int,
+        continuous: bool,
+        torso: networks.Torso,
+        width: int,
+        dtype: torch.dtype,
+    ) -> networks.Network:
+        """Return the network, whose weights are drawn later; see `networks.ActorCritic`."""
 
     def initial_state(self, batch: int) -> rollout.CoreState:
         """Return the core's zero state for `batch` environments."""
@@ -153,6 +168,7 @@ class Agent(abc.ABC):
     def keeps_graph(self, length: int, num_envs: int) -> bool:
         """Return whether acting keeps the graph in a rollout of this size."""
 
+    @abc.abstractmethod
     def act(
         self, inputs: rollout.Inputs, state: rollout.CoreState, keep_graph: bool = False
     ) -> rollout.Step:
@@ -167,23 +183,10 @@ class Agent(abc.ABC):
             The action, its log-probability, the policy's entropy and the value, each [B], and the
             core's next state.
         """
-        with torch.set_grad_enabled(keep_graph):
-            parameters, value, state = self.network.step(inputs, state)
-            policy = self.network.policy
-            action = policy.sample(parameters, self.generator)
-            return rollout.Step(
-                action,
-                policy.log_prob(parameters, action),
-                policy.entropy(parameters),
-                value,
-                state,
-            )
 
-    @torch.no_grad()
+    @abc.abstractmethod
     def value(self, inputs: rollout.Inputs, state: rollout.CoreState) -> torch.Tensor:
-        """Return V(inputs, state), [B], without graph."""
-        value: torch.Tensor = self.network.step(inputs, state)[1]
-        return value
+        """Return V(inputs, state), [B] or [B, N], without graph. Nothing advances."""
 
     @abc.abstractmethod
     def update(self, batch: rollout.Rollout, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -278,6 +281,48 @@ class Agent(abc.ABC):
         """
         load(self.state_dict(), state)
         self.generator.set_state(state["generator"].cpu())
+
+
+class FlatAgent(Agent):
+    """An agent with one policy and one value function, on an `ActorCritic` network."""
+
+    network: networks.ActorCritic
+
+    def build(
+        self,
+        obs_shape: tuple[int, ...],
+        action_size: int,
+        continuous: bool,
+        torso: networks.Torso,
+        width: int,
+        dtype: torch.dtype,
+    ) -> networks.ActorCritic:
+        """See `Agent.build`."""
+        return networks.ActorCritic(
+            obs_shape, action_size, continuous, torso, self.config.core, width, dtype
+        )
+
+    def act(
+        self, inputs: rollout.Inputs, state: rollout.CoreState, keep_graph: bool = False
+    ) -> rollout.Step:
+        """See `Agent.act`."""
+        with torch.set_grad_enabled(keep_graph):
+            parameters, value, state = self.network.step(inputs, state)
+            policy = self.network.policy
+            action = policy.sample(parameters, self.generator)
+            return rollout.Step(
+                action,
+                policy.log_prob(parameters, action),
+                policy.entropy(parameters),
+                value,
+                state,
+            )
+
+    @torch.no_grad()
+    def value(self, inputs: rollout.Inputs, state: rollout.CoreState) -> torch.Tensor:
+        """See `Agent.value`."""
+        value: torch.Tensor = self.network.step(inputs, state)[1]
+        return value
 
 
 @torch.no_grad()

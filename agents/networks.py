@@ -7,6 +7,7 @@ https://arxiv.org/abs/1611.05397), section 4; the Nature torso is of Mnih et al.
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -170,16 +171,25 @@ class MLPTorso(nn.Module):
         return features
 
 
-class CategoricalHead(nn.Module):
-    """Softmax policy over discrete actions."""
+def make_torso(
+    torso: Torso, obs_shape: tuple[int, ...], width: int, dtype: torch.dtype
+) -> "ConvTorso | MLPTorso":
+    """Return a torso for such observations. Arguments and errors are those of `ActorCritic`."""
+    if torso == "mlp":
+        if len(obs_shape) != 1:
+            raise ValueError(
+                f"the 'mlp' torso takes vectors, not observations of shape {obs_shape}"
+            )
+        return MLPTorso(obs_shape[0], width)
+    if len(obs_shape) != 3:
+        raise ValueError(
+            f"the {torso!r} torso takes images (C, H, W), not observations of shape {obs_shape}"
+        )
+    return ConvTorso(torso, (obs_shape[0], obs_shape[1], obs_shape[2]), dtype)
 
-    def __init__(self, width: int, num_actions: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, num_actions)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return log-probabilities [..., A] of features [..., width]."""
-        return functional.log_softmax(self.linear(x), dim=-1)
+class Categorical(nn.Module):
+    """A policy over discrete actions, given by log-probabilities."""
 
     def sample(self, log_probs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Sample actions, int64 [B], from log-probabilities [B, A]."""
@@ -192,6 +202,18 @@ class CategoricalHead(nn.Module):
     def entropy(self, log_probs: torch.Tensor) -> torch.Tensor:
         """Return the entropy [...] in nats."""
         return -(log_probs.exp() * log_probs).sum(-1)
+
+
+class CategoricalHead(Categorical):
+    """Softmax policy over discrete actions."""
+
+    def __init__(self, width: int, num_actions: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, num_actions)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return log-probabilities [..., A] of features [..., width]."""
+        return functional.log_softmax(self.linear(x), dim=-1)
 
 
 class GaussianHead(nn.Module):
@@ -236,7 +258,19 @@ class GaussianHead(nn.Module):
         return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
 
-class ActorCritic(nn.Module):
+class Network(nn.Module):
+    """A network that an agent can act and learn with: a torso, and a state between steps."""
+
+    torso: ConvTorso | MLPTorso
+    gains: Mapping[str, float] = MappingProxyType({})
+    """Gains of the orthogonal initialisation by module name; see `initialise`."""
+
+    def initial_state(self, batch: int) -> rollout.CoreState:
+        """Return the state before the first step, [batch, ...] each."""
+        raise NotImplementedError
+
+
+class ActorCritic(Network):
     """Torso, optional LSTM core, policy head and value head.
 
     The core's inputs are the torso's features, the last action and the last reward. Where
@@ -267,20 +301,7 @@ class ActorCritic(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.torso: ConvTorso | MLPTorso
-        if torso == "mlp":
-            if len(obs_shape) != 1:
-                raise ValueError(
-                    f"the 'mlp' torso takes vectors, not observations of shape {obs_shape}"
-                )
-            self.torso = MLPTorso(obs_shape[0], width)
-        else:
-            if len(obs_shape) != 3:
-                raise ValueError(
-                    f"the {torso!r} torso takes images (C, H, W), not observations of shape "
-                    f"{obs_shape}"
-                )
-            self.torso = ConvTorso(torso, (obs_shape[0], obs_shape[1], obs_shape[2]), dtype)
+        self.torso = make_torso(torso, obs_shape, width, dtype)
         self.core = (
             nn.LSTMCell(self.torso.width + action_size + 1, width) if core == "lstm" else None
         )
@@ -292,6 +313,7 @@ class ActorCritic(nn.Module):
         )
         self.value = nn.Linear(self.core_width, 1)
         self.width = width
+        self.gains = GAINS
 
     def initial_state(self, batch: int) -> rollout.CoreState:
         """Return the zero state: (h, c), each [batch, width], or () for a feed-forward agent."""
@@ -336,26 +358,36 @@ class ActorCritic(nn.Module):
         """Return the core's outputs by one call; no state may be reset on the way."""
         assert self.core is not None
         first = rollout.Inputs(*(field[0] for field in inputs))
-        begin = [part.unsqueeze(0) for part in _kept(state, first)]  # [1, B, width] each
-        core = self.core
-        weights = [core.weight_ih, core.weight_hh, core.bias_ih, core.bias_hh]
-        outputs: torch.Tensor = torch.lstm(
-            _core_input(features, inputs), begin, weights, True, 1, 0.0, self.training, False, False
-        )[0]
-        return outputs
+        return lstm_sequence(self.core, core_input(features, inputs), _kept(state, first))[0]
 
     def _core_step(
         self, features: torch.Tensor, inputs: rollout.Inputs, state: rollout.CoreState
     ) -> tuple[torch.Tensor, rollout.CoreState]:
         if self.core is None:
             return features, ()
-        h, c = self.core(_core_input(features, inputs), _kept(state, inputs))
+        h, c = self.core(core_input(features, inputs), _kept(state, inputs))
         return h, (h, c)
 
 
-def _core_input(features: torch.Tensor, inputs: rollout.Inputs) -> torch.Tensor:
+def core_input(features: torch.Tensor, inputs: rollout.Inputs) -> torch.Tensor:
     """Return features, last action and last reward, [..., features + A + 1]."""
     return torch.cat((features, inputs.last_action, inputs.last_reward.unsqueeze(-1)), dim=-1)
+
+
+def lstm_sequence(
+    core: nn.LSTMCell, x: torch.Tensor, state: rollout.CoreState
+) -> tuple[torch.Tensor, rollout.CoreState]:
+    """Return an LSTM's outputs [T, B, width] and last state; no state is reset on the way.
+
+    Args:
+        core: The LSTM.
+        x: Its inputs, [T, B, features].
+        state: (h, c) before the first step, each [B, width].
+    """
+    begin = [part.unsqueeze(0) for part in state]  # [1, B, width] each
+    weights = [core.weight_ih, core.weight_hh, core.bias_ih, core.bias_hh]
+    outputs, h, c = torch.lstm(x, begin, weights, True, 1, 0.0, core.training, False, False)
+    return outputs, (h[0], c[0])
 
 
 def _kept(state: rollout.CoreState, inputs: rollout.Inputs) -> rollout.CoreState:

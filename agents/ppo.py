@@ -80,7 +80,7 @@ def check_package(package: str) -> None:
         raise ValueError(f"package {package!r} is A3C's: use package 'batched' with PPO")
 
 
-class PPO(actor_critic.Agent):
+class PPO(actor_critic.FlatAgent):
     """An actor-critic agent that learns from each rollout several times.
 
     Args:

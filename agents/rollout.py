@@ -36,7 +36,8 @@ class Inputs(NamedTuple):
 
 
 CoreState = tuple[torch.Tensor, ...]
-"""(h, c) of an LSTM core, each [B, width]; empty for a feed-forward one."""
+"""(h, c) of an LSTM core, each [B, width]; empty for a feed-forward one. Agents with more memory
+keep more tensors here, [B, ...] each."""
 
 
 class Step(NamedTuple):
@@ -49,9 +50,12 @@ class Step(NamedTuple):
     entropy: torch.Tensor
     """Entropy of the policy in nats, [B]; may be negative for continuous actions."""
     value: torch.Tensor
-    """V(inputs, state), [B]."""
+    """V(inputs, state), [B]; [B, N] of an agent with N value functions."""
     state: CoreState
     """The core's state after this step."""
+    features: torch.Tensor | None = None
+    """The torso's features, [B, width], of an agent whose update runs its cores over them anew.
+    They have a graph if acting kept it."""
 
 
 class Ending(NamedTuple):
@@ -81,8 +85,10 @@ class Rollout(NamedTuple):
     truncated: torch.Tensor
     """Whether the step truncated its episode, bool [T, B]."""
     truncation_value: torch.Tensor
-    """V(final observation) where truncated, else 0, [T, B]; without graph."""
+    """V(final observation) where truncated, else 0, [T, B] or [T, B, N]; without graph."""
     bootstrap_value: torch.Tensor
-    """V(inputs[T], state[T]), [B]; without graph."""
+    """V(inputs[T], state[T]), [B] or [B, N]; without graph."""
     endings: tuple[Ending | None, ...] = ()
     """T entries, None where no episode ended; only agents with a replay need them."""
+    following: Inputs | None = None
+    """inputs[T], which agents need that learn from what their last action led to."""

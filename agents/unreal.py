@@ -189,7 +189,7 @@ class UNREAL:
 
     def __init__(
         self,
-        base: actor_critic.Agent,
+        base: actor_critic.FlatAgent,
         obs_shape: tuple[int, ...],
         action_size: int,
         continuous: bool,

@@ -7,7 +7,7 @@
 
 Ids: an Atari game by plain name (`Pong`, `MsPacman`) or as `ALE/Pong-v5`; a first-person level of
 ViZDoom (`Doom/MyWayHome`, or `VizdoomMyWayHome-v1`) or of DeepMind Lab (`Lab/nav_maze_static_01`);
-a toy environment (`Catch`, `MemoryChain`, `RepeatPrevious`, `Counter`); a Gymnasium id
+a toy environment (`Catch`, `MemoryChain`, `RepeatPrevious`, `CuedTMaze`, `Counter`); a Gymnasium id
 (`CartPole-v1`); `module:EnvId`, where importing `module` registers `EnvId`.
 """
 

@@ -1,4 +1,4 @@
-"""Four fast environments in NumPy: Catch, a memory chain, repetition, and a counter.
+"""Five fast environments in NumPy: Catch, a memory chain, repetition, a maze, and a counter.
 
 All are SAME_STEP: where an episode ends, the returned observation is the next one's first, and
 `info["final_obs"]` holds the last. `t` counts the steps of an episode from 0.
@@ -23,6 +23,15 @@ before. Observation: the present symbol, one-hot, float32 `[symbols]`. Actions: 
 0 in the first `delay` steps, then +1 for the right symbol, else -1. The episode terminates after
 `delay + answers` steps. The present symbol tells nothing about the answer, so without memory every
 policy has an expected return of `answers * (2 / symbols - 1)`; with memory the best is `answers`.
+
+**CuedTMaze**: a corridor of `corridor` cells leads to a junction, with an arm of `arms` cells on
+either side. Observation: the place, one-hot over corridor, junction, left arm from the junction
+outwards and right arm, then the two cues, float32 `[corridor + 1 + 2 * arms + 2]`. A cue, left or
+right with equal probability, is shown at `t = 0` only. Actions: 0 forward in the corridor, 1 left
+and 2 right from the junction on; an action that leads into a wall does nothing. The episode
+terminates at the end of either arm, with reward 1 if the cue named it, else 0. It is truncated
+after `limit` steps. Without memory the best return is 0.5 in expectation, with memory 1. The arms
+are longer than the default horizon of a FeUdal Network, so that a goal can name one.
 
 **Counter** has no randomness, and every number tells where it comes from. For slot `i`, episode `e`
 and step `t`, with the action `a` in 0..3 taken at that observation:
@@ -49,7 +58,7 @@ Outcome = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
 
 
 class ToyVectorEnv(slots.SlotVectorEnv):
-    """The part that the four share: episode ends. Contract: `envs.make.make_vec`.
+    """The part that the five share: episode ends. Contract: `envs.make.make_vec`.
 
     A subclass defines `_begin`, `_observe` and `_advance`.
     """
@@ -192,6 +201,45 @@ class RepeatPrevious(ToyVectorEnv):
         return reward, over, np.zeros(self.num_envs, dtype=np.bool_)
 
 
+class CuedTMaze(ToyVectorEnv):
+    """Walk to the end of the arm that the first step showed; see the module's docstring."""
+
+    def __init__(self, num_envs: int, corridor: int = 8, arms: int = 12, limit: int = 60) -> None:
+        if corridor < 1 or arms < 1 or limit < corridor + arms:
+            raise ValueError(
+                f"corridor={corridor}, arms={arms}, limit={limit}: give a corridor and arms of at "
+                "least 1 cell, and a limit of at least as many steps as both together"
+            )
+        cells = corridor + 1 + 2 * arms
+        super().__init__(num_envs, spaces.Box(0.0, 1.0, (cells + 2,), np.float32), 3)
+        self._corridor, self._arms, self._limit = corridor, arms, limit
+        self._cue = np.zeros(num_envs, dtype=np.int64)  # 0 left, 1 right; [B]
+        self._along = np.zeros(num_envs, dtype=np.int64)  # cell of the corridor, then junction
+        self._across = np.zeros(num_envs, dtype=np.int64)  # cells right of the junction; [B]
+        self._t = np.zeros(num_envs, dtype=np.int64)  # [B]
+
+    def _begin(self, which: NDArray[np.intp]) -> None:
+        self._cue[which] = [self._generators[slot].integers(2) for slot in which]
+        self._along[which] = self._across[which] = self._t[which] = 0
+
+    def _observe(self) -> NDArray[Any]:
+        obs = np.zeros((self.num_envs, self._corridor + 2 * self._arms + 3), dtype=np.float32)
+        every, outwards = np.arange(self.num_envs), np.abs(self._across)
+        is_right = self._across > 0
+        obs[every, self._along + outwards + is_right * self._arms] = 1.0
+        obs[every, self._cue - 2] = self._t == 0
+        return obs
+
+    def _advance(self, actions: NDArray[np.integer[Any]]) -> Outcome:
+        at_junction = self._along == self._corridor
+        self._along += (actions == 0) & ~at_junction
+        self._across += np.where(at_junction & (actions > 0), np.where(actions == 1, -1, 1), 0)
+        self._t += 1
+        over = np.abs(self._across) == self._arms
+        right = (self._across > 0) == (self._cue == 1)
+        return (over & right).astype(np.float64), over, ~over & (self._t == self._limit)
+
+
 class Counter(ToyVectorEnv):
     """An environment that counts, for tests of alignment; see the module's docstring."""
 
@@ -235,9 +283,13 @@ class Counter(ToyVectorEnv):
         return reward, over & ~truncates, over & truncates
 
 
-ENVS: dict[str, type[Catch] | type[MemoryChain] | type[RepeatPrevious] | type[Counter]] = {
+ENVS: dict[
+    str,
+    type[Catch] | type[MemoryChain] | type[RepeatPrevious] | type[CuedTMaze] | type[Counter],
+] = {
     "Catch": Catch,
     "MemoryChain": MemoryChain,
     "RepeatPrevious": RepeatPrevious,
+    "CuedTMaze": CuedTMaze,
     "Counter": Counter,
 }

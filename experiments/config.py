@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from agents import actor_critic, ppo, unreal
+from agents import actor_critic, feudal, ppo, unreal
 from experiments.analysis import schedule
 from experiments.members import learner
 from pbt import local, run, space
@@ -27,6 +27,7 @@ Hyperparameter = Literal[
     "pixel_control_cost",
     "reward_prediction_cost",
     "value_replay_cost",
+    "intrinsic_cost",
 ]
 
 
@@ -217,7 +218,7 @@ class PopulationConfig(EngineConfig):
     agent: learner.AgentName = "a3c"
     """Agent; the preset's other defaults follow it. "ppo" learns several times from each step.
     "unreal" and "unreal-ppo" also learn from replay and pixels, at more than twice the cost per
-    step. The papers' agents are "a3c" and "unreal"."""
+    step. "feudal" is a FeUdal Network. The papers' agents are "a3c", "unreal" and "feudal"."""
     settings: Annotated[
         tyro.conf.OmitArgPrefixes[actor_critic.AgentConfig],
         tyro.conf.arg(name="agent"),  # title of the flags' group
@@ -231,6 +232,10 @@ class PopulationConfig(EngineConfig):
         tyro.conf.OmitArgPrefixes[unreal.UNREALConfig], tyro.conf.arg(name="UNREAL")
     ] = dataclasses.field(default_factory=unreal.UNREALConfig)
     """Settings of UNREAL's auxiliary tasks."""
+    feudal_settings: Annotated[
+        tyro.conf.OmitArgPrefixes[feudal.FeudalConfig], tyro.conf.arg(name="FeUdal")
+    ] = dataclasses.field(default_factory=feudal.FeudalConfig)
+    """Settings of FeUdal Networks."""
     num_envs: int = 16
     """Number of environments that each member steps together. All counts of agent steps are
     multiples of it."""
@@ -253,9 +258,13 @@ class PopulationConfig(EngineConfig):
     """UNREAL only: weight of the reward prediction loss; 1 in the paper."""
     value_replay_cost: Range = Range((1.0, 1.0), (1e-2, 100.0))
     """UNREAL only: weight of the value replay loss; 1 in the paper."""
+    intrinsic_cost: Range = Range((1e-2, 1.0), (1e-4, 10.0))
+    """FeUdal only: the paper's alpha, weight of the Worker's reward for reaching goals;
+    `--fixed intrinsic_cost=0` switches it off."""
     adapt: tuple[Hyperparameter, ...] | None = None
-    """Hyperparameters that exploring changes; default: learning rate, entropy cost and unroll
-    length, where they are not fixed. The others keep their first draw, or their donor's."""
+    """Hyperparameters that exploring changes; default: learning rate, entropy cost, unroll length
+    and intrinsic cost, where they are not fixed. The others keep their first draw, or their
+    donor's."""
 
     def check(self) -> None:
         """See `EngineConfig.check`."""
@@ -275,6 +284,8 @@ class PopulationConfig(EngineConfig):
         names: tuple[str, ...] = () if self.agent in ("ppo", "unreal-ppo") else ppo_only
         if self.agent not in ("unreal", "unreal-ppo"):
             names += ("auxiliary", *unreal.COSTS)
+        if self.agent != "feudal":
+            names += ("feudal_settings", "intrinsic_cost")
         return names
 
     def labels(self, usual: EngineConfig) -> list[str]:
@@ -313,6 +324,7 @@ class PopulationConfig(EngineConfig):
             settings=self.settings,
             ppo_settings=self.ppo_settings,
             auxiliary=self.auxiliary,
+            feudal_settings=self.feudal_settings,
             clip_rewards=clip_rewards,
             reward_scale=reward_scale,
             device=self.device,
@@ -322,6 +334,8 @@ class PopulationConfig(EngineConfig):
         """See `EngineConfig.search_space`."""
         dimensions = self.log_uniform(("learning_rate", "entropy_cost"))
         dimensions |= self._whole("unroll_length")
+        if self.agent == "feudal":
+            dimensions |= self.log_uniform(("intrinsic_cost",))
         default = tuple(dimensions)
         if self.agent in ("ppo", "unreal-ppo"):
             dimensions |= self.log_uniform(("clip_range",)) | self._whole("epochs")
@@ -333,7 +347,7 @@ class PopulationConfig(EngineConfig):
                     raise ValueError(
                         f"{flag} {name}: the agent {self.agent!r} has {', '.join(dimensions)}; "
                         "--agent unreal has the auxiliary costs too, --agent ppo clip_range and "
-                        "epochs"
+                        "epochs, --agent feudal intrinsic_cost"
                     )
         return self.adapted(dimensions, default)
 
@@ -344,7 +358,7 @@ class PopulationConfig(EngineConfig):
             if any(not math.isfinite(end) or end != round(end) for end in value):
                 raise ValueError(f"{flag}.{part} {value}: use two whole numbers")
         (low, high), (least, most) = range_.prior, range_.bounds
-        if low == high and name == "epochs":
+        if low == high:
             return {name: space.Constant(low)}
         with space.named(name):
             reach = (int(least), int(most))

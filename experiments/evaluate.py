@@ -2,6 +2,7 @@
 
     python -m experiments.evaluate RUN_DIR
     python -m experiments.evaluate RUN_DIR --save             # for reports and comparisons
+    python -m experiments.evaluate RUN_DIR --goals            # are a FeUdal Network's goals used?
     python -m experiments.evaluate RUN_DIR --member 3 --episodes 100 --video pong.mp4
 
 A run reports this score. At the end of a run, the few members with the highest training scores play
@@ -17,7 +18,7 @@ import tyro
 
 from experiments import cli
 from experiments.analysis import scores, tasks, units
-from experiments.members import episodes, evaluation, trust, video
+from experiments.members import episodes, evaluation, goal_use, trust, video
 from pbt import checkpoint, store
 from pbt.records import Member
 
@@ -40,6 +41,9 @@ class Arguments:
     save: bool = False
     """Write the score into RUN_DIR/report, where reports and comparisons find it. A saved score is
     never replaced."""
+    goals: bool = False
+    """Also play with permuted, constant and zeroed goals, to see whether the Worker of a FeUdal
+    Network uses those of its Manager."""
     trust: bool = False
     """Play an environment of other code than the suite's and Gymnasium's: that code is executed."""
 
@@ -88,11 +92,18 @@ def main() -> None:
             found = evaluation.evaluate(
                 run_store, arguments.run_dir, member, arguments.episodes, arguments.seed
             )
+            use = None
+            if arguments.goals:
+                use = goal_use.measure(
+                    run_store, arguments.run_dir, member, arguments.episodes, arguments.seed
+                )
             if arguments.save:
                 scores.write_evaluation(arguments.run_dir, member, found.to_json())
     except (ValueError, store.StoreError, checkpoint.CheckpointError, OSError) as error:
         cli.fail(error)
     print(found.text())
+    if use is not None:
+        print(use.text())
 
 
 def _find(run_store: store.Store, name: str) -> Member:

@@ -112,7 +112,10 @@ Family = TypeVar("Family", AtariConfig, GymConfig, LabConfig)
 
 
 def by_agent(*settings: Family) -> Mapping[str, Family]:
-    """Return settings by agent: those given, and the same with UNREAL's auxiliary tasks.
+    """Return settings by agent: those given, and what follows from them.
+
+    UNREAL's are the same with its auxiliary tasks. Those of FeUdal Networks are A3C's with longer
+    unrolls.
 
     Args:
         *settings: Settings with the agents "a3c" and "ppo", the preset's own first.
@@ -121,6 +124,10 @@ def by_agent(*settings: Family) -> Mapping[str, Family]:
     for one in settings:
         agent: learner.AgentName = "unreal" if one.agent == "a3c" else "unreal-ppo"
         own[agent] = dataclasses.replace(one, agent=agent)
+    for one in settings:
+        if one.agent == "a3c":
+            changes = _FEUDAL_PAPER if one.preset == "paper" else _FEUDAL
+            own["feudal"] = dataclasses.replace(one, agent="feudal", **changes)
     return own
 
 
@@ -129,6 +136,19 @@ def _ppo(settings: Family, **changes: Any) -> Family:
     changed: Family = dataclasses.replace(settings, **{**_PPO, **changes})
     return changed
 
+
+# The Manager looks 10 steps ahead, so unrolls are longer than that. Their graphs are kept up to a
+# smaller size, since the same memory is spent on longer unrolls.
+_FEUDAL: Mapping[str, Any] = {
+    "unroll_length": config.Range((20, 80), (10, 400)),
+    "settings": actor_critic.AgentConfig(graph_steps=1_000),
+}
+# Vezhnevets et al. 2017 (https://arxiv.org/abs/1703.01161) unroll 400 steps. PBT adapts the rest.
+_FEUDAL_PAPER: Mapping[str, Any] = {
+    **_FEUDAL,
+    "unroll_length": config.Range((400, 400), (10, 400)),
+    "adapt": ("learning_rate", "entropy_cost", "intrinsic_cost"),
+}
 
 _PPO: Mapping[str, Any] = {
     "agent": "ppo",

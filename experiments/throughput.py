@@ -38,7 +38,7 @@ import psutil
 import torch
 import tyro
 
-from agents import ppo, unreal
+from agents import feudal, ppo, unreal
 from envs import make
 from experiments import cli, presets
 from experiments.members import learner
@@ -72,6 +72,10 @@ class Arguments:
     """Number format of the torso's products; default: that of Atari's default run."""
     auxiliary: unreal.UNREALConfig = dataclasses.field(default_factory=unreal.UNREALConfig)
     """Fixed settings of UNREAL's auxiliary tasks."""
+    feudal_settings: tyro.conf.OmitArgPrefixes[feudal.FeudalConfig] = dataclasses.field(
+        default_factory=feudal.FeudalConfig
+    )
+    """Fixed settings of FeUdal Networks."""
     num_envs: int = 32
     """Number of environments per member."""
     unroll_length: int = 20
@@ -297,6 +301,7 @@ def _run_config(arguments: Arguments, population: int) -> run.RunConfig:
         ),
         ppo_settings=arguments.ppo_settings,
         auxiliary=arguments.auxiliary,
+        feudal_settings=arguments.feudal_settings,
         num_envs=num_envs,
         total_steps=10**9 // num_envs * num_envs,
         report_interval=interval(default.report_interval),
@@ -440,7 +445,7 @@ def main() -> None:
     try:
         make.describe(arguments.game)
         config = learner.LearnerConfig.from_json(_run_config(arguments, 1).task_config)
-        config.check_unroll_length(arguments.unroll_length)
+        config.check_unroll_length(arguments.unroll_length, arguments.unroll_length)
     except ValueError as error:
         cli.fail(str(error))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the processes that start now

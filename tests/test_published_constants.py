@@ -13,7 +13,17 @@ import scipy.stats
 import torch
 from ale_py import vector_env
 
-from agents import a3c, actor_critic, losses, networks, optimiser, ppo, sequence_buffer, unreal
+from agents import (
+    a3c,
+    actor_critic,
+    feudal,
+    losses,
+    networks,
+    optimiser,
+    ppo,
+    sequence_buffer,
+    unreal,
+)
 from envs import atari, doom, first_person, lab, make, toy
 from experiments import config, presets
 from experiments import toy as figure_2
@@ -25,6 +35,7 @@ A3C = "Mnih et al. 2016 (1602.01783)"
 NATURE = "Mnih et al. 2015 (Human-level control), methods"
 UNREAL = "Jaderberg et al. 2016 (1611.05397)"
 PBT = "Jaderberg et al. 2017 (1711.09846)"
+FUN = "Vezhnevets et al. 2017 (1703.01161)"
 MACHADO = "Machado et al. 2018 (1709.06009)"
 A2C = "OpenAI Baselines, A2C"
 PPO = "Schulman et al. 2017 (1707.06347)"
@@ -59,6 +70,9 @@ def two_sided(evidence):
 
 
 IMAGE = agent((4, 84, 84)).network
+MANAGER_AND_WORKER = feudal.Feudal(
+    (4, 84, 84), 6, False, actor_critic.AgentConfig(), feudal.FeudalConfig(), 1e-4, 0
+).network
 HEADS = unreal.Heads(256, 2_592, 6)
 DECONVOLUTION = HEADS.pixel_control.streams
 CHANGE = losses.pixel_change(torch.zeros(2, 1, 3, 84, 84, dtype=torch.uint8))
@@ -92,6 +106,22 @@ AGENTS = [
     ("PPO: lambda", ppo.PPOConfig().trace, 0.95, f"{PPO}, table 5"),
     ("PPO: normalised advantages", ppo.PPOConfig().normalise_advantages, True, BASELINES_PPO),
     ("PPO: Adam's epsilon", ppo.PPOConfig().adam_epsilon, 1e-5, BASELINES_PPO),
+    ("FeUdal: horizon", feudal.FeudalConfig().horizon, 10, f"{FUN}, section 5: c = r = 10"),
+    ("FeUdal: embedding", feudal.FeudalConfig().embedding_size, 16, f"{FUN}, section 5: k = 16"),
+    ("FeUdal: latent width", MANAGER_AND_WORKER.width, 256, f"{FUN}, section 5: d = 256"),
+    ("FeUdal: latent state", feudal.FeudalConfig().latent, "relu", f"{FUN}; recalled"),
+    ("FeUdal: Worker's discount", feudal.FeudalConfig().worker_gamma, 0.95, f"{FUN}; recalled"),
+    ("FeUdal: random goals", feudal.FeudalConfig().random_goals, 0.01, f"{OURS}; small in {FUN}"),
+    ("FeUdal: goals", feudal.FeudalConfig().goals, "learned", FUN),
+    ("FeUdal: phi has no bias", MANAGER_AND_WORKER.worker.phi.bias, None, f"{FUN}, section 3"),
+    ("FeUdal: Worker's LSTM", MANAGER_AND_WORKER.worker.core.hidden_size, 6 * 16, FUN),
+    (
+        "FeUdal: first values",
+        dict(feudal.Feudal.hyperparameters),
+        {"entropy_cost": 0.01, "intrinsic_cost": 0.5},
+        f"{OURS}; alpha from 0 to 1 in {FUN}, recalled",
+    ),
+    ("FeUdal: steps of a second pass", feudal.TORSO_STEPS, 32, OURS),
     (
         "PPO: first values",
         dict(ppo.PPO.hyperparameters),
@@ -359,6 +389,7 @@ DEFAULTS = {
     "settings": (actor_critic.AgentConfig(), "rows above"),
     "ppo_settings": (ppo.PPOConfig(), "rows above"),
     "auxiliary": (unreal.UNREALConfig(), "rows above"),
+    "feudal_settings": (feudal.FeudalConfig(), "rows above"),
     "population": (8, OURS),
     "workers": (None, OURS),
     "total_steps": (2_000_000, OURS),
@@ -383,6 +414,10 @@ DEFAULTS = {
     ),
     "reward_prediction_cost": (config.Range((1.0, 1.0), (1e-2, 100.0)), f"{UNREAL}, supplement"),
     "value_replay_cost": (config.Range((1.0, 1.0), (1e-2, 100.0)), f"{UNREAL}, supplement"),
+    "intrinsic_cost": (
+        config.Range((1e-2, 1.0), (1e-4, 10.0)),
+        f"{FUN}: up to 1, recalled; lower end and bounds are {OURS}",
+    ),
     "adapt": (None, f"{PBT}, table 1: learning rate, entropy cost and unroll length"),
     "fixed": ((), OURS),
     "seed": (0, OURS),
@@ -428,6 +463,28 @@ PRESETS = [
         {**LONG_RUN, "preset": "paper", "population": 80, "total_steps": 80_000_000},
         f"{PBT}, section 4.1.2: 80 members, recalled; ready after 1 to 10 million steps, supplement"
         f" A.1; steps of {A3C}, section 5; the report interval is {OURS}",
+    ),
+    (
+        "Atari: FeUdal",
+        changed(presets.ATARI["default"]["feudal"]),
+        {
+            "agent": "feudal",
+            "unroll_length": config.Range((20, 80), (10, 400)),
+            "settings": actor_critic.AgentConfig(graph_steps=1_000),
+        },
+        OURS,
+    ),
+    (
+        "Atari: FeUdal's unroll in the paper",
+        presets.ATARI["paper"]["feudal"].unroll_length,
+        config.Range((400, 400), (10, 400)),
+        f"{FUN}, section 5",
+    ),
+    (
+        "Atari: FeUdal's adapted hyperparameters in the paper",
+        presets.ATARI["paper"]["feudal"].search_space().adapt,
+        ("learning_rate", "entropy_cost", "intrinsic_cost"),
+        f"{PBT}, section 4.1.2",
     ),
     ("Gym: default", changed(presets.GYM["default"]["a3c"]), {}, OURS),
     ("Gym: environment", presets.GYM["default"]["a3c"].env, "CartPole-v1", OURS),
@@ -499,6 +556,7 @@ PRESETS = [
             "settings": dataclasses.asdict(actor_critic.AgentConfig()),
             "ppo_settings": dataclasses.asdict(ppo.PPOConfig()),
             "auxiliary": dataclasses.asdict(unreal.UNREALConfig()),
+            "feudal_settings": dataclasses.asdict(feudal.FeudalConfig()),
             "clip_rewards": False,
             "reward_scale": 1.0,
             "device": "cpu",

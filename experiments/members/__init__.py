@@ -2,8 +2,9 @@
 
 `learner` builds an agent and its environments and trains them, `actor` steps them, and `scheduled`
 trains along a schedule. `checks` refuses settings that do not fit. `evaluation` chooses and scores
-members by fresh samples, which `episodes` plays. `video` records one, and `trust` says what a run
-may execute. A worker process imports this package, so only what training needs is imported here.
+members by fresh samples, which `episodes` plays. `goal_use` plays with other goals than a FeUdal
+Network's own. `video` records an episode, and `trust` says what a run may execute. A worker process
+imports this package, so only what training needs is imported here.
 """
 
 from experiments.members.learner import make_task as make_task

@@ -28,7 +28,7 @@ class Transition(NamedTuple):
     truncated: torch.Tensor
     """Whether a time limit cut the episode off before it terminated. bool [B]"""
     truncation_value: torch.Tensor
-    """V(final observation) where truncated, else 0. [B]"""
+    """V(final observation) where truncated, else 0. [B], or [B, N] of N value functions"""
     ending: rollout.Ending | None
     """Final observations of the n episodes that ended at this step. None if n = 0."""
     finished: tuple[tuple[int, float, int], ...]
@@ -114,7 +114,7 @@ class Actor:
         # Gymnasium's TimeLimit can set both flags at the last step. A terminated episode has no
         # future to bootstrap from.
         truncated = truncated & ~terminated
-        truncation_value = torch.zeros(self.num_envs, device=device)
+        truncation_value = torch.zeros_like(step.value, requires_grad=False)
         ending = None
         if done.any():
             slots = np.flatnonzero(done)  # [B] -> [n]
@@ -133,7 +133,7 @@ class Actor:
             )
             # `step.state` is the state before the reset: it has not seen the new episode.
             state = tuple(part[cut] for part in step.state)  # [m, hidden] each
-            truncation_value[cut] = self.agent.value(final, state)  # [m] into [B]
+            truncation_value[cut] = self.agent.value(final, state)  # [m, ...]
 
         self.episode_return += reward
         self.episode_length += 1
@@ -164,7 +164,7 @@ class Actor:
         )
 
     def bootstrap_value(self) -> torch.Tensor:
-        """Return V of the present inputs, [B], and detach the core's state from its past."""
+        """Return V of the present inputs, [B] or [B, N]; detach the core's state from its past."""
         self.state = tuple(part.detach() for part in self.state)
         return self.agent.value(self.inputs, self.state)
 

@@ -42,7 +42,7 @@ def check(run_config: run.RunConfig) -> Description:
         return Description(f"task: {run_config.task}")
     config = learner.LearnerConfig.from_json(run_config.task_config)
     spec = check_environment(config)
-    config.check_unroll_length(longest_unroll(run_config))
+    config.check_unroll_length(*unroll_lengths(run_config))
     protocol = f"environment: {make.protocol(config.env_id, preset=config.preset)}"
     return Description(protocol, spec.frames_per_step if spec.is_atari else None)
 
@@ -108,16 +108,18 @@ def check_device(name: str) -> None:
         raise ValueError(f"--device {name}: {said}; use cpu, or cuda where there is one") from error
 
 
-def longest_unroll(run_config: run.RunConfig) -> int:
-    """Return the largest unroll length that a member can come to have, in steps."""
+def unroll_lengths(run_config: run.RunConfig) -> tuple[int, int]:
+    """Return the least and the largest unroll length that a member can come to have, in steps."""
     if (followed := schedule.followed(run_config)) is not None:
-        return max(int(followed.used(steps)["unroll_length"]) for steps, _ in followed.rows)
+        lengths = [int(followed.used(steps)["unroll_length"]) for steps, _ in followed.rows]
+        return min(lengths), max(lengths)
     unroll = run_config.space.dimensions["unroll_length"]
     if isinstance(unroll, space.IntUniform):
-        is_adapted = "unroll_length" in run_config.space.adapt
-        return int(unroll.reach[1]) if is_adapted else unroll.high
+        if "unroll_length" in run_config.space.adapt:
+            return int(unroll.reach[0]), int(unroll.reach[1])
+        return unroll.low, unroll.high
     assert isinstance(unroll, space.Constant)
-    return int(unroll.value)
+    return int(unroll.value), int(unroll.value)
 
 
 def check_fork(run_config: run.RunConfig, fork: Path) -> None:

@@ -6,6 +6,7 @@ Actions are sampled from the policy, as in training.
 import contextlib
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from experiments.members import actor, learner, tensors
 from pbt import checkpoint, owner, records, store
 from pbt.records import Member
 
+Transition = actor.Transition
 _PIN_S = 60.0
 """Seconds for which a checkpoint is kept while it is loaded, though its member trains on."""
 MAX_PARALLEL = 32
@@ -40,34 +42,65 @@ def play(
         pbt.checkpoint.CheckpointError: Its checkpoint is damaged.
     """
     agent, learner_config = load_agent(run_store, run_dir, member, seed)
-    slots = min(episodes, MAX_PARALLEL)
-    quota = math.ceil(episodes / slots)
-    envs = make.make_vec(learner_config.env_id, slots, preset=learner_config.preset)
+    slots, quota = _shares(episodes)
     try:
-        player = actor.Actor(agent, envs, learner_config.clip_rewards, learner_config.reward_scale)
-        player.reset(
-            [int(s) & 0x7FFFFFFF for s in np.random.SeedSequence(seed).generate_state(slots)]
-        )
-        played = np.zeros(slots, dtype=np.int64)
-        returns, lengths = [], []
-        while (played < quota).any():
-            for slot, episode_return, length in player.step().finished:
-                if played[slot] < quota:
-                    played[slot] += 1
-                    returns.append(episode_return)
-                    lengths.append(length)
+        played = [
+            one
+            for _, finished in fresh_steps(agent, learner_config, episodes, seed)
+            for one in finished
+        ]
     except RuntimeError as error:  # torch's, of weights so large that the policy overflows
         raise ValueError(f"member {member.id} cannot be played: {error}") from error
-    finally:
-        envs.close()
+    returns, lengths = zip(*played, strict=True)
     protocol = (
         f"{make.protocol(learner_config.env_id, preset=learner_config.preset)}; actions sampled "
         f"from the policy; {quota} episode(s) in each of {slots} environments; "
         f"raw undiscounted returns; evaluation seed {seed}"
     )
     return scores.Evaluation(
-        member.id, member.version, member.agent_steps, tuple(returns), tuple(lengths), protocol
+        member.id, member.version, member.agent_steps, returns, lengths, protocol
     )
+
+
+def fresh_steps(
+    agent: actor.Agent, config: learner.LearnerConfig, episodes: int, seed: int
+) -> Iterator[tuple[Transition, list[tuple[float, int]]]]:
+    """Play fresh episodes, equally many in every parallel environment.
+
+    Args:
+        agent: The agent that plays.
+        config: Its environments.
+        episodes: Number of episodes, rounded up.
+        seed: Seed of the environments.
+
+    Yields:
+        Each step of all environments, with return and length of the episodes that ended in it and
+        count.
+    """
+    slots, quota = _shares(episodes)
+    envs = make.make_vec(config.env_id, slots, preset=config.preset)
+    try:
+        player = actor.Actor(agent, envs, config.clip_rewards, config.reward_scale)
+        player.reset(
+            [int(s) & 0x7FFFFFFF for s in np.random.SeedSequence(seed).generate_state(slots)]
+        )
+        played = np.zeros(slots, dtype=np.int64)
+        while (played < quota).any():
+            transition = player.step()
+            counted = []
+            for slot, episode_return, length in transition.finished:
+                if played[slot] < quota:
+                    played[slot] += 1
+                    counted.append((episode_return, length))
+            yield transition, counted
+    finally:
+        envs.close()
+
+
+def _shares(episodes: int) -> tuple[int, int]:
+    """Return the number of environments, and of the episodes of each."""
+    slots = min(episodes, MAX_PARALLEL)
+    return slots, math.ceil(episodes / slots)
 
 
 def learner_config(run_store: store.Store) -> learner.LearnerConfig:

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from agents import a3c, actor_critic, ppo, rollout, unreal
+from agents import a3c, actor_critic, feudal, ppo, rollout, unreal
 from envs import make
 from experiments.analysis import tasks
 from experiments.members import actor, tensors
@@ -23,7 +23,7 @@ _LOG = logging.getLogger(__name__)
 
 VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
 
-AgentName = Literal["a3c", "ppo", "unreal", "unreal-ppo"]
+AgentName = Literal["a3c", "ppo", "unreal", "unreal-ppo", "feudal"]
 
 TASK = tasks.LEARNER
 FORMAT_VERSION = 1
@@ -41,13 +41,16 @@ class LearnerConfig:
     preset: str = "a3c2016"
     """Protocol of an Atari game; other environments ignore it."""
     agent: AgentName = "a3c"
-    """Agent. "unreal" is A3C with UNREAL's auxiliary tasks, "unreal-ppo" PPO with them."""
+    """Agent. "unreal" is A3C with UNREAL's auxiliary tasks, "unreal-ppo" PPO with them, "feudal" a
+    FeUdal Network."""
     settings: actor_critic.AgentConfig = dataclasses.field(default_factory=actor_critic.AgentConfig)
     """Fixed settings of the agent."""
     ppo_settings: ppo.PPOConfig = dataclasses.field(default_factory=ppo.PPOConfig)
     """Fixed settings of PPO; the agents without it ignore them."""
     auxiliary: unreal.UNREALConfig = dataclasses.field(default_factory=unreal.UNREALConfig)
     """Fixed settings of UNREAL's auxiliary tasks; the agents without them ignore them."""
+    feudal_settings: feudal.FeudalConfig = dataclasses.field(default_factory=feudal.FeudalConfig)
+    """Fixed settings of FeUdal Networks; the other agents ignore them."""
     clip_rewards: bool = False
     """Whether the agent learns from rewards clipped to [-1, 1], as on Atari. Scores stay raw."""
     reward_scale: float = 1.0
@@ -67,6 +70,8 @@ class LearnerConfig:
         values = dataclasses.asdict(self)
         if self.agent not in ("ppo", "unreal-ppo"):
             del values["ppo_settings"]
+        if self.agent != "feudal":
+            del values["feudal_settings"]
         if self.settings.precision == "float32":
             del values["settings"]["precision"]
         return values
@@ -78,19 +83,23 @@ class LearnerConfig:
             "settings": actor_critic.AgentConfig(**config["settings"]),
             "ppo_settings": ppo.PPOConfig(**config.get("ppo_settings", {})),
             "auxiliary": unreal.UNREALConfig(**config.get("auxiliary", {})),
+            "feudal_settings": feudal.FeudalConfig(**config.get("feudal_settings", {})),
         }
         own = {name: value for name, value in config.items() if name != "schedule"}
         return cls(**{**own, **parts})
 
-    def check_unroll_length(self, longest: int) -> None:
-        """Refuse an unroll that the agent's replay cannot hold.
+    def check_unroll_length(self, shortest: int, longest: int) -> None:
+        """Refuse an unroll that the agent's replay cannot hold, or that is short of its horizon.
 
         Args:
+            shortest: Least unroll length, in steps of all environments.
             longest: Largest unroll length, in steps of all environments.
 
         Raises:
-            ValueError: The replay is too small; the message names settings that fit.
+            ValueError: It does not fit; the message names settings that do.
         """
+        if self.agent == "feudal":
+            feudal.check_unroll(self.feudal_settings, shortest)
         if self.agent in ("unreal", "unreal-ppo"):
             spec = make.describe(self.env_id, preset=self.preset)
             obs_shape = spec.single_observation_space.shape
@@ -130,14 +139,18 @@ def make_agent(config: LearnerConfig, envs: VectorEnv | make.EnvSpec, seed: int)
         seed: Seed of initial weights and sampled actions.
 
     Raises:
-        ValueError: UNREAL's auxiliary tasks do not fit these environments.
+        ValueError: The agent does not fit these environments.
     """
     obs_shape = envs.single_observation_space.shape
     assert obs_shape is not None  # make_vec refuses such environments
     size = actor.action_size(envs)
     continuous = isinstance(envs.single_action_space, gymnasium.spaces.Box)
     device, rate = config.device, 1e-4
-    base: actor_critic.Agent
+    if config.agent == "feudal":
+        return feudal.Feudal(
+            obs_shape, size, continuous, config.settings, config.feudal_settings, rate, seed, device
+        )
+    base: actor_critic.FlatAgent
     if config.agent in ("ppo", "unreal-ppo"):
         base = ppo.PPO(
             obs_shape, size, continuous, config.settings, config.ppo_settings, rate, seed, device
@@ -277,6 +290,7 @@ class AgentTask:
             truncation_value=torch.stack([t.truncation_value for t in transitions]),
             bootstrap_value=self._actor.bootstrap_value(),  # [B]
             endings=tuple(transition.ending for transition in transitions),
+            following=self._actor.inputs,
         )
         return batch, episodes
 

@@ -37,6 +37,8 @@ CASES = [
     Case("MemoryChain", 20, {}),
     Case("MemoryChain", 20, {"length": 2}),
     Case("RepeatPrevious", 30, {}),
+    Case("CuedTMaze", 20, {"corridor": 1, "arms": 2, "limit": 5}),
+    Case("CuedTMaze", 20, {"corridor": 6, "arms": 1, "limit": 7}),
     Case("Counter", 20, {}, seeded=False),
 ]
 

@@ -162,3 +162,53 @@ def test_later_episodes_continue_with_the_slots_own_generator():
     assert set(cues) == {0, 1}, "not the same episode over and over"
     carried_on, _ = envs.reset()
     assert np.array_equal(carried_on[0], carried_on[1]), "so does a reset without a seed"
+
+
+@pytest.mark.parametrize(("corridor", "arms", "limit"), [(8, 12, 60), (2, 3, 9)])
+def test_cued_t_maze_against_a_walk_on_a_map(corridor, arms, limit):
+    keywords = {"corridor": corridor, "arms": arms, "limit": limit}
+    envs = make.make_vec("CuedTMaze", 4, **keywords)
+    obs, _ = envs.reset(seed=0)
+    rng = np.random.default_rng(0)
+    # Cells by their place in the observation, and what the actions forward, left and right do.
+    left, right = corridor + 1, corridor + 1 + arms
+    ways = {cell: (cell + 1, cell, cell) for cell in range(corridor)}
+    ways[corridor] = (corridor, left, right)
+    for i in range(arms):
+        inwards = [corridor if i == 0 else first + i - 1 for first in (left, right)]
+        ways[left + i] = (left + i, left + i + 1, inwards[0])
+        ways[right + i] = (right + i, inwards[1], right + i + 1)
+    ends = {left + arms - 1: 0, right + arms - 1: 1}
+    cells, steps, cues = [0] * 4, [0] * 4, obs[:, -2:].argmax(axis=1)
+    seen = {"right": 0, "wrong": 0, "late": 0}
+    for _ in range(2_000):
+        for slot in range(4):
+            expected = np.zeros(corridor + 2 * arms + 3)
+            expected[cells[slot]] = 1
+            if steps[slot] == 0:
+                expected[cues[slot] - 2] = 1
+            assert np.array_equal(obs[slot], expected)
+        # Mostly forward and to one side, so that ends are reached; the last slot dawdles.
+        to_side = [1 + int(slot % 2 == 0) for slot in range(4)]
+        a_t = np.where(np.array(cells) < corridor, 0, to_side)
+        a_t = np.where(rng.random(4) < [0.1, 0.1, 0.1, 0.9], rng.integers(3, size=4), a_t)
+        obs, reward, terminated, truncated, _ = envs.step(a_t)
+        for slot in range(4):
+            cells[slot] = ways[cells[slot]][a_t[slot]]
+            steps[slot] += 1
+            end = ends.get(cells[slot])
+            assert terminated[slot] == (end is not None)
+            assert truncated[slot] == (end is None and steps[slot] == limit)
+            assert reward[slot] == float(end == cues[slot])
+            if terminated[slot] or truncated[slot]:
+                kind = "late" if end is None else "right" if end == cues[slot] else "wrong"
+                seen[kind] += 1
+                cells[slot], steps[slot] = 0, 0
+                cues[slot] = obs[slot, -2:].argmax()
+    assert min(seen.values()) > 5
+
+
+@pytest.mark.parametrize("keywords", [{"corridor": 0}, {"arms": 0}, {"limit": 19}])
+def test_a_maze_that_cannot_be_walked_is_refused(keywords):
+    with pytest.raises(ValueError, match="give a corridor and arms of at least 1 cell"):
+        make.make_vec("CuedTMaze", 1, **keywords)

@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from agents import actor_critic, ppo, unreal
+from agents import actor_critic, feudal, ppo, unreal
 from experiments import atari, cli, gym, lab, presets
 from pbt import local
 
@@ -30,6 +30,14 @@ UNREAL_FLAGS = {
     "pixel-control-gamma": ["0.8"],
     "least-reward": ["0.125"],
     "no-shared-sequences": [],
+}
+FEUDAL_FLAGS = {
+    "horizon": ["7"],
+    "embedding-size": ["5"],
+    "worker-gamma": ["0.8"],
+    "random-goals": ["0.125"],
+    "latent": ["linear"],
+    "goals": ["fixed"],
 }
 
 
@@ -61,7 +69,11 @@ def test_every_preset_makes_a_run(settings):
     stored = settings.run_config()
     assert stored.step_multiple == settings.num_envs
     assert stored.min_episodes >= 2 * settings.num_envs
-    assert set(stored.space.adapt) == {"learning_rate", "entropy_cost", "unroll_length"}
+    adapted = {"learning_rate", "entropy_cost", "unroll_length"}
+    if settings.agent == "feudal":
+        adapted |= {"intrinsic_cost"}
+        adapted -= {"unroll_length"} if settings.preset == "paper" else set()
+    assert set(stored.space.adapt) == adapted
 
 
 def test_presets_are_named_by_what_they_are():
@@ -85,7 +97,7 @@ def test_an_unknown_agent_is_refused_in_one_line(capsys):
     with pytest.raises(SystemExit):
         parse("--agent", "dqn")
     assert capsys.readouterr().err == (
-        "error: --agent dqn: choose from ppo, a3c, unreal-ppo, unreal\n"
+        "error: --agent dqn: choose from ppo, a3c, unreal-ppo, unreal, feudal\n"
     )
 
 
@@ -124,10 +136,13 @@ def test_flags_of_a_range():
 
 
 def test_flags_reach_every_setting_of_the_agents():
-    given = {**AGENT_FLAGS, "package": ["batched"]} | PPO_FLAGS | UNREAL_FLAGS  # "paper" is A3C's
-    flags = [argument for flag, values in given.items() for argument in (f"--{flag}", *values)]
+    def flags(given):
+        return [argument for flag, values in given.items() for argument in (f"--{flag}", *values)]
+
+    of_replay = {**AGENT_FLAGS, "package": ["batched"]} | PPO_FLAGS | UNREAL_FLAGS
     for family in (presets.ATARI, presets.GYM, presets.LAB):
-        settings = cli.parse(family, "", [*flags, "--agent", "unreal-ppo"])
+        settings = cli.parse(family, "", [*flags(of_replay), "--agent", "unreal-ppo"])
+        levels = cli.parse(family, "", [*flags(FEUDAL_FLAGS), "--agent", "feudal"])
         task_config = settings.run_config().task_config
         assert task_config["settings"] == {
             "core": "feedforward",
@@ -152,11 +167,20 @@ def test_flags_reach_every_setting_of_the_agents():
             "least_reward": 0.125,
             "shared_sequences": False,
         }
+        assert dataclasses.asdict(levels.feudal_settings) == {
+            "horizon": 7,
+            "embedding_size": 5,
+            "worker_gamma": 0.8,
+            "random_goals": 0.125,
+            "latent": "linear",
+            "goals": "fixed",
+        }
         # None of them is its default, so each flag has set its own.
         for given, default in (
             (settings.settings, actor_critic.AgentConfig()),
             (settings.ppo_settings, ppo.PPOConfig()),
             (settings.auxiliary, unreal.UNREALConfig()),
+            (levels.feudal_settings, feudal.FeudalConfig()),
         ):
             for field in dataclasses.fields(default):
                 if field.name != "package":
@@ -168,10 +192,12 @@ GROUPS = {
     "agent options": (AGENT_FLAGS, "Settings of the agent, the same for all members"),
     "PPO options": (PPO_FLAGS, "Settings of PPO."),
     "UNREAL options": (UNREAL_FLAGS, "Settings of UNREAL's auxiliary tasks."),
+    "FeUdal options": (FEUDAL_FLAGS, "Settings of FeUdal Networks."),
 }
 RANGES = {
     "PPO options": ("clip-range", "epochs"),
     "UNREAL options": ("pixel-control-cost", "reward-prediction-cost", "value-replay-cost"),
+    "FeUdal options": ("intrinsic-cost",),
 }
 
 
@@ -181,7 +207,8 @@ RANGES = {
         (atari, "ppo", {"agent options", "PPO options"}),
         (gym, "a3c", {"agent options"}),
         (lab, "unreal", {"agent options", "UNREAL options"}),
-        (gym, "unreal-ppo", set(GROUPS)),
+        (gym, "unreal-ppo", set(GROUPS) - {"FeUdal options"}),
+        (atari, "feudal", {"agent options", "FeUdal options"}),
     ],
 )
 def test_help_shows_the_flags_of_the_agent_and_of_no_other(command, here, module, agent, titles):

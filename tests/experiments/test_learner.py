@@ -418,7 +418,7 @@ def test_config_round_trips_through_json():
         actor_critic.AgentConfig(core="feedforward"),
         actor_critic.AgentConfig(precision="auto"),
     ):
-        for agent in ("a3c", "ppo", "unreal", "unreal-ppo"):
+        for agent in ("a3c", "ppo", "unreal", "unreal-ppo", "feudal"):
             reuse = ppo.PPOConfig(trace=0.5 if "ppo" in agent else 0.95)
             config = learner.LearnerConfig(
                 "Pong", 8, agent=agent, settings=settings, ppo_settings=reuse

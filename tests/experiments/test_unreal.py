@@ -41,13 +41,13 @@ def test_a_cost_of_zero_is_a_task_switched_off():
     assert drawn["pixel_control_cost"] == 0
 
 
-def test_longest_unroll():
-    for flags, longest in (
-        ([], 50),
-        (["--fixed", "unroll_length=7"], 7),
-        (["--adapt", "learning_rate"], 20),
+def test_least_and_largest_unroll_length():
+    for flags, lengths in (
+        ([], (1, 50)),
+        (["--fixed", "unroll_length=7"], (7, 7)),
+        (["--adapt", "learning_rate"], (5, 20)),
     ):
-        assert checks.longest_unroll(parse(*flags).run_config()) == longest
+        assert checks.unroll_lengths(parse(*flags).run_config()) == lengths
 
 
 @pytest.mark.parametrize(
