@@ -260,7 +260,7 @@ ENVS = [
         18_000,
         f"{MACHADO}, section 5: 5 minutes of 60 Hz",
     ),
-    ("presets", list(atari.PRESETS), ["a3c2016", "machado2018"], OURS),
+    ("presets", list(atari.PRESETS), ["a3c2016", "machado2018", "ale-v5"], OURS),
     ("first person: frames per step", first_person.FRAMES_PER_STEP, 4, f"{UNREAL}; recalled"),
     ("first person: observations", first_person.OBSERVATION_SHAPE, (3, 84, 84), f"{UNREAL}, 4"),
     ("Lab: frames per second", lab.FRAMES_PER_SECOND, 60, "DeepMind Lab's default"),
@@ -456,7 +456,7 @@ PRESETS = [
     ),
     ("Atari: default", changed(presets.ATARI["default"]["a3c"]), {}, OURS),
     ("Atari: game", presets.ATARI["default"]["a3c"].game, "Pong", OURS),
-    ("Atari: protocol", presets.ATARI["default"]["a3c"].protocol, "a3c2016", A3C),
+    ("Atari: protocol", presets.ATARI["default"]["a3c"].played_protocol(), "a3c2016", A3C),
     (
         "Atari: paper",
         changed(presets.ATARI["paper"]["a3c"]),

@@ -181,7 +181,7 @@ def test_initialisation_is_drawn_from_the_generator_alone():
 
 
 def test_observations_that_do_not_fit_are_refused_with_a_way_out():
-    with pytest.raises(ValueError, match=r"6 x 84 pixels.*ResizeObservation"):
+    with pytest.raises(ValueError, match=r"6 x 84 pixels.*FlattenObservation"):
         networks.ConvTorso("a3c", (3, 6, 84))
     with pytest.raises(ValueError, match="takes vectors"):
         make(obs_shape=(4, 84, 84), torso="mlp")

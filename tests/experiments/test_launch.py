@@ -69,7 +69,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(command, here, one_process, m
     again = command(gym, *tiny("run"))
     assert again.code == 0
     assert "resuming run" in again.out
-    assert "finished: 2 members trained 640 agent steps each" in again.out
+    assert "finished: 2 members trained 640 steps each" in again.out
     assert stored("run") == before
     assert not list(Path("run").glob("logs/worker-*"))
 
@@ -351,7 +351,7 @@ def test_interrupted_resumed_and_joined(here, tmp_path):
     assert [terminal.returncode for terminal in terminals] == [0, 0], printed
     for text in printed:
         assert re.match(rf"(resuming|joining) {re.escape(run_dir.name)}: ", text)
-        assert "finished: 2 members trained 2,400 agent steps each" in text
+        assert "finished: 2 members trained 2,400 steps each" in text
     assert steps(run_dir) == [(2_400, "finished")] * 2
     _, _, versions, reports, _ = stored(run_dir)
     assert sum("mean of 30 fresh episodes" in text for text in printed) == 1

@@ -71,7 +71,7 @@ def test_the_fresh_episodes_of_a_study_are_found_by_comparisons(command, here, o
         True,
         outcome.EPISODES,
         tuple(json.loads(path.read_text())["interval_95"]),
-        concluded[0].protocol,
+        protocol=concluded[0].protocol,
     )
     assert f"evaluation seed {conclude.EVALUATION_SEED + 3}" in found[0].fresh.protocol
     assert found[1].fresh.protocol.endswith("evaluation seed 0")

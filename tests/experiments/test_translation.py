@@ -438,11 +438,14 @@ def test_the_papers_settings_are_those_of_tensor2tensor():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_tokens": 0}, "batch_tokens 0 must be at least 1"),
-        ({"evaluation_batches": 0}, "evaluation_batches 0 must be at least 1"),
+        ({"batch_tokens": 0}, "batch_tokens 0: use a whole number from 1 on"),
+        ({"evaluation_batches": 0}, "evaluation_batches 0: use a whole number from 1 on"),
         ({"languages": ("en", "en")}, r"languages \('en', 'en'\): name two"),
         ({"label_smoothing": 1.0}, "label_smoothing 1.0 must be at least 0 and below 1"),
-        ({"evaluation_interval_steps": 0}, "evaluation_interval_steps 0 must be at least 1"),
+        (
+            {"evaluation_interval_steps": 0},
+            "evaluation_interval_steps 0: use a whole number from 1 on",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, message):

@@ -47,7 +47,7 @@ def test_when_all_diverged_the_run_stops_and_names_the_first(toy_run):
     assert run.launch(2, say=said.append) == verdict.EXIT_DEAD == 1
     first = run.events("diverged")[0]
     [message] = [line for line in said if line.startswith("all 4 members diverged or failed")]
-    assert f"the first was member {first.member}, diverged at 0 agent steps" in message
+    assert f"the first was member {first.member}, diverged at 0 steps" in message
     assert f'"rate": {first.details["hyperparameters"]["rate"]}' in message
     assert len(run.events("diverged")) == 4
     # Saying it again costs no process.

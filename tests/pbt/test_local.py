@@ -153,7 +153,7 @@ def test_a_run_with_spaces_in_its_name_ends_well(tmp_path):
 
     exit_code = local.run(directory, 2, on_tick=on_tick, tick_s=0.2, say=said.append)
     assert exit_code == 0
-    assert said == ["finished: 3 members trained 200 agent steps each"]
+    assert said == ["finished: 3 members trained 200 steps each"]
     assert seen == sorted(seen)
     assert seen[-1] == 600
     # I10: no process, no file, no signal handler is left behind.

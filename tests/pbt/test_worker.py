@@ -96,7 +96,7 @@ def test_the_budget_is_exact(total, interval, start):
     store, _, calls, work = start(total_steps=total, report_interval=interval)
     outcome = work()
     assert outcome.exit_code == 0
-    assert outcome.message == f"finished: 4 members trained {total:,} agent steps each"
+    assert outcome.message == f"finished: 4 members trained {total:,} steps each"
     for member in store.members():
         assert (member.agent_steps, member.state) == (total, "finished")
         steps = [report.slice_steps for _, report in store.reports() if report.member == member.id]
