@@ -25,7 +25,7 @@ from experiments import (
     translation,
 )
 from experiments.members import learner
-from pbt import claim, create, local, owner, store
+from pbt import claim, create, local, store
 from terminal import start
 
 REPOSITORY = Path(__file__).parents[2]
@@ -119,12 +119,29 @@ def test_a_run_goes_on_without_its_flags(command, here, one_process):
     assert not Path("nowhere").exists()
 
 
+CLAIMS_AND_LEAVES_WHEN_JOINED = """
+import time
+from pbt import owner, store
+with store.Store.open("run") as run_store:
+    run_store.claim(owner.current())
+    print("claimed", flush=True)
+    while len(run_store.owners()) < 2:
+        time.sleep(0.05)
+"""
+
+
 def test_who_joins_is_told_who_is_there(command, here, one_process):
     assert command(gym, *tiny("run")).code == 0
     with store.Store.open("run") as run_store:
         run_store.extend(1_280)
-        run_store.claim(owner.current())
-    joined = command(resume, "run", "--workers", "1")
+    other = start(here, "-c", CLAIMS_AND_LEAVES_WHEN_JOINED)
+    try:
+        assert other.stdout.readline() == "claimed\n"
+        joined = command(resume, "run", "--workers", "1")
+        assert other.wait(60) == 0
+    finally:
+        other.kill()
+    assert steps("run") == [(1_280, "finished")] * 2
     cores = local.available_cores()
     assert (
         f"joining run: 2 members, 1,280 agent steps each, 1 worker beside 1 at work, 2 on {cores} "
