@@ -177,6 +177,7 @@ def write(plan: Plan, study: str, found: Sequence[arms.Result], out: Path) -> No
             },
             "units": dataclasses.asdict(words),
             "selection": [selection.CANDIDATES, selection.EPISODES],
+            # The last part has the seed and other scores, which are a run's own.
             "protocol": found[0].outcome.protocol.rpartition("; ")[0],
             "command": f"python -m experiments.{' '.join(['study', *sys.argv[1:]])}",
             "commit": provenance.commit() or "unknown",

@@ -126,8 +126,8 @@ def _translate(
         tuple(translation.bleu_of(rows[at : at + size]) for at in range(0, len(rows), size)),
         (),
         f"{translation.describe(config)}; BLEU of {found.sentences:,} {found.split} sentences, "
-        f"beam {found.beam}, {found.signature}; exact match {found.exact_match:.1%}; "
-        f"evaluation seed {seed}",
+        f"beam {found.beam}, {found.signature}; evaluation seed {seed}, "
+        f"exact match {found.exact_match:.1%}",
         words.many,
         words.steps,
         found.bleu,
@@ -153,9 +153,10 @@ def _generate(
         found.splits,
         (),
         f"{gan.describe(config)}; Inception score of splits of {size:,} fresh images, "
-        f"{found.held_out_score:.2f} for held-out real ones; Frechet distance {found.frechet:.2f} "
-        f"of {found.compared:,} images to as many held-out ones; classifier with "
-        f"{found.classifier_accuracy:.1%} of held-out images right; evaluation seed {seed}",
+        f"{found.held_out_score:.2f} for held-out real ones; classifier with "
+        f"{found.classifier_accuracy:.1%} of held-out images right; evaluation seed {seed}, "
+        f"Frechet distance {found.frechet:.2f} of {found.compared:,} images to as many held-out "
+        "ones",
         words.many,
         words.steps,
     )

@@ -135,7 +135,7 @@ def protocol(described: Mapping[str, Any], found: arms.Tables) -> list[str]:
 def _setting(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"in ({', '.join(wording.value(end) for end in value)})"
-    return f"{value:,}"
+    return value if isinstance(value, str) else f"{value:,}"
 
 
 def _ranges(seeds: Sequence[int]) -> str:
