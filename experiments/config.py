@@ -100,10 +100,7 @@ class EngineConfig:
         Raises:
             ValueError: One line with the value given, the values allowed and the way out.
         """
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(
-                f"--workers {self.workers}: use 1 or more, or leave it out for all cores"
-            )
+        check_workers(self.workers)
         if self.fork is not None and self.run_dir is None:
             raise ValueError(f"--fork {self.fork}: name the new run's directory too, --run-dir NEW")
         if self.fork is not None and self.fork == self.run_dir:
@@ -377,6 +374,16 @@ class PopulationConfig(EngineConfig):
 def default_workers(population: int) -> int:
     """Return the number of workers if none is given: one per core, at most one per member."""
     return min(local.available_cores(), population)
+
+
+def check_workers(workers: int | None) -> None:
+    """Refuse a number of workers below 1; None is the default.
+
+    Raises:
+        ValueError: One line with the value given and the values allowed.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"--workers {workers}: use 1 or more, or leave it out for all cores")
 
 
 def parse_fixed(fixed: Sequence[str], flag: str = "--fixed") -> dict[str, float]:

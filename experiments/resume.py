@@ -32,17 +32,6 @@ class Arguments:
     """Go on though the run names other code than the suite's and Gymnasium's: that code is
     executed."""
 
-    def check(self) -> None:
-        """Refuse arguments that make no sense.
-
-        Raises:
-            ValueError: One line with the value given and the values allowed.
-        """
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(
-                f"--workers {self.workers}: use 1 or more, or leave it out for all cores"
-            )
-
 
 def prepare(arguments: Arguments) -> run.RunConfig:
     """Return the settings that the run goes on with, and change nothing.
@@ -51,7 +40,7 @@ def prepare(arguments: Arguments) -> run.RunConfig:
         ValueError: The arguments make no sense, or the run names foreign code.
         pbt.store.StoreError: There is no run.
     """
-    arguments.check()
+    config.check_workers(arguments.workers)
     with store.Store.open(arguments.run_dir) as run_store:
         if not arguments.trust:
             trust.check_run(run_store)
