@@ -207,7 +207,8 @@ def directory_name(run_config: run.RunConfig) -> str:
 
 
 def _measured_pace(base: config.EngineConfig, seconds: float = 3.0) -> float:
-    """Return the seconds that an agent step takes one member at the middle of the prior."""
+    """Return the seconds of one core that an agent step takes at the middle of the prior."""
+    torch.set_num_threads(1)  # as `train` does
     values = config.parse_fixed(definitions.middle(base))
     task, task_config = base.task()
     member = slices.build(slices.named_factory(task), task_config, 0, 0)
@@ -215,11 +216,11 @@ def _measured_pace(base: config.EngineConfig, seconds: float = 3.0) -> float:
         member.set_hyperparameters(values)
         updates = member.train(base.total_steps, base.total_steps)
         next(updates)  # the first one is slow
-        started_s, taken = time.perf_counter(), 0
+        started_s, taken = time.process_time(), 0
         for progress in updates:
             taken += progress.agent_steps
-            if time.perf_counter() - started_s > seconds:
+            if time.process_time() - started_s > seconds:
                 break
-        return (time.perf_counter() - started_s) / max(taken, 1)
+        return (time.process_time() - started_s) / max(taken, 1)
     finally:
         member.close()
