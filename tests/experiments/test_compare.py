@@ -90,13 +90,13 @@ def test_the_whole_comparison(folder, tmp_path, capsys):
     printed = capsys.readouterr().out
     means = [index + 0.75 for index in range(5)]
     low, high = aggregates.interval(means[:3])
-    assert f"| pbt | 3 | 1.75 ({low:.2f} to {high:.2f}) |" in printed
+    assert f"| pbt | 3 | 1.750 ({low:.3f} to {high:.3f}) |" in printed
     assert "P(pbt > arm)" in printed
     assert "| 0.00 (0.00 to 0.00) |" in printed
     for text in (printed, words):
         assert "really about 50 % with 2 seeds, 75 % with 3 seeds" in text
         # Paired over seeds 0 and 1: 0.75 - 3.75 and 1.75 - 4.75.
-        assert "-3.00 (-3.00 to -3.00)" in text
+        assert "-3.000 (-3.000 to -3.000)" in text
     with (out / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["arm"] for row in rows] == ["pbt"] * 3 + ["none"] * 2
@@ -137,10 +137,13 @@ def test_statistics_are_those_of_the_groups(folder, kind):
         earned = [scores.training_score(history).mean for history in histories]
         assert [*pbt, *none] == pytest.approx(earned, rel=1e-5)
     cells = arms.cells(found, "")
+    digits = 2 if max(map(abs, (*pbt, *none))) >= 10 else 3
     for values, line in zip((pbt, none), cells, strict=True):
         low, high = aggregates.interval(values)
         assert line[1] == str(len(values))
-        assert line[2] == f"{np.mean(values):.2f} ({low:.2f} to {high:.2f})"  # too few to trim
+        assert line[2] == (  # too few to trim
+            f"{np.mean(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+        )
     if kind == "training":
         assert len(cells[0]) == 6  # who is ahead by what chose it may not be better
         return
@@ -149,7 +152,9 @@ def test_statistics_are_those_of_the_groups(folder, kind):
     assert cells[1][7].startswith(f"{np.mean(wins):.2f} (")
     differences = np.subtract(pbt[:2], none)
     low, high = aggregates.paired_interval(differences)
-    assert cells[1][6] == f"{differences.mean():.2f} ({low:.2f} to {high:.2f})"
+    assert cells[1][6] == (
+        f"{differences.mean():.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    )
 
 
 def test_fresh_and_training_scores_are_never_mixed(folder, capsys, tmp_path):

@@ -162,7 +162,7 @@ def test_damaged_files_are_named_and_nothing_is_rebuilt(folder, capsys, file, da
 def test_one_seed_has_no_interval(tmp_path):
     found = [result(arm, 0, own[0]) for arm, own in SCORES.items()]
     results.write(tmp_path, DESCRIBED, found)
-    assert "| random search | 1 | 5.50 (none for n = 1) |" in (tmp_path / "README.md").read_text()
+    assert "| random search | 1 | 5.500 (none for n = 1) |" in (tmp_path / "README.md").read_text()
 
 
 def test_scores_of_known_games_are_also_told_on_the_human_scale(tmp_path):
