@@ -49,7 +49,7 @@ def scores(tables: arms.Tables, title: str) -> Figure:
     panels = tables.panels
     most = max(len(tables.names(panel)) for panel in panels)
     figure, made = drawing.grid(
-        len(panels), 1, 0.45 * most + 0.5, share_steps=bool(tables.environment)
+        len(panels), 1, 0.45 * most + 0.7, share_steps=bool(tables.environment)
     )
     for [axes], panel in zip(made, panels, strict=True):
         names = tables.names(panel)

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.backends import backend_agg
 
 import projection_run as runs
 from experiments import compare
@@ -215,7 +216,7 @@ def test_replays_show_their_schedules(tmp_path):
             for line in figure.axes[0].lines
             if line.get_drawstyle() == "steps-post"
         ]
-        assert rates[:2] == [[0.001, 0.0005, 0.0005], [0.004, 0.002, 0.002]]
+        assert rates[:4:2] == [[0.001, 0.0005, 0.0005], [0.004, 0.002, 0.002]]
         assert {axes.get_yscale() for axes in figure.axes} == {"log"}
         (row,) = (row for row in comparison.differing_settings(found) if "schedule" in row[0])
         assert all(len(text) < 40 for text in row[1])
@@ -388,3 +389,26 @@ def test_scores_read_back_as_they_were_written(folder):
     assert json.loads(path.read_text())["returns"] == [1.0, 4.0]
     run = comparison.read([folder / "pbt-0", folder / "pbt-1"])[0]
     assert (run.fresh.mean, run.fresh.episodes, run.fresh.protocol) == (2.5, 2, "as agreed")
+
+
+def test_the_labels_of_three_environments_keep_to_their_panels(tmp_path):
+    given = []
+    for env_id in ("ALE/Pong-v5", "ALE/Breakout-v5", "CartPole-v1"):
+        task_config = {"env_id": env_id, "preset": "machado2018"}
+        run_dir = tmp_path / f"a-rather-long-name-of-{env_id.rpartition('/')[2]}"
+        runs.Population(run_dir, runs.configuration(task_config=task_config)).train(1000)
+        given.append(run_dir)
+    found = tables(given)
+    for figure in (study_figures.scores(found, ""), study_figures.curves_by_time(found)):
+        canvas = backend_agg.FigureCanvasAgg(figure)
+        canvas.draw()
+        panels = [axes for axes in figure.axes if axes.get_xlabel()]
+        labels = [axes.yaxis.label for axes in panels if axes.get_ylabel()]
+        labels += [axes.xaxis.label for axes in panels]
+        boxes = [label.get_window_extent(canvas.get_renderer()) for label in labels]
+        boxes += [legend.get_window_extent() for legend in figure.legends]
+        for first, second in itertools.combinations(boxes, 2):
+            assert not first.overlaps(second)
+        for box in boxes:
+            assert box.x0 >= 0
+            assert box.x1 <= figure.bbox.x1

@@ -76,10 +76,10 @@ def test_the_table_says_what_the_scores_say(folder):
     x, y = np.array(SCORES["PBT"]), np.array(SCORES["random search"])
     assert cells[1] == "4"
     low, high = aggregates.interval(y)
-    assert cells[2] == f"{np.mean([4.0, 5.0]):.2f} ({low:.2f} to {high:.2f})"  # the middle two
-    assert cells[3] == f"{y.mean():.2f}"
-    assert cells[4] == f"{(y - 1).mean():.2f}"
-    assert cells[6].startswith(f"{(x - y).mean():.2f} (")
+    assert cells[2] == f"{np.mean([4.0, 5.0]):.3f} ({low:.3f} to {high:.3f})"  # the middle two
+    assert cells[3] == f"{y.mean():.3f}"
+    assert cells[4] == f"{(y - 1).mean():.3f}"
+    assert cells[6].startswith(f"{(x - y).mean():.3f} (")
     above = np.mean([a > b for a in x for b in y]) + np.mean([a == b for a in x for b in y]) / 2
     assert cells[7].startswith(f"{above:.2f} (")
     assert "| never run | 0 |" in "\n".join(lines)
