@@ -105,7 +105,7 @@ def run_experiment(
         if disk.is_full(error):
             sys.exit(_say_refused(verdict.EXIT_DISK_FULL, f"no space for {run_dir}: make room"))
         sys.exit(_say_refused(verdict.EXIT_DEAD, f"{run_dir} cannot be written to: {error}"))
-    print(f"curves: tensorboard --logdir {shlex.quote(str(run_dir.parent))}", flush=True)
+    print(f"curves: tensorboard --logdir {shlex.quote(str(run_dir))}", flush=True)
     with (
         _one_line(),
         store.Store.open(run_dir, busy_timeout_s=local.BUSY_TIMEOUT_S) as watched,

@@ -1,6 +1,7 @@
 """Report on a run: a page, a summary, figures and tables.
 
     python -m experiments.report RUN_DIR [--out DIR]
+    python -m experiments.report RUN_DIR --serve      # a page that follows the training
     python -m experiments.report results/STUDY
 
 A report can be made at any time, also while the run trains. All its files are made from the store,
@@ -21,6 +22,9 @@ They are written to RUN_DIR/report. The TensorBoard files in RUN_DIR/tensorboard
 date, or made again if they were deleted, and the run `best-lineage` is added. With `--out`, all
 files go to DIR and DIR/tensorboard, and nothing in RUN_DIR changes.
 
+With `--serve` the page is shown at http://127.0.0.1:8000/ to browsers on this machine alone, until
+the command is stopped. It is drawn anew while the run trains, and no file is written.
+
 Training scores are means of the last counted episodes, by which the population is ranked. The best
 of many such means is biased upward, so a result needs fresh episodes:
 `python -m experiments.evaluate RUN_DIR`.
@@ -29,6 +33,7 @@ A directory with a `study.json` holds a study. Its page, figures and tables are 
 CSV files alone.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +42,7 @@ import tyro
 
 from experiments import cli
 from experiments.analysis import wording
-from experiments.pages import markup, run_report
+from experiments.pages import live, markup, run_report
 from experiments.projections import tensorboard
 from experiments.studies import results
 from pbt import store as stores
@@ -54,6 +59,10 @@ class Arguments:
     """Directory of the run, e.g. results/runs/atari-Pong; or of a study's results."""
     out: Path | None = None
     """Directory of the report; default: RUN_DIR/report. With it, nothing in RUN_DIR changes."""
+    serve: bool = False
+    """Show the page to browsers on this machine, drawn anew while the run trains. Write no file."""
+    port: int = 8000
+    """Port of the page with --serve; 0 takes a free one."""
 
 
 @cli.quiet
@@ -61,11 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command with the given arguments, or with the process's own."""
     options = cli.read(Arguments, args=arguments)
     if (options.run_dir / STUDY_FILE).exists():
+        if options.serve:
+            cli.fail(f"--serve: {options.run_dir} is a study, whose page does not change")
         return _rebuild(options)
     try:
         store = stores.Store.open(options.run_dir)
     except (stores.StoreError, OSError) as error:
         cli.fail(error)
+    if options.serve:
+        store.close()
+        return _serve(options)
     base = options.out or options.run_dir
     directory = options.out or options.run_dir / "report"
     event_files = base / "tensorboard"
@@ -92,6 +106,23 @@ def _keeper(store: stores.Store) -> str | None:
         return None
     parts = holder.partition("#")[0].split("/")
     return f"process {parts[-2]} on {parts[0]}" if len(parts) > 3 else holder
+
+
+def _serve(options: Arguments) -> None:
+    """Show the page of a run until the command is stopped."""
+    if options.out is not None:
+        cli.fail(f"--out {options.out}: with --serve no file is written, leave one of them out")
+    try:
+        server = live.server(options.run_dir, options.port)
+    except (OSError, OverflowError) as error:
+        cli.fail(f"--port {options.port} cannot be used ({error}): give another one, or 0")
+    with server, contextlib.suppress(KeyboardInterrupt):
+        print(
+            f"Showing {wording.printable(str(options.run_dir))} at "
+            f"http://{live.ADDRESS}:{server.server_port}/ until you stop it with Ctrl-C",
+            flush=True,
+        )
+        server.serve_forever()
 
 
 def _rebuild(options: Arguments) -> None:

@@ -26,6 +26,7 @@ figures, which `python -m experiments.report DIR` makes again from the other fil
 import collections
 import dataclasses
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -137,7 +138,7 @@ def finish(plan: Plan, arm: definitions.Arm, seed: int, wait: bool) -> bool:
         return False
     name, found = completed
     took_s = time.monotonic() - started_s
-    print(f"{arm.name}, seed {seed}: {found.score:.2f} ({took_s:.0f} s, {name})", flush=True)
+    print(f"{arm.name}, seed {seed}: {found.score:.4g} ({took_s:.0f} s, {name})", flush=True)
     return True
 
 
@@ -179,7 +180,7 @@ def write(plan: Plan, study: str, found: Sequence[arms.Result], out: Path) -> No
             "selection": [selection.CANDIDATES, selection.EPISODES],
             # The last part has the seed and other scores, which are a run's own.
             "protocol": found[0].outcome.protocol.rpartition("; ")[0],
-            "command": f"python -m experiments.{' '.join(['study', *sys.argv[1:]])}",
+            "command": shlex.join(["python", "-m", "experiments.study", *sys.argv[1:]]),
             "commit": provenance.commit() or "unknown",
             "run_commits": run_commits(plan.run_dir, {result.run for result in found}),
         },

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.analysis import aggregates, units
+from experiments.analysis import aggregates, units, wording
 from experiments.analysis.outcome import Curve, Outcome, Schedule
 
 Kind = Literal["score", "training_score"]
@@ -172,25 +172,27 @@ def cells(tables: Tables, panel: str) -> list[list[str]]:
     """Return the cells of a panel's table, one list per arm."""
     width = len(header(tables, panel))
     base = tables.scores(panel, reference(tables, panel))
+    digits = _digits(tables, panel)
     made = []
     for arm in tables.names(panel):
         own, rows = tables.scores(panel, arm), tables.counted(panel, arm)
         if not own:
-            made.append([arm, "0", *[""] * (width - 2)])
+            made.append([arm, "0", "no score", *[""] * (width - 3)])
             continue
         scores = list(own.values())
+        ends = interval(aggregates.interval(scores), digits)
         medians = [row.median_training_score for row in rows]
         line = [
             arm,
             str(len(scores)),
-            f"{_number(aggregates.iqm(scores))} ({interval(aggregates.interval(scores))})",
-            _number(float(np.mean(scores))),
-            _number(float(np.mean([median for median in medians if median is not None]))),
+            f"{aggregates.iqm(scores):.{digits}f} ({ends})",
+            f"{np.mean(scores):.{digits}f}",
+            f"{np.mean([median for median in medians if median is not None]):.{digits}f}",
             f"{np.mean([row.exploits for row in rows]):.1f}",
         ]
         if _compares(tables, panel):
             is_other = _is_compared(tables, panel, arm)
-            line += _compared(base, own) if is_other else ["", ""]
+            line += _compared(base, own, digits) if is_other else ["", ""]
         if _has_human(tables, panel):
             human = aggregates.human_normalised(tables.environment, aggregates.iqm(scores))
             line.append(f"{human:.0%}")
@@ -212,18 +214,29 @@ def markdown(tables: Tables, panel: str) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-def interval(ends: tuple[float, float]) -> str:
-    """Return both ends of an interval in words."""
-    return "none for n = 1" if math.isnan(ends[0]) else f"{ends[0]:.2f} to {ends[1]:.2f}"
+def interval(ends: tuple[float, float], digits: int = 2) -> str:
+    """Return both ends of an interval in words, with so many decimals."""
+    if math.isnan(ends[0]):
+        return "none for n = 1"
+    return f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
 
 
-def _compared(base: Mapping[int, float], own: Mapping[int, float]) -> list[str]:
+def _digits(tables: Tables, panel: str) -> int:
+    """Return the decimals of all scores of a panel, by the largest one.
+
+    They are the same for all arms, so that rounding hides no difference between machines.
+    """
+    found = [abs(s) for arm in tables.names(panel) for s in tables.scores(panel, arm).values()]
+    return max(2, wording.decimals(max(found, default=0.0)))
+
+
+def _compared(base: Mapping[int, float], own: Mapping[int, float], digits: int) -> list[str]:
     """Return paired difference and P of two arms' scores by seed."""
     found, ends = aggregates.probability_of_improvement(list(base.values()), list(own.values()))
     paired, differences = "", [base[seed] - own[seed] for seed in own if seed in base]
     if differences:
         student = aggregates.paired_interval(differences)
-        paired = f"{_number(float(np.mean(differences)))} ({interval(student)})"
+        paired = f"{np.mean(differences):.{digits}f} ({interval(student, digits)})"
     return [paired, f"{found:.2f} ({interval(ends)})"]
 
 
@@ -246,11 +259,6 @@ def _is_compared(tables: Tables, panel: str, arm: str) -> bool:
 
 def _has_human(tables: Tables, panel: str) -> bool:
     return tables.kind(panel) == "score" and tables.environment in aggregates.HUMAN_SCORES
-
-
-def _number(value: float) -> str:
-    """Write a score with fixed decimals, so that rounding hides no difference between machines."""
-    return f"{value:.2f}"
 
 
 def _known(value: float | None) -> float | None:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.analysis.history import History
+from pbt import lineage
 from pbt.records import Version
 from pbt.task import Episode
 
@@ -51,6 +52,20 @@ class PopulationCurves:
 def slice_scores(history: History) -> list[float]:
     """Return every training score that a slice of training earned, in no particular order."""
     return [v.score for v in history.versions if v.score is not None and v.kind == "slice"]
+
+
+def earned_scores(steps: Iterable[lineage.Step]) -> tuple[Floats, Floats]:
+    """Return the training score that each slice of a lineage earned.
+
+    Returns:
+        Agent steps behind the weights, and the scores. NaN for a slice that earned none.
+    """
+    slices = [step for step in steps if step.version.kind == "slice"]
+    scores = [step.version.score for step in slices]
+    return (
+        np.array([step.training for step in slices], np.float64),
+        np.array([np.nan if score is None else score for score in scores], np.float64),
+    )
 
 
 def member_scores(history: History, member: int) -> tuple[Floats, Floats]:

@@ -6,6 +6,7 @@ Only reports read it. The command line is recorded, environment variables never 
 import contextlib
 import dataclasses
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -27,14 +28,23 @@ class Start:
     """Commit of the code, see `commit`; None if unknown."""
     started_s: float
     """Unix time, in seconds."""
+    directory: str | None = None
+    """Working directory, from which paths in the command count; None in runs of before."""
 
 
 def record(run_dir: Path) -> None:
     """Append this process's command line. A run that cannot be written to fails elsewhere."""
-    command = shlex.join(["python", *sys.orig_argv[1:]])
-    start = Start(command, commit(), time.time())
+    start = Start(command(), commit(), time.time(), os.getcwd())
     with contextlib.suppress(OSError), (run_dir / FILE_NAME).open("a", encoding="utf-8") as file:
         file.write(json.dumps(dataclasses.asdict(start)) + "\n")
+
+
+def command() -> str:
+    """Return this process's command line as a shell takes it.
+
+    Of the interpreter it has the name alone. Its directory is another one elsewhere.
+    """
+    return shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
 
 
 def read(run_dir: Path) -> list[Start]:
@@ -47,12 +57,13 @@ def read(run_dir: Path) -> list[Start]:
     for line in lines:
         with contextlib.suppress(ValueError, TypeError, KeyError):
             found = json.loads(line)
-            known = found["commit"]
+            known, where = found["commit"], found.get("directory")
             starts.append(
                 Start(
                     str(found["command"]),
                     None if known is None else str(known),
                     float(found["started_s"]),
+                    None if where is None else str(where),
                 )
             )
     return starts

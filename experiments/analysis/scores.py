@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.analysis import aggregates, files
+from experiments.analysis import aggregates, files, wording
 from experiments.analysis.history import History
 from pbt.records import Member
 
@@ -25,7 +25,8 @@ class Score:
     episodes: int
     """Number of episodes."""
     interval: tuple[float, float] | None = None
-    """95 % interval of the mean over the fresh episodes of this member; it covers no other seed."""
+    """95 % interval of the mean over the fresh episodes of this member; it covers no other seed.
+    None for a single episode, and for training episodes."""
     is_mean: bool = True
     """Whether it is the mean of the samples' scores, and not one score of all of them together."""
     protocol: str | None = None
@@ -64,22 +65,22 @@ class Evaluation:
         """Return the score: the mean of the samples, unless they have one of all together."""
         return float(np.mean(self.returns)) if self.whole is None else self.whole
 
-    def interval(self) -> tuple[float, float]:
-        """Return the 95 % bootstrap interval of the score. One sample's has no width."""
+    def interval(self) -> tuple[float, float] | None:
+        """Return the 95 % bootstrap interval of the score. A single sample has none."""
         if self.ends is not None:
             return self.ends
         if len(self.returns) == 1:
-            return (self.returns[0], self.returns[0])
+            return None
         return aggregates.interval(self.returns, np.mean)
 
     def text(self) -> str:
         """Return the score and its protocol as printed."""
-        low, high = self.interval()
         how = "mean of" if self.whole is None else "over"
         return (
             f"member {self.member}, version {self.version}, {self.agent_steps:,} {self.steps}: "
-            f"{self.mean:.2f} ({how} {len(self.returns)} fresh {self.samples}; 95 % interval "
-            f"{low:.2f} to {high:.2f}; from {min(self.returns):g} to {max(self.returns):g})\n"
+            f"{wording.score(self.mean)} ({how} {len(self.returns)} fresh {self.samples}; "
+            f"95 % interval {wording.interval(self.interval())}; "
+            f"from {min(self.returns):g} to {max(self.returns):g})\n"
             f"protocol: {self.protocol}"
         )
 
@@ -139,7 +140,7 @@ def _fresh(path: Path) -> Score | None:
     """Read what `experiments.evaluate` saved; None without such a file."""
     try:
         played = json.loads(path.read_text(encoding="utf-8"))
-        low, high = (float(end) for end in played["interval_95"])
+        ends = [float(end) for end in played["interval_95"] or ()]
         mean, episodes, protocol = (
             float(played["mean"]),
             len(played["returns"]),
@@ -147,7 +148,10 @@ def _fresh(path: Path) -> Score | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not all(map(math.isfinite, (mean, low, high))):
+    if len(ends) not in (0, 2) or not all(map(math.isfinite, (mean, *ends))):
         return None
     is_mean = played.get("whole") is None
-    return Score(mean, True, episodes, (low, high), is_mean, protocol)
+    # Files of before wrote an interval without width for a single episode.
+    has_interval = len(ends) == 2 and not (is_mean and episodes == 1)
+    interval = (ends[0], ends[1]) if has_interval else None
+    return Score(mean, True, episodes, interval, is_mean, protocol)

@@ -25,20 +25,25 @@ def value(number: float, _position: int | None = None) -> str:
 
 
 def score(number: float) -> str:
-    """Format a score, a mean or a statistic: 10.10, 199.7, 12,340, 3.2e-5."""
+    """Format a score, a mean or a statistic with four digits: 0.9778, 10.10, 199.7, 12,340."""
     if not math.isfinite(number):
         return "n/a"
     size = abs(number)
     if 0 < size < 0.1 or size >= 1e7:
-        return _short_exponent(f"{number:.3g}")
-    decimals = 2 if size < 100 else 1 if size < 1_000 else 0
-    return f"{number:,.{decimals}f}"
+        return _short_exponent(f"{number:.4g}")
+    return f"{number:,.{2 if number == 0 else decimals(size)}f}"
 
 
-def interval(ends: tuple[float, float]) -> str:
-    """Format both ends of an interval. They are NaN for a single run, which has none."""
-    low, high = ends
-    return f"{score(low)} to {score(high)}" if low == low and high == high else "none for n = 1"
+def decimals(size: float) -> int:
+    """Return the decimals with which a number of this size has four digits, at most four."""
+    return next((count for count, end in ((4, 1), (3, 10), (2, 100), (1, 1_000)) if size < end), 0)
+
+
+def interval(ends: tuple[float, float] | None) -> str:
+    """Format both ends of an interval. They are NaN or None for a single run, which has none."""
+    if ends is None or not all(map(math.isfinite, ends)):
+        return "none for n = 1"
+    return f"{score(ends[0])} to {score(ends[1])}"
 
 
 def probability(number: float) -> str:

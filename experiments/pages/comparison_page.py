@@ -155,10 +155,9 @@ def _runs(compared: Sequence[Group], tables: arms.Tables) -> Html:
         row, config = found[str(run.run_dir)], run.history.config
         trained = row.agent_steps / (config.population * config.total_steps)
         played, ends = Cell("not evaluated"), ""
-        if run.fresh is not None and run.fresh.interval is not None:
-            played = _score(run.fresh.mean)
-            low, high = map(wording.score, run.fresh.interval)
-            ends = f"{low} to {high}, n = {run.fresh.episodes}"
+        if run.fresh is not None:
+            played, ends = _score(run.fresh.mean), wording.interval(run.fresh.interval)
+            ends += "" if run.fresh.episodes == 1 else f", n = {run.fresh.episodes}"
         rows.append(
             [
                 markup.code(row.run),
@@ -183,7 +182,7 @@ def _runs(compared: Sequence[Group], tables: arms.Tables) -> Html:
         Column("95 % interval", explanation=f"over the {words.many} of this one member"),
         Column("left out", explanation="why no statistic counts the run"),
     ]
-    return markup.table("Runs and their best members", columns, rows, sortable=True, wide=True)
+    return markup.table("Runs and their best members", columns, rows, sortable=True)
 
 
 def _score(value: float | None) -> Cell:

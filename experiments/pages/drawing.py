@@ -189,15 +189,23 @@ def _log_axis(axes: Axes, factor: float) -> None:
 
 
 def score_scale(scores: Sequence[float]) -> Any:
-    """Map scores to colours. The lowest 2 % share one, or a bad start would wash out the rest."""
-    low, high = (float(np.quantile(scores, 0.02)), max(scores)) if scores else (0.0, 1.0)
+    """Map scores to colours. The lowest 2 % share one, or a bad start would wash out the rest.
+
+    Returns:
+        The scale, or None without scores.
+    """
+    if not scores:
+        return None
+    low, high = float(np.quantile(scores, 0.02)), max(scores)
     if low == high:
         low, high = low - 0.5, high + 0.5
     return cm.ScalarMappable(norm=colors.Normalize(low, high, clip=True), cmap=SCORES)
 
 
 def score_bar(figure: Figure, scale: Any, panels: Sequence[Axes]) -> None:
-    """Draw the legend of `score_scale` beside the panels."""
+    """Draw the legend of `score_scale` beside the panels, unless no slice has a score."""
+    if scale is None:
+        return
     bar = figure.colorbar(scale, ax=list(panels), pad=0.02, aspect=35, shrink=0.9)
     bar.set_label("training score", color=INK)
     bar.outline.set_visible(False)
@@ -217,7 +225,7 @@ def slices(
         axes: The panel.
         lines: Both ends of the line of each slice.
         scores: Score of each slice. None is drawn grey.
-        scale: The colours, from `score_scale`.
+        scale: The colours, from `score_scale`. None if no slice has a score.
         width: Width of the lines in points.
     """
     axes.add_collection(

@@ -95,9 +95,9 @@ def schedule(history: History) -> Figure:
     figure, panels = drawing.panels(len(names) + 1, 1.45)
     rows = history.schedule
     segments = lineage.segments(history.lineage)
-    scored = [s for s in history.lineage if s.version.score is not None]
-    scores = [s.version.score or 0.0 for s in scored]
-    panels[0].plot([s.training for s in scored], scores, color=drawing.BEST, linewidth=1.6)
+    # Without a score there is a gap. A line through it would hide what happened there.
+    panels[0].plot(*curves.earned_scores(history.lineage), color=drawing.BEST, linewidth=1.6)
+    panels[0].lines[-1].set(marker="o", markersize=2.2)  # a score between two gaps has no line
     panels[0].set_ylabel("training score")
     copies = [s.start for s in segments[1:] if s.kind in ("exploit", "reseed")]
     changes = _changes(history, rows)

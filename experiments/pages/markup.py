@@ -111,7 +111,6 @@ def table(
     rows: Iterable[Sequence[Cell | Content]],
     *,
     sortable: bool = False,
-    wide: bool = False,
     row_classes: Sequence[str | None] = (),
 ) -> Html:
     """Return a table in a frame that scrolls. The first cell of a row is its header.
@@ -121,7 +120,6 @@ def table(
         columns: The columns from left to right.
         rows: Rows with one cell per column.
         sortable: Whether the page's script lets readers sort and filter the rows.
-        wide: Whether the table may be wider than the text.
         row_classes: CSS class of each row; empty for none.
     """
     head = [
@@ -157,8 +155,7 @@ def table(
         element("tbody", *body),
         class_="sortable" if sortable else None,
     )
-    kind = "scroll wide" if wide else "scroll"
-    return element("div", drawn, class_=kind, role="region", tabindex="0", aria_label=caption)
+    return element("div", drawn, class_="scroll", role="region", tabindex="0", aria_label=caption)
 
 
 def markdown_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell | Content]]) -> str:
@@ -242,10 +239,15 @@ def contents(parts: Iterable[tuple[str, str]]) -> Html:
     return element("nav", element("ul", *items), aria_label="Contents")
 
 
-def document(title: str, *body: Content) -> Html:
+def document(title: str, *body: Content, refresh_s: int | None = None) -> Html:
     """Return a whole page that needs no network and no other file.
 
     Its content security policy forbids both, and any script but its own.
+
+    Args:
+        title: Title of the page.
+        *body: Contents of the page.
+        refresh_s: Seconds after which a browser loads the page again. None for never.
     """
     digest = base64.b64encode(hashlib.sha256(style.SCRIPT.encode()).digest()).decode()
     policy = (
@@ -258,6 +260,9 @@ def document(title: str, *body: Content) -> Html:
         element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
+        None
+        if refresh_s is None
+        else element("meta", http_equiv="refresh", content=str(refresh_s)),
         element("title", title),
         element("style", Html(style.SHEET)),
     )

@@ -1,9 +1,10 @@
 """The page of one run: a single HTML file that needs no other file and no network."""
 
+import collections
 import datetime
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -14,13 +15,16 @@ from experiments.pages import markup, sections, summary
 from experiments.pages.markup import Content, Html, element
 
 
-def page(history: History, run_dir: Path, drawn: Mapping[str, Figure]) -> Html:
+def page(
+    history: History, run_dir: Path, drawn: Mapping[str, Figure], refresh_s: int | None = None
+) -> Html:
     """Return the page of a run.
 
     Args:
         history: The run, which may be training.
         run_dir: The directory with its evaluations and its commands.
         drawn: The figures of `figures.figures`. Their titles are removed.
+        refresh_s: Seconds after which a browser loads the page again. None for never.
     """
     title = "The winner's schedule" if history.followed is None else "The schedule it followed"
     settings = element("pre", json.dumps(history.config.to_json(), indent=2))
@@ -56,8 +60,13 @@ def page(history: History, run_dir: Path, drawn: Mapping[str, Figure]) -> Html:
             "main", *(markup.section(title, *content, id_=id_) for id_, title, content in parts)
         ),
         element(
-            "footer", wording.written_on(), " The CSV files beside this page have the same data."
+            "footer",
+            wording.written_on(),
+            " The CSV files beside this page have the same data."
+            if refresh_s is None
+            else f" Refreshed every {refresh_s} seconds.",
         ),
+        refresh_s=refresh_s,
     )
 
 
@@ -108,7 +117,7 @@ def _score(history: History, run_dir: Path) -> list[Content]:
         f"For a result, get fresh {units.many}: ",
         markup.code(command),
     ]
-    if score.interval is not None:
+    if score.is_fresh:
         said = [
             f"{'mean of' if score.is_mean else 'over'} {score.episodes} fresh {units.many} of "
             f"member {best.id}, 95 % interval "
@@ -202,9 +211,17 @@ def _started(history: History, run_dir: Path) -> list[tuple[str, Content]]:
         rows.append(("Created", f"{created:%Y-%m-%d %H:%M} UTC"))
     if not starts:
         return [*rows, ("Command and commit", "not recorded")]
-    again = len(starts) - 1
-    more = f" (started again {wording.counted(again, 'time')})" if again else ""
-    rows.append(("Command", markup.join([markup.code(starts[0].command), more])))
+    rows += [("Working directory", markup.code(where)) for where in _directories(starts)]
+    # A run may have been extended or resumed by another command than the first.
+    commands = collections.Counter(start.command for start in starts)
+    for place, (command, count) in enumerate(commands.items()):
+        more = f" ({count} times)" if count > 1 else ""
+        rows.append(("then" if place else "Command", markup.join([markup.code(command), more])))
     commits = dict.fromkeys(start.commit or "unknown: not run from a checkout" for start in starts)
     rows.append(("Commit", ", then ".join(commits)))
     return rows
+
+
+def _directories(starts: Sequence[provenance.Start]) -> Iterable[str]:
+    """Return the working directories in which the commands were given, each once."""
+    return dict.fromkeys(start.directory for start in starts if start.directory is not None)

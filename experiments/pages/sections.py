@@ -192,7 +192,6 @@ def decision_table(history: History) -> list[Content]:
         columns,
         [_decision_row(row, names, has_test) for row in shown],
         sortable=True,
-        wide=True,
         row_classes=["copy" if row.is_copy else None for row in shown],
     )
     note = f"{said}. The full evidence, with both samples of returns, is in "
@@ -235,7 +234,6 @@ def member_table(history: History) -> list[Content]:
         columns,
         rows,
         sortable=True,
-        wide=True,
         row_classes=["best" if member.id == best else None for member in history.ranked],
     )
     return [table]

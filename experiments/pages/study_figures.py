@@ -23,10 +23,10 @@ from experiments.pages import drawing
 GRID_POINTS = 41
 """Points at which schedules are compared."""
 KINDS: Mapping[arms.Kind, str] = {
-    "score": "score in {}: fresh {}",
-    "training_score": "training score in {}, biased upward; {}",
+    "score": "score in {}:\nfresh {}",
+    "training_score": "training score in {},\nbiased upward; {}",
 }
-"""Labels of axes with scores."""
+"""Labels of axes with scores, in two lines, since a panel may be narrow."""
 
 
 def figures(tables: arms.Tables, title: str) -> dict[str, Figure]:
@@ -49,7 +49,7 @@ def scores(tables: arms.Tables, title: str) -> Figure:
     panels = tables.panels
     most = max(len(tables.names(panel)) for panel in panels)
     figure, made = drawing.grid(
-        len(panels), 1, 0.45 * most + 0.5, share_steps=bool(tables.environment)
+        len(panels), 1, 0.45 * most + 0.7, share_steps=bool(tables.environment)
     )
     for [axes], panel in zip(made, panels, strict=True):
         names = tables.names(panel)
@@ -72,13 +72,26 @@ def scores(tables: arms.Tables, title: str) -> Figure:
             axes.set_title(panel, loc="left", fontsize=10, color=drawing.INK)
         if panel == panels[-1] or not tables.environment:
             kind = tables.kind(panel)
-            label = KINDS[kind].format(tables.environment or panel, tables.words.many)
+            where = wording.shortened(tables.environment or panel, 40)
+            label = KINDS[kind].format(where, tables.words.many)
             axes.set_xlabel(label, parse_math=False)
     drawing.title(figure, title)
-    what = "interquartile mean, 95 % interval over seeds"
-    mean = Line2D([], [], color=drawing.POPULATION, marker="D", linewidth=3, label=what)
+    what, width = "interquartile mean", 0.0
+    if has_intervals(tables):
+        what, width = f"{what}, 95 % interval over seeds", 3.0
+    mean = Line2D([], [], color=drawing.POPULATION, marker="D", linewidth=width, label=what)
     drawing.legend(figure, [drawing.dot(drawing.OTHERS, "a run"), mean])
     return figure
+
+
+def has_intervals(tables: arms.Tables) -> bool:
+    """Return whether any arm has several runs. A single run has no interval."""
+    return any(len(tables.counted(panel, name)) > 1 for panel, name in tables.arms)
+
+
+def _curves_title(tables: arms.Tables) -> str:
+    over = ": mean and 95 % interval over seeds" if has_intervals(tables) else ", a run each"
+    return f"Training scores{over}"
 
 
 def curves(tables: arms.Tables) -> Figure:
@@ -92,7 +105,7 @@ def curves(tables: arms.Tables) -> Figure:
     for top, bottom, panel in zip(*grid, tables.panels, strict=True):
         top.set_title(panel, loc="left", fontsize=10, color=drawing.INK)
         drawing.steps_axis(bottom, f"{tables.words.steps} of each member", bins=5)
-    drawing.title(figure, "Training scores: mean and 95 % interval over seeds")
+    drawing.title(figure, _curves_title(tables))
     drawing.legend(figure, _handles(tables))
     return figure
 
@@ -112,7 +125,9 @@ def curves_by_time(tables: arms.Tables) -> Figure:
         _draw_arms(best, tables, panel, "best")
         _draw_arms(median, tables, panel, "median")
         _draw_arms(by_time, tables, panel, "best", per_hour)
-        best.set_ylabel(f"training score, {tables.environment or panel}", parse_math=False)
+        # A panel is too low for a long name in one line.
+        where = wording.shortened(tables.environment or panel, 26)
+        best.set_ylabel(f"training score\n{where}", parse_math=False)
         for axes in (best, median):
             drawing.steps_axis(axes, f"{tables.words.steps} of each member", bins=4)
         by_time.set_xlabel(f"{unit} per member")
@@ -120,7 +135,7 @@ def curves_by_time(tables: arms.Tables) -> Figure:
         grid[0], ("best member", "median member", "best member, by time"), strict=True
     ):
         axes.set_title(text, fontsize=10, loc="left", color=drawing.INK)
-    drawing.title(figure, "Training scores: mean and 95 % interval over seeds")
+    drawing.title(figure, _curves_title(tables))
     drawing.legend(figure, _handles(tables))
     return figure
 
@@ -180,7 +195,13 @@ def schedules(tables: arms.Tables, shown: Sequence[str]) -> Figure | None:
     drawing.title(figure, f"{found[0]}: what the winners trained with, n = {len(runs)}")
     handles = [
         Line2D([], [], color=drawing.OTHERS, label="winner of a seed"),
-        Line2D([], [], color=drawing.BEST, linewidth=2, label="geometric mean, 95 % interval"),
+        Line2D(
+            [],
+            [],
+            color=drawing.BEST,
+            linewidth=2,
+            label="geometric mean" + (", 95 % interval" if len(runs) > 1 else ""),
+        ),
     ]
     drawing.legend(figure, handles)
     return figure
@@ -190,6 +211,10 @@ def _draw_mean(
     axes: Axes, runs: Sequence[Schedule], name: str, is_log: bool, style: dict[str, Any]
 ) -> None:
     """Draw the mean of a hyperparameter over runs with its band; geometric on a log axis."""
+    if len(runs) == 1:
+        own = [(row["agent_steps"], row[name]) for row in runs[0]]
+        axes.plot(*zip(*own, strict=True), drawstyle="steps-post", **style, linewidth=2)
+        return
     grid = np.linspace(0, max(rows[-1]["agent_steps"] for rows in runs), GRID_POINTS)
     sampled = []
     for rows in runs:
@@ -199,8 +224,7 @@ def _draw_mean(
     ends = aggregates.band(values)
     mean, low, high = np.exp(ends) if is_log else ends
     axes.plot(grid, mean, **style, linewidth=2)
-    if len(values) > 1:
-        axes.fill_between(grid, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    axes.fill_between(grid, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _log_axis(axes: Axes, low: float, high: float) -> None:

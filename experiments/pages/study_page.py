@@ -114,7 +114,7 @@ def scores(
         titles = arms.header(tables, panel)
         columns = [Column(title, is_number=place > 0) for place, title in enumerate(titles)]
         rows = arms.cells(tables, panel)
-        made.append(markup.table(panel or question, columns, rows, wide=True))
+        made.append(markup.table(panel or question, columns, rows))
     return made
 
 

@@ -100,6 +100,7 @@ table {
 caption { text-align: left; color: var(--muted); font-size: .92rem; padding: 0 0 .5rem; }
 th, td { padding: .3rem .55rem; text-align: left; vertical-align: top; white-space: nowrap; }
 th:first-child { padding-left: .2rem; }
+tbody code { display: inline-block; max-width: 24rem; white-space: normal; }
 thead th {
   position: sticky; top: 0; background: var(--paper); z-index: 1; vertical-align: bottom;
   box-shadow: inset 0 -1px 0 var(--muted); font-weight: 600;
@@ -132,9 +133,9 @@ footer {
 }
 
 @media (min-width: 60rem) {
-  .wide {
+  .scroll {  /* a table may be wider than the text, up to the window */
     position: relative; left: 50%; transform: translateX(-50%);
-    width: max-content; min-width: 100%; max-width: min(100vw - 3rem, 84rem);
+    width: max-content; min-width: 100%; max-width: calc(100vw - 3rem);
   }
 }
 @media (max-width: 44rem) {
@@ -143,6 +144,8 @@ footer {
   .score strong { font-size: 3rem; }
   .facts { columns: 1; }
   caption { max-width: calc(100vw - 2rem); }
+  tbody code { max-width: 11rem; }
+  tbody th:not(.number) { white-space: normal; min-width: 8rem; }
   figure svg { min-width: 32rem; }
 }
 @media print {

@@ -122,7 +122,7 @@ def _best(history: History, run_dir: Path) -> list[str]:
     if len(history.members) == 1 or history.selection is not None:
         bias = ""
     fresh = []
-    if played.interval is not None:
+    if played.is_fresh:
         fresh = [
             f"- score {wording.score(played.mean)}: {'mean of' if played.is_mean else 'over'} "
             f"{played.episodes} fresh "

@@ -43,8 +43,9 @@ class Point(NamedTuple):
 
     tag: str
     step: int
-    value: float | str | bytes | layout_pb2.Layout
-    """Scalar, Markdown text, PNG file, or layout of the custom scalars dashboard."""
+    value: float | str | bytes | layout_pb2.Layout | summary_pb2.Summary
+    """Scalar, Markdown text, PNG file, layout of the custom scalars dashboard, or a summary of one
+    value that another plugin made."""
     wall_time: float
     """Unix time in seconds."""
 
@@ -143,6 +144,8 @@ def distinct_steps(steps: Sequence[int], after: int) -> list[int]:
 
 
 def _value(point: Point) -> summary_pb2.Summary.Value:
+    if isinstance(point.value, summary_pb2.Summary):
+        return point.value.value[0]
     if isinstance(point.value, bytes):
         width, height = struct.unpack(">II", point.value[16:24])  # of the header chunk, IHDR
         image = summary_pb2.Summary.Image(

@@ -8,18 +8,24 @@
 Tags of a member: `episode/return` and `episode/length` (every episode, at the step where it ended;
 translators and GANs have `evaluation/score` instead), `hyperparameter/<name>` (as used, so integers
 are rounded), the task's own metrics (`loss/...`, `gradient_norm`, ...) and `steps_per_second`.
-`samples` are the pictures of `pbt.pictures`, if the task makes any. A copy adds `exploit/donor`,
-`exploit/donor_agent_steps` and, as text, everything that decided it in `exploit/evidence`.
-Other changes of a member have `explore/evidence`, `reseed/evidence` or `restored/evidence`.
+`samples` are the pictures of `pbt.pictures`, if the task makes any. A copy adds
+`exploit/donor/member-<number>`, which is the donor's number, `exploit/donor_agent_steps` and, as
+text, everything that decided it in `exploit/evidence`. Each donor has a tag of its own, since a
+line from one donor to another would run through members that gave nothing. Other changes of a
+member have `explore/evidence`, `reseed/evidence` or `restored/evidence`.
 
 Steps of a tag only go up. Three cases need care:
 
 - Parallel episodes may end in the same vector step. Each environment made one of that vector step's
   agent steps, so all episodes but the last move back to steps of their own.
-- A copy or a perturbation takes no step. Its new values stand at the next step, the first one that
-  uses them, so that a schedule looks like a staircase.
+- A copy or a perturbation takes no step. Its new values stand at the next steps, the first ones
+  that use them, so that a schedule looks like a staircase. They are repeated (`REPEATS`), or
+  TensorBoard's smoothing, which goes from point to point, would make slopes of the stairs.
 - A restore lowers the member's steps. What was already drawn stays, and the repeated part is left
   out.
+
+The population's text has the settings (`run/config`) and the commands (`run/commands`), and the
+HParams dashboard has a row per member, with the values that it began with.
 
 The event files themselves say how far they got (`experiments.projections.event_file`). Nothing is
 doubled or lost when the writing process is killed or another launcher goes on. A deleted directory
@@ -44,8 +50,10 @@ from typing import Self
 
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar
+from tensorboard.plugins.hparams import metadata as hparams_metadata
+from tensorboard.plugins.hparams import summary_v2 as hparams
 
-from experiments.analysis import units, wording
+from experiments.analysis import provenance, units, wording
 from experiments.projections import event_file
 from experiments.projections.event_file import Point
 from pbt import files, lineage, owner, pictures, run, space, task
@@ -56,6 +64,9 @@ EPISODE_TAGS = ("episode/return", "episode/length")
 """Tags of an episode of an agent, and of a sample of a learner of which the suite knows nothing."""
 PNG = b"\x89PNG\r\n\x1a\n"
 """First bytes of a PNG file."""
+REPEATS = 8
+"""Points of a new value of a hyperparameter. TensorBoard's default smoothing of 0.6 then leaves
+0.6 ** 8 = 2 % of the change."""
 LEASE_NAME = "tensorboard"
 LEASE_SECONDS = 30.0
 """Seconds until another launcher goes on for one that died. Longer than an update takes."""
@@ -206,7 +217,8 @@ class Projector:
         if self._report_id == self._event_id == 0:
             for member in range(self._store.config.population):
                 first = self._store.version(member, 0)
-                of_version[member, 0] += hyperparameter_points(first, hyperparameters)
+                of_version[member, 0] += hyperparameter_points(first, self._store.config)
+                of_version[member, 0].append(_begun(first, hyperparameters))
             points["population"] += self._header()
         for _, report in reports:
             of_version[report.member, report.version] += report_points(
@@ -218,7 +230,7 @@ class Projector:
         for event in changes:
             key = (event.member, event.version)
             of_version[key] += decision_points(event, self._donor(versions[key], versions))
-            of_version[key] += hyperparameter_points(versions[key], hyperparameters)
+            of_version[key] += hyperparameter_points(versions[key], self._store.config)
         for key in sorted(of_version):
             points[member_run(key[0])] += of_version[key]
 
@@ -242,9 +254,21 @@ class Projector:
         config = self._store.config
         created = self._store.version(0, 0).created_s
         described = json.dumps(config.to_json(), indent=2, sort_keys=True)
+        starts = provenance.read(self._store.path.parent)
+        commands = "\n".join(dict.fromkeys(start.command for start in starts)) or "not recorded"
+        score = tags_of_samples(config)[0]
+        compared = hparams.hparams_config_pb(
+            hparams=[
+                hparams.HParam(name) for name in map(wording.printable, config.space.dimensions)
+            ],
+            metrics=[hparams.Metric(score, display_name=units.of(config).score)],
+            time_created_secs=created,
+        )
         return [
             Point(custom_scalar.CONFIG_SUMMARY_TAG, 0, layout(config), created),
             Point("run/config", 0, f"```json\n{described}\n```", created),
+            Point("run/commands", 0, f"```\n{commands}\n```", created),
+            Point(hparams_metadata.EXPERIMENT_TAG, 0, compared, created),
         ]
 
 
@@ -352,13 +376,30 @@ def episode_points(
     return points
 
 
-def hyperparameter_points(version: Version, hyperparameters: space.Space) -> list[Point]:
-    """Return a version's hyperparameters as points at the first step that uses them."""
-    step = version.agent_steps + (version.kind != "initial")
+def hyperparameter_points(version: Version, config: run.RunConfig) -> list[Point]:
+    """Return a version's hyperparameters as points at the first steps that use them.
+
+    The values of a first version stand at step 0 alone, since no value was before them.
+    """
+    first, count = version.agent_steps, 1
+    if version.kind != "initial":
+        # The next slice ends at a point of its own, at the earliest after a report interval.
+        left = min(config.report_interval, config.total_steps - version.agent_steps)
+        first, count = first + 1, max(1, min(REPEATS, left - 1))
     return [
         Point(f"hyperparameter/{name}", step, float(value), version.created_s)
-        for name, value in hyperparameters.used(version.hyperparameters).items()
+        for name, value in config.space.used(version.hyperparameters).items()
+        for step in range(first, first + count)
     ]
+
+
+def _begun(version: Version, hyperparameters: space.Space) -> Point:
+    """Return a member's row of the HParams dashboard: the values that it begins with."""
+    used = hyperparameters.used(version.hyperparameters)
+    values = {wording.printable(name): float(value) for name, value in used.items()}
+    name, begun = member_run(version.member), version.created_s
+    row = hparams.hparams_pb(values, trial_id=name, start_time_secs=begun)
+    return Point(hparams_metadata.SESSION_START_INFO_TAG, 0, row, begun)
 
 
 def decision_points(event: Event, donor: Version | None) -> list[Point]:
@@ -367,7 +408,8 @@ def decision_points(event: Event, donor: Version | None) -> list[Point]:
     evidence = json.dumps(dict(event.details), indent=2, sort_keys=True, default=str)
     points = [Point(f"{event.kind}/evidence", step, f"```json\n{evidence}\n```", wall_time)]
     if donor is not None:
-        points.append(Point("exploit/donor", step, donor.member, wall_time))
+        tag = f"exploit/donor/{member_run(donor.member)}"
+        points.append(Point(tag, step, donor.member, wall_time))
         points.append(Point("exploit/donor_agent_steps", step, donor.agent_steps, wall_time))
     return points
 
@@ -387,7 +429,7 @@ def layout(config: run.RunConfig) -> layout_pb2.Layout:
         "Scores" if words in units.WITHOUT_EPISODES else "Returns": {
             f"{words.score}, all members": [f"^{tags_of_samples(config)[0]}$"],
             "population score": ["^score/best$", "^score/median$", "^score/worst$"],
-            "donor copied from": ["^exploit/donor$"],
+            "donor copied from": ["^exploit/donor/"],
         },
         "Hyperparameters that are not adapted": charts(is_adapted=False),
     }
@@ -428,11 +470,13 @@ def write_best_lineage(
 
     points = []
     rows = lineage.schedule(steps)
-    # Each row stands at the first and at the last step that uses it, which gives a staircase.
+    # Each row stands at the first steps and at the last one that use it: see `REPEATS`.
     for row, following in itertools.zip_longest(rows, rows[1:]):
-        ends = [row.agent_steps + (row is not rows[0])]
+        first = row.agent_steps + (row is not rows[0])
+        ends = [first]
         if following is not None:
-            ends.append(following.agent_steps)
+            count = 1 if row is rows[0] else REPEATS
+            ends = [*range(first, min(first + count, following.agent_steps)), following.agent_steps]
         elif len(rows) > 1 and row.hyperparameters == rows[-2].hyperparameters:
             continue  # the last row only says where the schedule ends
         for name, value in hyperparameters.used(row.hyperparameters).items():

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.backends import backend_agg
 
 import projection_run as runs
 from experiments import compare
@@ -90,13 +91,13 @@ def test_the_whole_comparison(folder, tmp_path, capsys):
     printed = capsys.readouterr().out
     means = [index + 0.75 for index in range(5)]
     low, high = aggregates.interval(means[:3])
-    assert f"| pbt | 3 | 1.75 ({low:.2f} to {high:.2f}) |" in printed
+    assert f"| pbt | 3 | 1.750 ({low:.3f} to {high:.3f}) |" in printed
     assert "P(pbt > arm)" in printed
     assert "| 0.00 (0.00 to 0.00) |" in printed
     for text in (printed, words):
         assert "really about 50 % with 2 seeds, 75 % with 3 seeds" in text
         # Paired over seeds 0 and 1: 0.75 - 3.75 and 1.75 - 4.75.
-        assert "-3.00 (-3.00 to -3.00)" in text
+        assert "-3.000 (-3.000 to -3.000)" in text
     with (out / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["arm"] for row in rows] == ["pbt"] * 3 + ["none"] * 2
@@ -137,10 +138,13 @@ def test_statistics_are_those_of_the_groups(folder, kind):
         earned = [scores.training_score(history).mean for history in histories]
         assert [*pbt, *none] == pytest.approx(earned, rel=1e-5)
     cells = arms.cells(found, "")
+    digits = 2 if max(map(abs, (*pbt, *none))) >= 10 else 3
     for values, line in zip((pbt, none), cells, strict=True):
         low, high = aggregates.interval(values)
         assert line[1] == str(len(values))
-        assert line[2] == f"{np.mean(values):.2f} ({low:.2f} to {high:.2f})"  # too few to trim
+        assert line[2] == (  # too few to trim
+            f"{np.mean(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+        )
     if kind == "training":
         assert len(cells[0]) == 6  # who is ahead by what chose it may not be better
         return
@@ -149,7 +153,9 @@ def test_statistics_are_those_of_the_groups(folder, kind):
     assert cells[1][7].startswith(f"{np.mean(wins):.2f} (")
     differences = np.subtract(pbt[:2], none)
     low, high = aggregates.paired_interval(differences)
-    assert cells[1][6] == f"{differences.mean():.2f} ({low:.2f} to {high:.2f})"
+    assert cells[1][6] == (
+        f"{differences.mean():.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    )
 
 
 def test_fresh_and_training_scores_are_never_mixed(folder, capsys, tmp_path):
@@ -210,7 +216,7 @@ def test_replays_show_their_schedules(tmp_path):
             for line in figure.axes[0].lines
             if line.get_drawstyle() == "steps-post"
         ]
-        assert rates[:2] == [[0.001, 0.0005, 0.0005], [0.004, 0.002, 0.002]]
+        assert rates[:4:2] == [[0.001, 0.0005, 0.0005], [0.004, 0.002, 0.002]]
         assert {axes.get_yscale() for axes in figure.axes} == {"log"}
         (row,) = (row for row in comparison.differing_settings(found) if "schedule" in row[0])
         assert all(len(text) < 40 for text in row[1])
@@ -383,3 +389,26 @@ def test_scores_read_back_as_they_were_written(folder):
     assert json.loads(path.read_text())["returns"] == [1.0, 4.0]
     run = comparison.read([folder / "pbt-0", folder / "pbt-1"])[0]
     assert (run.fresh.mean, run.fresh.episodes, run.fresh.protocol) == (2.5, 2, "as agreed")
+
+
+def test_the_labels_of_three_environments_keep_to_their_panels(tmp_path):
+    given = []
+    for env_id in ("ALE/Pong-v5", "ALE/Breakout-v5", "CartPole-v1"):
+        task_config = {"env_id": env_id, "preset": "machado2018"}
+        run_dir = tmp_path / f"a-rather-long-name-of-{env_id.rpartition('/')[2]}"
+        runs.Population(run_dir, runs.configuration(task_config=task_config)).train(1000)
+        given.append(run_dir)
+    found = tables(given)
+    for figure in (study_figures.scores(found, ""), study_figures.curves_by_time(found)):
+        canvas = backend_agg.FigureCanvasAgg(figure)
+        canvas.draw()
+        panels = [axes for axes in figure.axes if axes.get_xlabel()]
+        labels = [axes.yaxis.label for axes in panels if axes.get_ylabel()]
+        labels += [axes.xaxis.label for axes in panels]
+        boxes = [label.get_window_extent(canvas.get_renderer()) for label in labels]
+        boxes += [legend.get_window_extent() for legend in figure.legends]
+        for first, second in itertools.combinations(boxes, 2):
+            assert not first.overlaps(second)
+        for box in boxes:
+            assert box.x0 >= 0
+            assert box.x1 <= figure.bbox.x1

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from experiments import compare, evaluate, gan, replay, study
-from experiments.analysis import history, scores
+from experiments.analysis import history, scores, wording
 from experiments.members import evaluation
 from experiments.pages import run_page, summary
 from html_check import check
@@ -69,7 +69,7 @@ def test_a_run_is_told_scored_moved_and_replayed_in_its_own_words(command, here,
     for _ in range(2):
         again = command(evaluate, "moved", "--member", str(best.id))
         assert again.code is None, again
-        assert f"{played['mean']:.2f} (mean of 30 fresh splits of images;" in again.out
+        assert f"{wording.score(played['mean'])} (mean of 30 fresh splits of images;" in again.out
         assert moved.read_bytes() == before[0]
         shutil.rmtree("moved/shared")
     resumed = command(gan, *TINY, "--run-dir", "moved")

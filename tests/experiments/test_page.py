@@ -2,12 +2,15 @@
 
 import base64
 import copy
+import dataclasses
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 
 import projection_run as runs
@@ -156,8 +159,8 @@ def test_the_score_says_what_it_is(seen, tmp_path):
     )
     _, words = check(run_page.page(seen, run_dir, {}))
     assert "biased upward" not in words
-    assert "3.25 mean of 2 fresh episodes" in words
-    assert "95 % interval 2.00 to 4.50; one run, one seed (n = 1)" in words
+    assert "3.250 mean of 2 fresh episodes" in words
+    assert "95 % interval 2.000 to 4.500; one run, one seed (n = 1)" in words
     assert "68 % of human" in words  # Pong: (3.25 + 20.7) / 35.3
     assert "Played as: as agreed." in words
 
@@ -399,18 +402,71 @@ def test_a_population_s_curves_are_its_members_scores(seen):
 
 
 def test_the_commands_of_a_run_are_recorded(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.orig_argv", ["/usr/bin/python3", "-m", "experiments.gym", "a b"])
+    monkeypatch.setattr("sys.orig_argv", ["/usr/bin/python3", "-X", "dev", "-m", "gym", "a b"])
     assert provenance.read(tmp_path) == []
     provenance.record(tmp_path)
     with (tmp_path / provenance.FILE_NAME).open("a") as file:
         file.write('not json\n{"command": 1}\n')
     provenance.record(tmp_path)
     first, second = provenance.read(tmp_path)
-    assert first.command == "python -m experiments.gym 'a b'"
+    assert first.command == "python3 -X dev -m gym 'a b'"
+    assert first.directory == os.getcwd()
     assert second.started_s >= first.started_s
     assert first.commit is None or re.fullmatch(r"[0-9a-f]{12,40}(-dirty)?", first.commit)
     provenance.record(tmp_path / "nowhere")  # nothing to write into: no error, and nothing made
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_page_has_every_command_that_made_the_run(seen, tmp_path):
+    lines = [
+        {"command": "python -m experiments.gym", "commit": "abc", "started_s": 0.0},
+        {"command": "python -m experiments.resume run --total-steps 9", "commit": "def"},
+        {"command": "python -m experiments.resume run --total-steps 9", "commit": "def"},
+    ]
+    lines[1:] = [{**line, "started_s": 1.0, "directory": "/a place"} for line in lines[1:]]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / provenance.FILE_NAME).write_text(text)
+    _, words = check(run_page.page(seen, tmp_path, {}))
+    assert "Working directory/a place" in words
+    assert (
+        "Commandpython -m experiments.gymthenpython -m experiments.resume run --total-steps 9 "
+        "(2 times)Commitabc, then def" in words
+    )
+
+
+def test_the_winner_s_training_score_has_a_gap_where_none_was_earned(seen):
+    steps, gone = list(seen.lineage), None
+    for place in range(3, len(steps)):
+        version = steps[place].version
+        if gone is None and version.kind == "slice":
+            gone = steps[place].training
+            lost = dataclasses.replace(version, score=None)
+            steps[place] = steps[place]._replace(version=lost)
+    figure = figures.schedule(dataclasses.replace(seen, lineage=steps))
+    (line,) = (one for one in figure.axes[0].lines if one.get_marker() == "o")
+    drawn = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+    earned = {s.training: s.version.score for s in steps if s.version.kind == "slice"}
+    assert drawn.keys() == earned.keys()
+    assert earned[gone] is None
+    for step, score in earned.items():
+        assert np.isnan(drawn[step]) if score is None else drawn[step] == score
+
+
+def test_without_a_score_there_is_no_bar_of_colours(tmp_path):
+    population = runs.Population(tmp_path, runs.configuration(min_episodes=1000))
+    population.train(6)
+    for figure in (family.family_tree(read(population)), figures.hyperparameters(read(population))):
+        assert "training score" not in drawing.svg(figure, "x")
+
+
+def test_a_single_fresh_episode_has_no_interval(seen, tmp_path):
+    for ends in (None, (3.0, 3.0)):  # the latter in files of before
+        played = {"mean": 3.0, "interval_95": ends, "returns": [3.0], "protocol": "as agreed"}
+        scores.write_evaluation(tmp_path, seen.best, played)
+        found = scores.best_score(seen, tmp_path)
+        assert found.is_fresh
+        assert found.interval is None
+        assert "95 % interval none for n = 1" in check(run_page.page(seen, tmp_path, {}))[1]
 
 
 @pytest.mark.parametrize(
@@ -420,7 +476,9 @@ def test_the_commands_of_a_run_are_recorded(tmp_path, monkeypatch):
         (199.66, "199.7"),
         (12_345.6, "12,346"),
         (0, "0.00"),
-        (-0.5, "-0.50"),
+        (-0.5, "-0.5000"),
+        (0.9778, "0.9778"),
+        (0.9728, "0.9728"),
         (3.21e-5, "3.21e-5"),
         (2e9, "2e9"),
         (float("nan"), "n/a"),

@@ -76,10 +76,10 @@ def test_the_table_says_what_the_scores_say(folder):
     x, y = np.array(SCORES["PBT"]), np.array(SCORES["random search"])
     assert cells[1] == "4"
     low, high = aggregates.interval(y)
-    assert cells[2] == f"{np.mean([4.0, 5.0]):.2f} ({low:.2f} to {high:.2f})"  # the middle two
-    assert cells[3] == f"{y.mean():.2f}"
-    assert cells[4] == f"{(y - 1).mean():.2f}"
-    assert cells[6].startswith(f"{(x - y).mean():.2f} (")
+    assert cells[2] == f"{np.mean([4.0, 5.0]):.3f} ({low:.3f} to {high:.3f})"  # the middle two
+    assert cells[3] == f"{y.mean():.3f}"
+    assert cells[4] == f"{(y - 1).mean():.3f}"
+    assert cells[6].startswith(f"{(x - y).mean():.3f} (")
     above = np.mean([a > b for a in x for b in y]) + np.mean([a == b for a in x for b in y]) / 2
     assert cells[7].startswith(f"{above:.2f} (")
     assert "| never run | 0 |" in "\n".join(lines)
@@ -162,7 +162,7 @@ def test_damaged_files_are_named_and_nothing_is_rebuilt(folder, capsys, file, da
 def test_one_seed_has_no_interval(tmp_path):
     found = [result(arm, 0, own[0]) for arm, own in SCORES.items()]
     results.write(tmp_path, DESCRIBED, found)
-    assert "| random search | 1 | 5.50 (none for n = 1) |" in (tmp_path / "README.md").read_text()
+    assert "| random search | 1 | 5.500 (none for n = 1) |" in (tmp_path / "README.md").read_text()
 
 
 def test_scores_of_known_games_are_also_told_on_the_human_scale(tmp_path):

@@ -1,5 +1,6 @@
 import errno
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import metadata as hparams
 
 import projection_run as runs
-from experiments.analysis import history
+from experiments.analysis import history, provenance
 from experiments.projections import event_file, tensorboard
 from pbt.task import Episode
 
@@ -32,6 +34,14 @@ def read(directory):
         for tag in events.Tags()["scalars"]:
             tags[tag] = [(e.step, e.value, e.wall_time) for e in events.Scalars(tag)]
         for tag in events.Tags()["tensors"]:
+            if tag.startswith("_hparams_/"):  # all that these have to say is in their metadata
+                content = events.SummaryMetadata(tag).plugin_data.content
+                # The order of a map's items within the bytes differs from process to process.
+                parse = hparams.parse_session_start_info_plugin_data
+                if tag == hparams.EXPERIMENT_TAG:
+                    parse = hparams.parse_experiment_plugin_data
+                tags[tag] = [(0, parse(content), events.Tensors(tag)[0].wall_time)]
+                continue
             tags[tag] = [
                 (e.step, e.tensor_proto.string_val[0], e.wall_time) for e in events.Tensors(tag)
             ]
@@ -81,8 +91,14 @@ def test_every_episode_and_every_value_of_the_store_is_there(population, tmp_pat
         assert [v for _, v, _ in tags["steps_per_second"]] == pytest.approx(rates)
         copies = [v for v in population.store.versions(number) if v.kind == "exploit"]
         if copies:
-            donors = [(s, v) for s, v, _ in tags["exploit/donor"]]
-            assert donors == [(v.agent_steps, v.parent[0]) for v in copies]
+            donors = {}  # each of them on a line of its own, which no other member's number is on
+            for version in copies:
+                donors.setdefault(version.parent[0], []).append(version.agent_steps)
+            lines = {tag for tag in tags if tag.startswith("exploit/donor/")}
+            assert lines == {f"exploit/donor/member-0{donor}" for donor in donors}
+            for donor, steps in donors.items():
+                line = tags[f"exploit/donor/member-0{donor}"]
+                assert [(s, v) for s, v, _ in line] == [(step, donor) for step in steps]
 
 
 def test_hyperparameters_are_the_used_ones_and_a_staircase(population, tmp_path):
@@ -99,6 +115,51 @@ def test_hyperparameters_are_the_used_ones_and_a_staircase(population, tmp_path)
                 wanted = dimension.used(before[-1].hyperparameters[name])
                 assert value == pytest.approx(wanted, rel=1e-6), (name, step)
             assert points[-1][0] == runs.INTERVAL * 10
+
+
+def smoothed(values, weight=0.6):
+    """TensorBoard's exponential moving average with its correction of the first values."""
+    last, found = 0.0, []
+    for count, value in enumerate(values, start=1):
+        last = weight * last + (1 - weight) * value
+        found.append(last / (1 - weight**count))
+    return found
+
+
+def test_schedules_stay_steps_under_tensorboards_default_smoothing(population, tmp_path):
+    population.train(1000)
+    projected(population, tmp_path / "tb")
+    seen = history.History.read(population.store, "x")
+    best = tmp_path / "tb" / "best-lineage"
+    tensorboard.write_best_lineage(seen.lineage, seen.reports, seen.config.space, best)
+    found, changes = read(tmp_path / "tb"), 0
+    for run in ("best-lineage", *(f"member-0{number}" for number in range(4))):
+        points = found[run]["hyperparameter/learning_rate"]
+        shown = dict(
+            zip([s for s, _, _ in points], smoothed([v for _, v, _ in points]), strict=True)
+        )
+        for (at, before, _), (step, after, _) in itertools.pairwise(points):
+            if before != after:
+                changes += 1
+                assert step == at + 1
+                jump = abs(after - shown[at])
+                assert abs(shown[step + tensorboard.REPEATS - 1] - after) < 0.02 * jump
+    assert changes > 2
+
+
+def test_the_commands_and_the_members_first_values_have_cards(population, tmp_path):
+    line = {"command": "python -m experiments.gym", "commit": None, "started_s": 0.0}
+    (tmp_path / "a run" / provenance.FILE_NAME).write_text(json.dumps(line) + "\n")
+    population.train(2)
+    found = projected(population, tmp_path / "tb")
+    assert b"python -m experiments.gym" in found["population"]["run/commands"][0][1]
+    ((_, experiment, _),) = found["population"][hparams.EXPERIMENT_TAG]
+    assert [one.name for one in experiment.hparam_infos] == list(runs.SPACE.dimensions)
+    assert [one.name.tag for one in experiment.metric_infos] == ["episode/return"]
+    for number in range(4):
+        ((_, row, _),) = found[f"member-0{number}"][hparams.SESSION_START_INFO_TAG]
+        first = runs.SPACE.used(population.store.version(number, 0).hyperparameters)
+        assert {name: v.number_value for name, v in row.hparams.items()} == pytest.approx(first)
 
 
 def test_the_population_s_curve(population, tmp_path):
