@@ -394,7 +394,7 @@ def check_store(url: str | None) -> None:
     """Refuse a database's URL that cannot be used; None is the default.
 
     Raises:
-        ValueError: One line with the way out. It does not repeat the URL, which may hold a password.
+        ValueError: One line with the way out. It repeats no password.
     """
     try:
         store.check_url(url)

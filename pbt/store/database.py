@@ -115,6 +115,10 @@ class Database(abc.ABC):
         """
 
     @abc.abstractmethod
+    def prepare(self, connection: sa.Connection) -> None:
+        """Make the place for the tables of a new run, in the transaction that creates it."""
+
+    @abc.abstractmethod
     def check(self, connection: sa.Connection) -> None:
         """Raise `StoreError` if the database is damaged, or is not set up as the store needs it."""
 
@@ -142,9 +146,6 @@ class Database(abc.ABC):
     def now(self, connection: sa.Connection) -> float:
         """Return the time in seconds by which leases expire."""
         return self._now(connection) if self._clock is None else self._clock()
-
-    def prepare(self, connection: sa.Connection) -> None:
-        """Make the place for the tables of a new run, in the transaction that creates it."""
 
     def patiently(self, call: Callable[[], Answer]) -> Answer:
         """Return what `call` returns. Call it again as long as `wait_out` allows.

@@ -79,6 +79,9 @@ class SQLite(database.Database):
         except records.DamagedRow as error:
             raise self.damaged(str(error)) from error
 
+    def prepare(self, connection: sa.Connection) -> None:
+        """See `Database.prepare`. The file is the place."""
+
     def check(self, connection: sa.Connection) -> None:
         """See `Database.check`: the file is whole, and has a rollback journal."""
         # Unlike quick_check, this compares the indexes with their tables too.

@@ -33,9 +33,7 @@ class Server:
             self._user = {"user": "nobody", "extra_groups": []}
             shutil.chown(self.directory, "nobody")
         self.directory.chmod(0o755)
-        self._call(
-            "initdb", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-U", "me"
-        )
+        self._call("initdb", "--username=me", "--auth=trust", "--encoding=UTF8", "--no-sync")
         self.start()
 
     @property
