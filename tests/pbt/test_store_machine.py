@@ -8,6 +8,7 @@ import itertools
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -32,6 +33,7 @@ RESTS = [1, 4, 15, 60]
 
 
 class Machine(RuleBasedStateMachine):
+    databases: Any = None
     leases = Bundle("leases")
 
     @initialize(population=st.integers(1, 4), exploit=st.sampled_from(["t-test", "none"]))
@@ -52,11 +54,11 @@ class Machine(RuleBasedStateMachine):
             window=1,
             min_episodes=1,
         )
-        path = Path(self.directory.name) / "run"
+        path = self.databases.file(Path(self.directory.name))
         first = [Member(i, 0, 0, {"lr": 0.5}) for i in range(population)]
         keywords = {"durable": False, "clock": lambda: self.clock}
-        # Two doors to one file, as two processes have.
-        self.stores = [store.Store.create(path, config, first, **keywords)]
+        # Two doors to one run, as two processes have.
+        self.stores = [self.databases.create(path, config, first, **keywords)]
         self.stores.append(store.Store.open(path, **keywords))
         self.model = [
             {
@@ -79,6 +81,8 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self):
         if hasattr(self, "directory"):
+            for run_store in self.stores:
+                run_store.close()
             self.directory.cleanup()
 
     def random_store(self):
