@@ -22,6 +22,7 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from pbt import run, space, store
@@ -423,13 +424,17 @@ class Machine(RuleBasedStateMachine):
         assert run_store.referenced_checkpoints() == keep
 
 
-TestStore = Machine.TestCase
-TestStore.settings = settings(
-    max_examples=25,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+def test_random_sequences_match_the_model(databases):
+    machine = type("Machine", (Machine,), {"databases": databases})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=25 if databases.is_sqlite else 8,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )
 
 
 def small_run(directory, population):
