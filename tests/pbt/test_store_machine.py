@@ -429,8 +429,8 @@ def test_random_sequences_match_the_model(databases):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=25 if databases.is_sqlite else 8,
-            stateful_step_count=40,
+            max_examples=25 if databases.is_sqlite else 4,
+            stateful_step_count=40 if databases.is_sqlite else 25,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
