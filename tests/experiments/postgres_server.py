@@ -48,7 +48,8 @@ class Server:
     def start(self) -> None:
         settings = (
             f"-c listen_addresses='' -c unix_socket_directories={self.directory}"
-            f" -c fsync={self.fsync} -c max_connections=150 -c shared_buffers=16MB -c autovacuum_naptime=5"
+            f" -c fsync={self.fsync} -c max_connections=150"
+            " -c shared_buffers=16MB -c autovacuum_naptime=5"
         )
         log = str(self.directory / "log")
         self._call("pg_ctl", "start", "--wait", "--log", log, "--options", settings)
