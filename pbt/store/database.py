@@ -175,11 +175,10 @@ class Database(abc.ABC):
         return is_recent and 0 <= late_s < now_s - self._waited_from_s
 
     def _note_wait(self, error: StoreBusy, since_s: float) -> None:
-        """Note a wait in vain and call `on_wait`, or raise the error if there is none."""
-        if self._on_wait is None:
-            raise error
+        """Note a wait in vain that goes on, and call `on_wait`."""
         self._waited_from_s, self._waited_until_s = since_s, time.monotonic()
-        self._on_wait(self._waited_until_s - since_s, error)
+        if self._on_wait is not None:
+            self._on_wait(self._waited_until_s - since_s, error)
 
 
 def patient(

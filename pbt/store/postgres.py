@@ -249,19 +249,16 @@ class PostgreSQL(database.Database):
 
         Without `on_wait`, a server that has never answered is not waited for.
         """
-        if isinstance(error, StoreUnavailable):
-            waited_s = time.monotonic() - since_s
-            if self._on_wait is None:
-                if not self._has_answered or waited_s >= self._busy_timeout_s:
-                    raise error
-                self._waited_from_s, self._waited_until_s = since_s, time.monotonic()
-            else:
-                self._note_wait(error, since_s)
+        is_away = isinstance(error, StoreUnavailable)
+        waited_s = time.monotonic() - since_s
+        may_come_back = is_away and self._has_answered and waited_s < self._busy_timeout_s
+        if self._on_wait is None and not may_come_back:
+            raise error
+        self._note_wait(error, since_s)
+        if is_away:
             self._engine.dispose()
             # The first attempt follows at once: only the kept connection may be too old.
             time.sleep(min(_LONGEST_PAUSE_S, waited_s / 4) * random.uniform(0.5, 1.0))
-        else:
-            self._note_wait(error, since_s)
 
     def close(self) -> None:
         """See `Database.close`."""

@@ -117,7 +117,7 @@ class SQLite(database.Database):
             try:
                 raw.execute(statement).fetchall()
             except sqlite3.OperationalError as error:
-                if not _is_busy(error):
+                if self._on_wait is None or not _is_busy(error):
                     raise
                 self._note_wait(self._locked(), started_s)
             else:

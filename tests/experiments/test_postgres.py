@@ -40,32 +40,27 @@ def test_all_commands_take_a_run_whose_store_is_elsewhere(
     assert command(export, "run").code in (0, None)
     assert len((here / "run/export/members.csv").read_text().splitlines()) == 3
     assert command(evaluate, "run", "--episodes", "2").code in (0, None)
-    assert command(compare, "run", "run", "--out", "compared").code in (0, None)
 
-    # A new run from it, in a file; and the directory may be moved.
+    # A new run from it, in a file.
     forked = command(gym, *tiny("forked", "--fork", "run"))
     assert forked.code == 0, forked
     assert (here / "forked" / store.FILE_NAME).exists()
+
+    # Where a run is kept does not change.
+    for run_dir, other in (("run", url.replace("/postgres?", "/template1?")), ("forked", url)):
+        refused = command(gym, *tiny(run_dir, "--store", other))
+        assert refused.code == 2
+        assert "the run is stored in" in refused.err
+        assert "leave the URL out" in refused.err
+    # Nothing else is written where a run is.
+    for module, *arguments in ((export, "forked", "--out"), (compare, "forked", "--out")):
+        assert "is a run: name another directory" in command(module, *arguments, "run").err
+    assert "is a run" in command(toy, "--run-dir", "run").err
+
     shutil.move("run", "moved")
     assert "finished" in command(resume, "moved").out
     for path in (path for path in here.rglob("*") if path.is_file()):
         assert SECRET.encode() not in path.read_bytes(), path
-
-
-def test_where_a_run_is_kept_does_not_change(command, here, one_process, postgres_server):
-    assert command(gym, *tiny("run", "--store", postgres_server.url)).code == 0
-    assert command(gym, *tiny("file")).code == 0
-    other = postgres_server.url.replace("/postgres?", "/template1?")
-    for run_dir, url in (("run", other), ("file", postgres_server.url)):
-        refused = command(gym, *tiny(run_dir, "--store", url))
-        assert refused.code == 2
-        assert "the run is stored in" in refused.err
-        assert "leave the URL out" in refused.err
-    assert command(gym, *tiny("run", "--store", postgres_server.url)).code == 0
-    for module, *arguments in ((export, "file", "--out", "run"), (compare, "file", "--out", "run")):
-        assert "is a run: name another directory" in command(module, *arguments).err
-    # The toy's four panels do not go where a run is.
-    assert "is a run" in command(toy, "--run-dir", "run").err
 
 
 @pytest.mark.parametrize("module", [gym, replay])

@@ -6,9 +6,10 @@ import postgres_server as postgres_servers
 
 
 def test_a_crash_of_the_server_and_kills_of_workers_lose_and_double_nothing(
-    toy_run, tmp_path, wait_until
+    toy_run, tmp_path, wait_until, monkeypatch
 ):
     """C4 and A3. The workers wait for the server, and so does the launcher."""
+    monkeypatch.setenv("DURABLE", "yes")  # else the server may lose the last commits
     server = postgres_servers.Server()
     try:
         kill = {"member": 0, "times": 2, "marks": str(tmp_path)}

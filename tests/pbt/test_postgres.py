@@ -5,6 +5,7 @@ import os
 import re
 import select
 import socket
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -148,6 +149,13 @@ def test_a_database_that_cannot_hold_a_run_is_refused_before_anything_is_made(
     with pytest.raises(store.StoreError, match=problem):
         create.create_run(tmp_path / "run", runs.configuration(), url=bad)
     assert time.monotonic() - started_s < store.BUSY_TIMEOUT_S  # nothing was waited for
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_driver_the_extra_is_named(tmp_path, url, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(store.StoreError, match=r"population-based-training\[postgres\]"):
+        create.create_run(tmp_path / "run", runs.configuration(), url=url)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -326,7 +334,7 @@ def test_a_server_that_restarts_is_waited_for(tmp_path):
             now[0] += 60.0001  # its lease lapses while nobody can renew it
             server.start()
 
-    keywords = {"durable": False, "clock": lambda: now[0]}
+    keywords = {"clock": lambda: now[0]}  # and durable, as a crash of the server is one
     try:
         create.create_run(tmp_path, runs.configuration(1), url=server.url).close()
         with (
