@@ -95,8 +95,11 @@ def _check_out(out: Path) -> None:
     """Refuse a place where something else lies."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file: name a directory")
-    for name, what in ((stores.FILE_NAME, "run"), (tables.STUDY, "study")):
-        if (out / name).exists():
+    for is_there, what in (
+        (stores.find(out) is not None, "run"),
+        ((out / tables.STUDY).exists(), "study"),
+    ):
+        if is_there:
             raise ValueError(f"--out {out} is a {what}: name another directory")
 
 

@@ -16,7 +16,7 @@ import tyro
 from agents import actor_critic, feudal, ppo, unreal
 from experiments.analysis import schedule
 from experiments.members import learner
-from pbt import local, run, space
+from pbt import local, run, space, store
 
 Hyperparameter = Literal[
     "learning_rate",
@@ -93,6 +93,9 @@ class EngineConfig:
     fork: Path | None = None
     """Directory of another run; a new run, in `--run-dir`, starts from its last weights and
     hyperparameters."""
+    store: str | None = None
+    """PostgreSQL database that keeps the run, such as postgresql://user@host/name; default: a
+    SQLite file in the run's directory. The password comes from PGPASSWORD or ~/.pgpass."""
 
     def check(self) -> None:
         """Refuse settings that make no sense, alone or together.
@@ -101,6 +104,7 @@ class EngineConfig:
             ValueError: One line with the value given, the values allowed and the way out.
         """
         check_workers(self.workers)
+        check_store(self.store)
         if self.fork is not None and self.run_dir is None:
             raise ValueError(f"--fork {self.fork}: name the new run's directory too, --run-dir NEW")
         if self.fork is not None and self.fork == self.run_dir:
@@ -384,6 +388,18 @@ def check_workers(workers: int | None) -> None:
     """
     if workers is not None and workers < 1:
         raise ValueError(f"--workers {workers}: use 1 or more, or leave it out for all cores")
+
+
+def check_store(url: str | None) -> None:
+    """Refuse a database's URL that cannot be used; None is the default.
+
+    Raises:
+        ValueError: One line with the way out. It repeats no password.
+    """
+    try:
+        store.check_url(url)
+    except ValueError as error:
+        raise ValueError(f"--store: {error}") from None
 
 
 def parse_fixed(fixed: Sequence[str], flag: str = "--fixed") -> dict[str, float]:

@@ -135,7 +135,7 @@ def _check_out(out: Path) -> None:
     """Refuse a place where something else lies."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: name a directory with --out")
-    if (out / store.FILE_NAME).exists():
+    if store.find(out) is not None:
         raise ValueError(f"--out {out} is a run: name another directory")
 
 

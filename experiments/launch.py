@@ -45,11 +45,15 @@ def run_population(
         cli.fail(error)
     labels = settings.labels(next(iter(presets[settings.preset].values())))
     run_dir = settings.run_dir or Path("results/runs") / "-".join((name, *labels))
-    run_experiment(run_dir, run_config, settings.num_workers(), settings.fork)
+    run_experiment(run_dir, run_config, settings.num_workers(), settings.fork, settings.store)
 
 
 def run_experiment(
-    run_dir: Path, run_config: run.RunConfig, workers: int, fork: Path | None = None
+    run_dir: Path,
+    run_config: run.RunConfig,
+    workers: int,
+    fork: Path | None = None,
+    url: str | None = None,
 ) -> NoReturn:
     """Run a population until it is finished or interrupted, and exit.
 
@@ -67,10 +71,12 @@ def run_experiment(
         run_config: The run as stored.
         workers: Number of worker processes.
         fork: Directory of another run to start from.
+        url: The PostgreSQL database that holds the run's store; None for SQLite, or for where the
+            run is.
     """
     try:
         described = checks.check(run_config)
-        begun: str = open_or_create(run_dir, run_config, fork)
+        begun: str = open_or_create(run_dir, run_config, fork, url)
     except OSError as error:
         if disk.is_full(error):
             sys.exit(_say_refused(verdict.EXIT_DISK_FULL, f"no space for {run_dir}: make room"))
@@ -159,7 +165,7 @@ def slug(env_id: str) -> str:
 
 
 def open_or_create(
-    run_dir: Path, run_config: run.RunConfig, fork: Path | None
+    run_dir: Path, run_config: run.RunConfig, fork: Path | None, url: str | None = None
 ) -> Literal["new run", "resuming", "extending"]:
     """Create the run, or open the one that is there and extend it if only its total is larger.
 
@@ -167,12 +173,14 @@ def open_or_create(
         run_dir: The run's directory.
         run_config: The run.
         fork: Directory of another run to start from, if a new run is created.
+        url: The PostgreSQL database that holds the run's store. If the run is there already, it
+            must be its own; None is always right then.
 
     Returns:
         What was done.
 
     Raises:
-        ValueError: The directory holds something else, or a run with other settings.
+        ValueError: The directory holds something else, or a run with other settings or elsewhere.
         OSError: The directory cannot be written to.
         pbt.store.StoreError: The run cannot be opened.
         pbt.checkpoint.CheckpointError: A checkpoint of the other run is damaged.
@@ -181,24 +189,29 @@ def open_or_create(
         os.fspath(run_dir).encode()
     except UnicodeEncodeError:
         raise ValueError(f"--run-dir {run_dir} is no UTF-8: choose another name") from None
-    if not (run_dir / store.FILE_NAME).exists():
+    store.check_url(url)
+    if (found := store.find(run_dir)) is None:
         if run_dir.exists() and not run_dir.is_dir():
             raise ValueError(f"--run-dir {run_dir} is a file: name a directory")
         # Another terminal may be creating the run now, or was killed while it did. A fork
         # publishes its checkpoints before the store exists.
-        begun = (f".{store.FILE_NAME}.", "checkpoints")
+        begun = (*(f".{name}." for name in store.FILE_NAMES), "checkpoints")
         if run_dir.exists() and any(not p.name.startswith(begun) for p in run_dir.iterdir()):
             raise ValueError(
-                f"{run_dir} is not a run ({store.FILE_NAME} is missing), and not empty: choose "
+                f"{run_dir} is not a run ({' or '.join(store.FILE_NAMES)} is missing), and not "
+                "empty: choose "
                 "another --run-dir, or remove it"
             )
         if fork is not None:
             checks.check_fork(run_config, fork)
         try:
-            create.create_run(run_dir, run_config, fork).close()
+            create.create_run(run_dir, run_config, fork, url=url).close()
             return "new run"
         except store.RunExists:
-            pass  # the same command in another terminal was a moment faster, so join it
+            # The same command in another terminal was a moment faster, so join it.
+            found = store.find(run_dir)
+    if found is not None and url is not None:
+        store.check_same(found, url)
     with store.Store.open(run_dir) as run_store:
         stored = run_store.config
     run_config = dataclasses.replace(run_config, task=tasks.as_stored(run_config, stored))

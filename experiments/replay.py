@@ -61,6 +61,9 @@ class Arguments:
     run_dir: Path | None = None
     """Directory of the run; default: results/runs/replay-<run>-<environment>. A run that is there
     already is resumed."""
+    store: str | None = None
+    """PostgreSQL database that keeps the new run, such as postgresql://user@host/name; default: a
+    SQLite file in its directory. The password comes from PGPASSWORD or ~/.pgpass."""
     trust: bool = False
     """Play the run's environment though it is of other code than the suite's and Gymnasium's: that
     code is executed."""
@@ -90,6 +93,7 @@ class Arguments:
             raise ValueError(f"--members {self.members}: use 1 or more")
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed}: use 0 or more")
+        config.check_store(self.store)
 
 
 def prepare(arguments: Arguments) -> run.RunConfig:
@@ -183,7 +187,7 @@ def main() -> NoReturn:
     ]
     run_dir = arguments.run_dir or Path("results/runs") / "-".join(parts)
     workers = arguments.workers or config.default_workers(arguments.members)
-    launch.run_experiment(run_dir, run_config, workers)
+    launch.run_experiment(run_dir, run_config, workers, url=arguments.store)
 
 
 if __name__ == "__main__":

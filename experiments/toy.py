@@ -197,7 +197,7 @@ def open_panel(settings: ToyConfig, panel: Panel) -> store.Store | None:
         store.StoreError: It holds something else, or a damaged run.
     """
     directory = settings.run_dir / panel.name
-    if not (directory / store.FILE_NAME).exists():
+    if store.find(directory) is None:
         return None
     opened = store.Store.open(directory, durable=DURABLE)
     if differences := opened.config.differences(run_config(settings, panel)):
@@ -214,7 +214,7 @@ def check(settings: ToyConfig) -> None:
     Raises:
         ValueError: One line with what is wrong and the way out.
     """
-    if (settings.run_dir / store.FILE_NAME).exists():
+    if store.find(settings.run_dir) is not None:
         raise ValueError(f"{settings.run_dir} is a run, not the toy's four: give another --run-dir")
     for panel in PANELS:
         run_config(settings, panel)

@@ -32,7 +32,12 @@ class OtherSettings(ValueError):
 
 
 def open_or_create(
-    run_dir: Path, config: RunConfig, fork: Path | None = None, *, durable: bool = True
+    run_dir: Path,
+    config: RunConfig,
+    fork: Path | None = None,
+    *,
+    url: str | None = None,
+    durable: bool = True,
 ) -> store.Store:
     """Open a run, or create it if it is not there yet. A script begins with this call.
 
@@ -43,6 +48,7 @@ def open_or_create(
         run_dir: The run's directory.
         config: The run's settings. A larger `total_steps` extends a run that is there.
         fork: Directory of another run to start from if the run is created, see `create_run`.
+        url: The PostgreSQL database that holds the store of the run if it is created.
         durable: Whether the files survive a power cut (fsync). False is for toys and tests.
 
     Raises:
@@ -53,7 +59,7 @@ def open_or_create(
     """
     # Another process may create the run between any look and `create_run`, so only that decides.
     with contextlib.suppress(store.RunExists):
-        return create_run(run_dir, config, fork, durable=durable)
+        return create_run(run_dir, config, fork, url=url, durable=durable)
     return resume(run_dir, config, durable=durable)
 
 
@@ -90,7 +96,12 @@ def resume(run_dir: Path, config: RunConfig, *, durable: bool = True) -> store.S
 
 
 def create_run(
-    run_dir: Path, config: RunConfig, fork: Path | None = None, *, durable: bool = True
+    run_dir: Path,
+    config: RunConfig,
+    fork: Path | None = None,
+    *,
+    url: str | None = None,
+    durable: bool = True,
 ) -> store.Store:
     """Create a run and return its open store. If anything is wrong, create nothing.
 
@@ -104,24 +115,29 @@ def create_run(
             hyperparameters of member i there, and counts agent steps from 0. Values outside the new
             space are moved to its bounds, and missing ones are drawn. Members that the other run
             does not have, or never trained, begin as in a new run.
+        url: The PostgreSQL database that holds the run's store, such as postgresql://host/name,
+            without a password. None: SQLite, in the run's directory.
         durable: Whether the files survive a power cut (fsync). False is for toys and tests.
 
     Raises:
         store.RunExists: There is a run already.
         store.NotARun: `fork` is not a run.
-        ValueError: `fork` has no checkpoint to start from, or `run_dir` holds the checkpoints of a
-            run whose store is gone.
+        store.StoreError: The database cannot be reached or written to.
+        ValueError: `fork` has no checkpoint to start from, `run_dir` holds the checkpoints of a
+            run whose store is gone, or `url` cannot be used.
         checkpoint.CheckpointError: A checkpoint of `fork` is damaged.
     """
     is_orphaned = checkpoint.is_used(run_dir / "checkpoints")  # before the look for the store
-    if (run_dir / store.FILE_NAME).exists():
+    if store.find(run_dir) is not None:
         raise store.RunExists(f"{run_dir} holds a run already: resume it, or choose another one")
+    file = store.file_for(run_dir, url)
     if is_orphaned:
         raise ValueError(
-            f"{run_dir / 'checkpoints'} holds the checkpoints of a run whose {store.FILE_NAME} is "
-            f"gone: put {store.FILE_NAME} back to go on with that run. For a new one choose "
+            f"{run_dir / 'checkpoints'} holds the checkpoints of a run whose {file.name} is "
+            f"gone: put {file.name} back to go on with that run. For a new one choose "
             "another directory, or move this one away"
         )
+    store.check_can_create(file, url)
     members = [
         Member(
             id=member,
@@ -141,9 +157,7 @@ def create_run(
             drawn = members[source.id]
             members[source.id], event = _fork(run_dir, fork, source, drawn, config, durable)
             events.append(event)
-    run_store = store.Store.create(
-        run_dir / store.FILE_NAME, config, members, events=events, durable=durable
-    )
+    run_store = store.Store.create(file, config, members, events=events, url=url, durable=durable)
     checkpoint.mark(run_dir / "checkpoints", run_store.identity(), durable=durable)
     return run_store
 

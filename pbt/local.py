@@ -36,7 +36,7 @@ _POLL_S = 0.1
 _LONGEST_PAUSE_S = 30.0
 _ABORT_GRACE_S = 5.0
 BUSY_TIMEOUT_S = 5.0
-"""Seconds that the launcher waits for a locked store before it looks after its workers again."""
+"""Seconds that the launcher waits for the store before it looks after its workers again."""
 _ORPHAN_GRACE_S = 15.0
 """A worker ends by itself so many seconds after the launcher would have ended it."""
 _PROBE_BYTES = 65536
@@ -89,8 +89,8 @@ def run(
             Three times the lease by default.
         restart_pause_s: Seconds before a dead worker is started again. Doubles with each restart in
             a row.
-        busy_timeout_s: Seconds that a call waits for a locked store before the launcher looks after
-            its workers again. It goes on waiting as long as the store is locked.
+        busy_timeout_s: Seconds that a call waits for a locked store or a lost server before the
+            launcher looks after its workers again. It goes on waiting as long as that lasts.
         command: Command that starts a worker.
         say: Shows a line to the user.
 
@@ -103,14 +103,15 @@ def run(
     """
     if workers < 1:
         raise ValueError(f"workers {workers} is too small: use 1 or more")
-    waiting = process.Waiting(run_dir / store.FILE_NAME, say)
+    waiting = process.Waiting(say)
 
     def patiently(call: Callable[[], Answer]) -> Answer:
         while True:
             try:
                 return call()
-            except store.StoreBusy:
-                waiting()
+            except store.StoreBusy as error:
+                waiting(error.problem, error.way_out)
+                time.sleep(_POLL_S)
 
     with patiently(lambda: store.Store.open(run_dir, busy_timeout_s=busy_timeout_s)) as run_store:
         # Runs of before were not marked.
@@ -182,13 +183,14 @@ def refusal(run_dir: Path) -> tuple[int, str] | None:
     """
     probe = run_dir / f".probe-{os.getpid()}"
     try:
-        with probe.open("wb") as file:
-            file.write(bytes(_PROBE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
+        with probe.open("wb") as written:
+            written.write(bytes(_PROBE_BYTES))
+            written.flush()
+            os.fsync(written.fileno())
         # The database has permissions of its own. To open it here would end SQLite's locks on it.
-        if not os.access(run_dir / store.FILE_NAME, os.W_OK):
-            raise PermissionError(errno.EACCES, "no permission", str(run_dir / store.FILE_NAME))
+        file = run_dir / store.FILE_NAME
+        if file.exists() and not os.access(file, os.W_OK):
+            raise PermissionError(errno.EACCES, "no permission", str(file))
     except OSError as error:
         if disk.is_full(error):
             return verdict.EXIT_DISK_FULL, _no_space(run_dir)
@@ -206,8 +208,9 @@ def _tidy(run_store: store.Store, run_dir: Path) -> None:
     """Delete what nobody needs any more: superseded checkpoints, and what killed processes left."""
     with contextlib.suppress(OSError, store.StoreError):
         claim.collect(run_store, run_dir / "checkpoints")
-        for pattern in (f".{store.FILE_NAME}.creating-*", ".probe-*"):
-            files.remove_old(run_dir, pattern)
+        for name in store.FILE_NAMES:
+            files.remove_old(run_dir, f".{name}.creating-*")
+        files.remove_old(run_dir, ".probe-*")
 
 
 def _why_away(run_dir: Path, identity: Mapping[str, Any]) -> str | None:
@@ -352,8 +355,8 @@ class _Launcher:
         """Return the answer to a question to the store; None while the store cannot give it."""
         try:
             return question(self.run_store)
-        except store.StoreBusy:
-            self.waiting()
+        except store.StoreBusy as error:
+            self.waiting(error.problem, error.way_out)
         except store.StoreError as error:
             _log.warning("%s", error)
         return None
@@ -477,14 +480,14 @@ def _tick(
     run_store: store.Store,
     waiting: process.Waiting,
 ) -> None:
-    """Show the run; without `on_tick`, only look whether the store is locked."""
+    """Show the run; without `on_tick`, only look whether the store can be used."""
     try:
         if on_tick is None:
             run_store.now()
         else:
             on_tick(run_store)
-    except store.StoreBusy:
-        waiting()
+    except store.StoreBusy as error:
+        waiting(error.problem, error.way_out)
     except store.StoreError as error:
         _log.warning("the run's state cannot be shown: %s", error)
     except Exception:

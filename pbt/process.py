@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -106,25 +105,26 @@ class Beat:
 
 
 class Waiting:
-    """Says that the store is locked: at first, and then every minute while it stays so.
+    """Says what is waited for: at first, and then every minute while the wait goes on.
 
     Args:
-        path: The store's file.
         say: Shows a line.
     """
 
-    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
-        self._path = path
+    def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._said_s = -math.inf
 
-    def __call__(self) -> None:
-        """Call it each time that the store was found locked."""
+    def __call__(self, problem: str, way_out: str) -> None:
+        """Call it after each attempt in vain.
+
+        Args:
+            problem: What is waited for, such as a store that is locked.
+            way_out: What a person can do.
+        """
         if time.monotonic() - self._said_s >= _REPEAT_S:
             self._said_s = time.monotonic()
-            self._say(
-                f"{self._path} is locked by another process; waiting: see who has it open (lsof)"
-            )
+            self._say(f"{problem}; waiting: {way_out}")
 
 
 def die_with_parent() -> None:

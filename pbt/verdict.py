@@ -17,7 +17,7 @@ EXIT_UNSPENT = 3
 EXIT_DISK_FULL = 74
 """The disk is full, so another worker would not help. EX_IOERR of sysexits.h."""
 EXIT_BUSY = 75
-"""The store stayed locked, so a later worker may succeed. EX_TEMPFAIL of sysexits.h."""
+"""The store could not be used, so a later worker may succeed. EX_TEMPFAIL of sysexits.h."""
 
 
 def of(store: Store) -> tuple[int, str] | None:

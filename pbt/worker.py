@@ -72,7 +72,7 @@ PROBES: Mapping[str, str] = {
 
 _LOCK_POLL_S = 1.0
 """Seconds between two signs of life of a worker that waits for a locked store."""
-_SAY_LOCKED_S = 5.0
+_SAY_WAITING_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -447,21 +447,21 @@ def main(
         if options.beat is not None:
             process.die_with_parent()
         beat = process.Beat(stop, options.beat, options.exit_after)
-        waiting = process.Waiting(options.run_dir / store.FILE_NAME, _log.warning)
+        waiting = process.Waiting(_log.warning)
 
-        def on_locked(waited_s: float) -> None:
+        def on_wait(waited_s: float, problem: store.StoreBusy) -> None:
             beat()  # it is no hang, and the launcher cannot help
-            if waited_s >= _SAY_LOCKED_S:
-                waiting()
+            if waited_s >= _SAY_WAITING_S:
+                waiting(problem.problem, problem.way_out)
             if stop() and waited_s >= store.BUSY_TIMEOUT_S:
-                raise store.StoreBusy(f"{options.run_dir} stayed locked; the work is dropped")
+                raise problem  # the work is dropped
 
         try:
             with store.Store.open(
                 options.run_dir,
                 durable=durable,
                 busy_timeout_s=_LOCK_POLL_S,
-                on_locked=on_locked,
+                on_wait=on_wait,
             ) as run_store:
                 outcome = run(
                     run_store,

@@ -1,7 +1,13 @@
+import json
 import signal
+import sqlite3
 
+import psycopg
 import pytest
 import torch
+
+import postgres_server as postgres_server_module
+from pbt import store
 
 
 def pytest_configure():
@@ -19,3 +25,46 @@ def _one_torch_thread():
 @pytest.fixture(autouse=True)
 def _torch_draws_the_same_each_time():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """A PostgreSQL server of this session's own."""
+    server = postgres_server_module.Server()
+    yield server
+    server.close()
+
+
+class Databases:
+    """Where tests create stores: in SQLite files, or in one database of a server."""
+
+    def __init__(self, url):
+        self.url = url
+        self.is_sqlite = url is None
+
+    def file(self, directory, name="run"):
+        """A store's file of this name."""
+        return directory / (f"{name}.sqlite3" if self.is_sqlite else f"{name}.postgresql")
+
+    def create(self, path, *arguments, **keywords):
+        return store.Store.create(path, *arguments, url=self.url, **keywords)
+
+    def execute(self, path, statement):
+        """Change a store behind its back."""
+        if self.is_sqlite:
+            connection = sqlite3.connect(path, isolation_level=None)
+            connection.execute(statement)
+            connection.close()
+        else:
+            schema = json.loads(path.read_text())["schema"]
+            with psycopg.connect(self.url, autocommit=True) as connection:
+                connection.execute(f"SET search_path = {schema}")
+                connection.execute(statement)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def databases(request):
+    """Each test that asks for it runs on both databases."""
+    if request.param == "sqlite":
+        return Databases(None)
+    return Databases(request.getfixturevalue("postgres_server").url)

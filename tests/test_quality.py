@@ -226,4 +226,4 @@ def test_every_dependency_is_pinned_once():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()
     wanted = [*project["dependencies"], *(one for extra in extras for one in extra)]
-    assert {one.partition(">=")[0].lower() for one in wanted} <= set(names)
+    assert {re.split(r"\[|>=", one)[0].lower() for one in wanted} <= set(names)

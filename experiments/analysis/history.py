@@ -95,7 +95,7 @@ class History:
         if not self.damaged:
             return None
         rows = wording.counted(len(self.damaged), "damaged row")
-        return f"{rows} of {stores.FILE_NAME} left out; the first: {self.damaged[0]}"
+        return f"{rows} of the store left out; the first: {self.damaged[0]}"
 
     @property
     def varied(self) -> list[str]:

@@ -13,11 +13,17 @@ import sqlalchemy as sa
 
 from pbt.records import DamagedRow, Event, Member, Report, Version
 from pbt.run import RunConfig
-from pbt.store import schema, statements
-from pbt.store.database import BUSY_TIMEOUT_S, Database, NotARun, StoreError
+from pbt.store import places, schema, statements
+from pbt.store.database import (
+    BUSY_TIMEOUT_S,
+    Database,
+    NotARun,
+    StoreBusy,
+    StoreError,
+    patient,
+)
 from pbt.store.schema import member_table, run_table, version_table
 
-FILE_NAME = "run.sqlite3"
 Record = TypeVar("Record")
 
 
@@ -25,7 +31,8 @@ class Reader:
     """A run's store, for reading. Made by `open`. Can be used as a context manager.
 
     Attributes:
-        path: The SQLite file.
+        path: The file in the run's directory by which the run is found: the SQLite file, or the
+            pointer to PostgreSQL.
         config: The run's settings as they were when the store was opened.
     """
 
@@ -43,61 +50,41 @@ class Reader:
         durable: bool = True,
         clock: Callable[[], float] | None = None,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
-        on_locked: Callable[[float], None] | None = None,
+        on_wait: Callable[[float, StoreBusy], None] | None = None,
     ) -> Self:
         """Open a run.
 
         Args:
-            path: The run's file, or the directory that holds `FILE_NAME`.
+            path: The run's file, or the directory that holds it (see `pbt.store.places`).
             durable: Whether later commits survive a power cut (fsync). False is for toys and tests.
             clock: Returns the time in seconds, in place of the database's clock. For tests.
-            busy_timeout_s: How long each transaction waits for another one, in seconds.
-            on_locked: Called after each `busy_timeout_s` in vain with the seconds waited so far,
-                and then the transaction goes on waiting. What it raises ends it. None: it raises
-                `StoreBusy`.
+            busy_timeout_s: How long each transaction waits for another one, or for a server that
+                has answered before, in seconds.
+            on_wait: Called with the seconds waited so far and the error, after each
+                `busy_timeout_s` in vain for another transaction and each attempt in vain to reach
+                a server. Then the call goes on waiting. What it raises ends the wait. None: the
+                call raises `StoreBusy` or `StoreUnavailable`.
 
         Raises:
             NotARun: There is no run at the given place.
-            StoreError: The run was written by other code, or its file is damaged. The file is left
-                as it is.
+            StoreBusy: The store cannot be used at the moment.
+            StoreError: The run was written by other code, or is damaged. It is left as it is.
         """
-        path = Path(path)
-        path = path / FILE_NAME if path.is_dir() else path
-        # Do not open the file to look at it. Closing it would drop the locks that SQLite holds on
-        # it elsewhere in this process (https://www.sqlite.org/howtocorrupt.html, 2.2).
-        if not path.is_file():
-            raise NotARun(f"{path} does not exist: give the directory of a run, or start a new one")
-        database = Database(
-            path,
+        database = places.connect(
+            Path(path),
             durable=durable,
             clock=clock,
             busy_timeout_s=busy_timeout_s,
-            on_locked=on_locked,
+            on_wait=on_wait,
         )
-        with database.transaction() as connection:
-            if path.stat().st_size == 0 or not sa.inspect(connection).has_table(run_table.name):
-                raise NotARun(f"{path} is not a run: give the directory of a run, or a new one")
-            found = connection.execute(sa.select(run_table.c.schema)).scalar()
-            if not isinstance(found, int):
-                raise NotARun(f"{path} is not a run: its table run is empty")
-            if found != schema.VERSION:
-                newer = found > schema.VERSION
-                raise StoreError(
-                    f"{path} was written by {'newer' if newer else 'older'} code (schema {found}; "
-                    f"this code reads {schema.VERSION}): "
-                    + ("update the code" if newer else "use the code that wrote it")
-                )
-            database.check(connection)
-            schema.check_tables(connection)
-            text = connection.execute(sa.select(run_table.c.config)).scalar_one()
         try:
-            config = schema.to_config(text)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise StoreError(f"{path} holds a configuration that is not valid: {error}") from error
-        return cls(database, config)
+            return cls(database, database.patiently(lambda: _read_config(database)))
+        except BaseException:
+            database.close()
+            raise
 
     def close(self) -> None:
-        """Close the store. Nothing is held between calls anyway."""
+        """Close the store. No lock is held between calls anyway."""
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -106,16 +93,19 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @patient
     def now(self) -> float:
         """Return the time by which leases expire: Unix time in seconds, by the database's clock."""
         with self._database.transaction() as connection:
             return self._database.now(connection)
 
+    @patient
     def members(self) -> list[Member]:
         """Return all members at their last committed versions, by id."""
         with self._database.transaction() as connection:
             return statements.read_members(connection, self.config, self._known)
 
+    @patient
     def member(self, member: int) -> Member:
         """Return one member at its last committed version; raise `KeyError` for an unknown id."""
         with self._database.transaction() as connection:
@@ -123,6 +113,7 @@ class Reader:
                 raise KeyError(f"there is no member {member}")
         return found
 
+    @patient
     def versions(self, member: int | None = None) -> list[Version]:
         """Return all committed versions of one member, or of all, in order of commit."""
         query = sa.select(version_table).order_by(version_table.c.id)
@@ -136,6 +127,7 @@ class Reader:
                 raise self._database.damaged(str(error)) from error
         return versions
 
+    @patient
     def version(self, member: int, version: int) -> Version:
         """Return one committed version; raise `KeyError` if there is none."""
         query = sa.select(version_table).where(
@@ -145,6 +137,7 @@ class Reader:
             raise KeyError(f"member {member} has no version {version}")
         return found[0]
 
+    @patient
     def previous_version(self, member: int, before: int) -> Version | None:
         """Return a member's newest version older than `before` that has a checkpoint, or None.
 
@@ -164,6 +157,7 @@ class Reader:
         found = self._read(query, schema.to_version)
         return found[0] if found else None
 
+    @patient
     def reports(
         self, after_id: int = 0, damaged: list[str] | None = None
     ) -> list[tuple[int, Report]]:
@@ -179,6 +173,7 @@ class Reader:
             query, lambda row, config: (row.id, schema.to_report(row, config)), damaged
         )
 
+    @patient
     def events(self, after_id: int = 0, damaged: list[str] | None = None) -> list[Event]:
         """Return the events after `after_id`, in order of commit.
 
@@ -188,6 +183,7 @@ class Reader:
         """
         return self._read(_after(schema.event_table, after_id), schema.to_event, damaged)
 
+    @patient
     def identity(self) -> dict[str, Any]:
         """Return what tells this run from all others and never changes, see `checkpoint.mark`."""
         with self._database.transaction() as connection:
@@ -195,17 +191,20 @@ class Reader:
         seed, population = self.config.seed, self.config.population
         return {"created_s": created_s, "seed": seed, "population": population}
 
+    @patient
     def owners(self) -> set[str]:
         """Return everyone who is recorded as holding a member. Some may be gone."""
         with self._database.transaction() as connection:
             return statements.read_owners(connection)
 
+    @patient
     def owners_and_versions(self, members: Collection[int]) -> tuple[set[str], dict[int, int]]:
         """Return what `owners` does, and the committed versions of the given members, by id."""
         with self._database.transaction() as connection:
             versions = statements.read_versions(connection, members) if members else {}
             return statements.read_owners(connection), versions
 
+    @patient
     def unfinished(self) -> list[Member]:
         """Return the members that may go on, see `records.unfinished`.
 
@@ -215,6 +214,7 @@ class Reader:
         with self._database.transaction() as connection:
             return statements.unfinished(connection, self.config)
 
+    @patient
     def all_crash_alike(self) -> bool:
         """Return whether what stops the members is nothing of their own.
 
@@ -228,6 +228,7 @@ class Reader:
                 statements.is_own_fault(connection, self.config, member) for member in members
             )
 
+    @patient
     def unneeded_checkpoints(self, names: Collection[str]) -> set[str]:
         """Return those of some existing checkpoints that no row will ever need.
 
@@ -250,6 +251,7 @@ class Reader:
                     unneeded.add(name)
         return unneeded
 
+    @patient
     def referenced_checkpoints(self) -> set[str]:
         """Return the names of the checkpoints to keep.
 
@@ -280,3 +282,28 @@ class Reader:
 
 def _after(table: sa.Table, after_id: int) -> sa.Select[Any]:
     return sa.select(table).where(table.c.id > after_id).order_by(table.c.id)
+
+
+def _read_config(database: Database) -> RunConfig:
+    """Return the settings of a run after its database was checked; for the errors see `open`."""
+    path = database.path
+    with database.transaction() as connection:
+        if not sa.inspect(connection).has_table(run_table.name):
+            raise NotARun(f"{path} is not a run: give the directory of a run, or a new one")
+        found = connection.execute(sa.select(run_table.c.schema)).scalar()
+        if not isinstance(found, int):
+            raise NotARun(f"{path} is not a run: its table run is empty")
+        if found != schema.VERSION:
+            newer = found > schema.VERSION
+            raise StoreError(
+                f"{path} was written by {'newer' if newer else 'older'} code (schema {found}; "
+                f"this code reads {schema.VERSION}): "
+                + ("update the code" if newer else "use the code that wrote it")
+            )
+        database.check(connection)
+        schema.check_tables(connection)
+        text = connection.execute(sa.select(run_table.c.config)).scalar_one()
+    try:
+        return schema.to_config(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StoreError(f"{path} holds a configuration that is not valid: {error}") from error

@@ -25,48 +25,50 @@ from pbt.task import Episode
 VERSION = 1
 """Version of the tables below. Goes up with every change of them."""
 
+_COUNT = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+"""64 bits in both databases. SQLite has one type of whole numbers."""
 metadata = sa.MetaData()
 run_table = sa.Table(
     "run",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("schema", sa.Integer, nullable=False),
+    sa.Column("id", _COUNT, primary_key=True),
+    sa.Column("schema", _COUNT, nullable=False),
     sa.Column("config", sa.Text, nullable=False),
     sa.Column("created_s", sa.Float, nullable=False),
 )
 member_table = sa.Table(
     "member",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("agent_steps", sa.Integer, nullable=False),
+    sa.Column("id", _COUNT, primary_key=True, autoincrement=False),
+    sa.Column("version", _COUNT, nullable=False),
+    sa.Column("agent_steps", _COUNT, nullable=False),
     sa.Column("hyperparameters", sa.Text, nullable=False),
     sa.Column("window", sa.Text, nullable=False),
-    sa.Column("counted_episodes", sa.Integer, nullable=False),
-    sa.Column("last_ready_steps", sa.Integer, nullable=False),
+    sa.Column("counted_episodes", _COUNT, nullable=False),
+    sa.Column("last_ready_steps", _COUNT, nullable=False),
     sa.Column("checkpoint", sa.Text),
-    sa.Column("parent_member", sa.Integer),
-    sa.Column("parent_version", sa.Integer),
-    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("parent_member", _COUNT),
+    sa.Column("parent_version", _COUNT),
+    sa.Column("attempts", _COUNT, nullable=False),
     sa.Column("error", sa.Text),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("score", sa.Float),
     sa.Column("owner", sa.Text),
-    sa.Column("fence", sa.Integer, nullable=False),
+    sa.Column("fence", _COUNT, nullable=False),
     sa.Column("lease_expires_s", sa.Float),
 )
 version_table = sa.Table(
     "version",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("member", sa.Integer, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("id", _COUNT, primary_key=True),
+    sa.Column("member", _COUNT, nullable=False),
+    sa.Column("version", _COUNT, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("agent_steps", sa.Integer, nullable=False),
+    sa.Column("agent_steps", _COUNT, nullable=False),
     sa.Column("checkpoint", sa.Text),
     sa.Column("hyperparameters", sa.Text, nullable=False),
-    sa.Column("parent_member", sa.Integer),
-    sa.Column("parent_version", sa.Integer),
+    sa.Column("parent_member", _COUNT),
+    sa.Column("parent_version", _COUNT),
     sa.Column("score", sa.Float),
     sa.Column("created_s", sa.Float, nullable=False),
     sa.UniqueConstraint("member", "version"),
@@ -76,11 +78,11 @@ version_table = sa.Table(
 report_table = sa.Table(
     "report",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("member", sa.Integer, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("agent_steps", sa.Integer, nullable=False),
-    sa.Column("slice_steps", sa.Integer, nullable=False),
+    sa.Column("id", _COUNT, primary_key=True),
+    sa.Column("member", _COUNT, nullable=False),
+    sa.Column("version", _COUNT, nullable=False),
+    sa.Column("agent_steps", _COUNT, nullable=False),
+    sa.Column("slice_steps", _COUNT, nullable=False),
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("hyperparameters", sa.Text, nullable=False),
     sa.Column("episodes", sa.Text, nullable=False),
@@ -92,11 +94,11 @@ report_table = sa.Table(
 event_table = sa.Table(
     "event",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", _COUNT, primary_key=True),
     sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("member", sa.Integer, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("agent_steps", sa.Integer, nullable=False),
+    sa.Column("member", _COUNT, nullable=False),
+    sa.Column("version", _COUNT, nullable=False),
+    sa.Column("agent_steps", _COUNT, nullable=False),
     sa.Column("details", sa.Text, nullable=False),
     sa.Column("created_s", sa.Float, nullable=False),
     sqlite_autoincrement=True,
@@ -366,7 +368,7 @@ def _columns(table: sa.Table, record: Member | Version | Report | Event) -> dict
         if name in _PLAIN:
             values[name] = dumps(_PLAIN[name](value), what)
         elif value is not None:
-            # Numbers may come from NumPy, which SQLite does not know.
+            # Numbers may come from NumPy, which no database knows.
             values[name] = table.c[name].type.python_type(value)
             if isinstance(values[name], float):
                 records.check_finite(value, what)

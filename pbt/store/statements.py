@@ -26,17 +26,17 @@ _LIVE: sa.BindParameter[Any] = sa.bindparam("live", expanding=True)
 _IS_SOUND = _MEMBER.state.in_(("active", "finished"))
 # Before the state "lost" had a name, it was written as "failed" with too many attempts.
 _IS_REPLACEABLE = sa.and_(
-    sa.bindparam("exploits", type_=sa.Integer) == 1,
+    sa.bindparam("exploits", type_=sa.BigInteger) == 1,
     sa.or_(
         _MEMBER.state == "diverged",
         sa.and_(
             _MEMBER.state == "failed",
-            _MEMBER.attempts <= sa.bindparam("max_attempts", type_=sa.Integer),
+            _MEMBER.attempts <= sa.bindparam("max_attempts", type_=sa.BigInteger),
         ),
     ),
 )
 _GOES_ON = sa.and_(
-    _MEMBER.agent_steps < sa.bindparam("total", type_=sa.Integer),
+    _MEMBER.agent_steps < sa.bindparam("total", type_=sa.BigInteger),
     sa.or_(_IS_SOUND, _IS_REPLACEABLE),
 )
 """As `records.may_go_on`."""
@@ -141,10 +141,10 @@ def create_indexes(connection: sa.Connection, config: RunConfig) -> None:
     """Create the indexes by which claims are fast, where a run does not have them yet."""
     rotation = _rotation(config.population)
     for index in (
-        f"member_next ON member (agent_steps, {rotation})",
+        f"member_next ON member (agent_steps, ({rotation}))",
         "member_owner ON member (owner) WHERE owner IS NOT NULL",
     ):
-        connection.exec_driver_sql(f"CREATE INDEX IF NOT EXISTS {index}")
+        connection.execute(sa.text(f"CREATE INDEX IF NOT EXISTS {index}"))
 
 
 def ready_members(
@@ -406,7 +406,7 @@ def _values(config: RunConfig, circumstances: Circumstances | None = None) -> di
 
 def _rotation(population: int) -> str:
     """Return the SQL by which members with equal steps take turns: (id - version) % population."""
-    # SQLite's remainder has the sign of its left side. The text must be that of the index.
+    # SQL's remainder has the sign of its left side. The text must be that of the index.
     return f"((id - version) % {population} + {population}) % {population}"
 
 

@@ -4,6 +4,8 @@ This is what a store promises. Any other implementation must promise it too.
 
 - **Transactions.** Each method is one transaction. If a process is killed, its last call has taken
   effect completely or not at all. Writing transactions run one after another.
+- **Waiting.** A call waits for a locked database or a lost server, see `Reader.open`. It then takes
+  effect once, also if the connection was lost while it was committed.
 - **Leases and fences.** A lease is the right to train a member. `claim` records its owner, the time
   at which it expires, and its fence, a number that is higher than all earlier ones of the member.
   Every later write names the fence. If another worker has claimed the member since, the write
@@ -30,8 +32,9 @@ This is what a store promises. Any other implementation must promise it too.
 - **New launchers.** If a launcher finds nobody else at work, `forgive` gives failed and lost
   members fresh attempts, since what stopped them may have been mended.
 
-This implementation uses SQLite, see `pbt.store.database`. Threads may share a `Store`. Each process
-opens its own. Reading methods fetch everything and hold no lock after they return.
+The same statements run on SQLite and PostgreSQL, see `pbt.store.database` for what differs. Threads
+may share a `Store`. Each process opens its own. Reading methods fetch everything and hold no lock
+after they return.
 """
 
 import functools
@@ -46,12 +49,12 @@ import sqlalchemy as sa
 from pbt import records
 from pbt.records import Event, Lease, Member, Report, VersionKind
 from pbt.run import RunConfig
-from pbt.store import leases, schema, statements, transitions
-from pbt.store.database import Database, creating
+from pbt.store import leases, places, schema, statements, transitions
+from pbt.store.database import Database, patient
 from pbt.store.reader import Reader
 from pbt.store.schema import member_table, named_lease_table, pin_table, run_table
 
-_ONE_ATTEMPT_LESS = sa.func.max(0, member_table.c.attempts - 1)
+_ONE_ATTEMPT_LESS = sa.case((member_table.c.attempts > 0, member_table.c.attempts - 1), else_=0)
 
 
 class Store(Reader):
@@ -73,25 +76,28 @@ class Store(Reader):
         members: Sequence[Member],
         *,
         events: Sequence[Event] = (),
+        url: str | None = None,
         durable: bool = True,
         clock: Callable[[], float] | None = None,
     ) -> "Store":
-        """Create a run. The file appears complete, or not at all.
+        """Create a run. Its file appears complete, or not at all.
 
         If several processes create the same run at the same time, exactly one succeeds.
 
         Args:
-            path: The file to make, normally `FILE_NAME` in the run's existing directory.
+            path: The file to make, normally `places.file_for` the run's existing directory.
             config: The run's settings.
             members: The initial population at version 0, one per id in range(config.population).
             events: Events to write with it, of kind "forked".
+            url: The PostgreSQL database that holds the store, without a password; None for SQLite.
             durable: Whether each commit survives a power cut (fsync). False is for toys and tests.
                 A killed process loses nothing either way.
             clock: Returns the time in seconds, in place of the database's clock. For tests.
 
         Raises:
             RunExists: The file exists already.
-            ValueError: The members do not fit the settings.
+            StoreError: The database cannot be reached or written to.
+            ValueError: The members do not fit the settings, or the URL cannot be used.
             OSError: The directory cannot be written.
         """
         if sorted(member.id for member in members) != list(range(config.population)):
@@ -101,32 +107,13 @@ class Store(Reader):
                 raise ValueError(f"member {member.id} begins at version {member.version}, not 0")
             transitions.check_member(member, config)
         path = Path(path)
-        with creating(path, durable) as temporary:
-            database = Database(temporary, durable=durable, clock=clock)
-            with database.transaction(writing=True) as connection:
-                schema.metadata.create_all(connection, checkfirst=False)
-                statements.create_indexes(connection, config)
-                now = database.now(connection)
-                connection.execute(
-                    run_table.insert().values(
-                        id=1,
-                        schema=schema.VERSION,
-                        config=schema.dumps(config.to_json(), "the run's configuration"),
-                        created_s=now,
-                    )
-                )
-                for member in members:
-                    values = schema.member_values(member)
-                    connection.execute(
-                        member_table.insert().values(id=member.id, attempts=0, fence=0, **values)
-                    )
-                    schema.insert_version(connection, member, "initial", None, now)
-                schema.insert_events(connection, events, now)
-            database.close()
+        with places.creating(path, url, durable=durable, clock=clock) as database:
+            database.patiently(lambda: _fill(database, config, members, events))
         return cls.open(path, durable=durable, clock=clock)
 
     # Leases.
 
+    @patient
     def claim(
         self,
         owner: str,
@@ -199,6 +186,7 @@ class Store(Reader):
                 schema.insert_events(connection, [event], now)
             return Lease(claimed, owner, claimed.fence)
 
+    @patient
     def renew(self, lease: Lease, lease_seconds: float | None = None) -> None:
         """Let the lease expire a full `lease_seconds` from now; None: as long as the run says.
 
@@ -213,6 +201,7 @@ class Store(Reader):
             expires = self._database.now(connection) + lasts_s
             statements.update_fenced(connection, self.config, lease, lease_expires_s=expires)
 
+    @patient
     def release(self, lease: Lease) -> None:
         """Give a member back as it was last committed. This is no attempt, unlike `crash`.
 
@@ -229,6 +218,7 @@ class Store(Reader):
                 attempts=_ONE_ATTEMPT_LESS,
             )
 
+    @patient
     def crash(self, lease: Lease, error: str) -> bool:
         """Give a member back after an error, with a "crashed" event. The attempt counts.
 
@@ -258,6 +248,7 @@ class Store(Reader):
             schema.insert_events(connection, [records.event_of("crashed", member, details)], now)
             return statements.end_attempt(connection, self.config, member, now, error, lease.owner)
 
+    @patient
     def forgive(
         self, dead_owners: Collection[str] = (), live_owners: Collection[str] = ()
     ) -> list[int]:
@@ -318,6 +309,7 @@ class Store(Reader):
                     changed.add(member.id)
         return sorted(changed)
 
+    @patient
     def commit(
         self,
         lease: Lease,
@@ -380,6 +372,7 @@ class Store(Reader):
 
     # Checkpoints.
 
+    @patient
     def pin(self, checkpoint: str, owner: str, seconds: float) -> bool:
         """Keep a checkpoint from collection while the owner reads it.
 
@@ -400,6 +393,7 @@ class Store(Reader):
             )
         return True
 
+    @patient
     def unpin(self, checkpoint: str, owner: str) -> None:
         """End a pin. Does nothing if there is none."""
         with self._database.transaction(writing=True) as connection:
@@ -407,6 +401,7 @@ class Store(Reader):
 
     # Named leases, and the run itself.
 
+    @patient
     def acquire(
         self, name: str, owner: str, seconds: float, dead_owners: Collection[str] = ()
     ) -> bool:
@@ -439,6 +434,7 @@ class Store(Reader):
             )
         return True
 
+    @patient
     def holder(self, name: str) -> str | None:
         """Return the owner of a named lease, which may have lapsed; None if nobody has it."""
         with self._database.transaction() as connection:
@@ -446,6 +442,7 @@ class Store(Reader):
             found = connection.execute(query).scalar()
         return None if found is None else str(found)
 
+    @patient
     def give_up(self, name: str, owner: str) -> None:
         """End a named lease if the owner has it."""
         with self._database.transaction(writing=True) as connection:
@@ -455,6 +452,7 @@ class Store(Reader):
                 )
             )
 
+    @patient
     def extend(self, total_steps: int) -> None:
         """Raise the run's `total_steps`, the only setting that may change in a resumed run.
 
@@ -500,3 +498,29 @@ class Store(Reader):
         event = statements.takeover(member, None, now, dead_owners, last)
         schema.insert_events(connection, [event], now)
         statements.end_attempt(connection, self.config, member, now, member.error, member.owner)
+
+
+def _fill(
+    database: Database, config: RunConfig, members: Sequence[Member], events: Sequence[Event]
+) -> None:
+    """Create the tables of a run, and write its settings and its first members."""
+    with database.transaction(writing=True) as connection:
+        database.prepare(connection)
+        schema.metadata.create_all(connection, checkfirst=False)
+        statements.create_indexes(connection, config)
+        now = database.now(connection)
+        connection.execute(
+            run_table.insert().values(
+                id=1,
+                schema=schema.VERSION,
+                config=schema.dumps(config.to_json(), "the run's configuration"),
+                created_s=now,
+            )
+        )
+        for member in members:
+            values = schema.member_values(member)
+            connection.execute(
+                member_table.insert().values(id=member.id, attempts=0, fence=0, **values)
+            )
+            schema.insert_version(connection, member, "initial", None, now)
+        schema.insert_events(connection, events, now)

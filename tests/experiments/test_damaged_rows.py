@@ -36,7 +36,7 @@ def damaged(tmp_path):
 def test_a_report_leaves_damaged_rows_out_and_says_so(command, damaged):
     result = command(report, damaged)
     assert result.code is None, result
-    assert "2 damaged rows of run.sqlite3 left out; the first: table event, row 1" in result.out
+    assert "2 damaged rows of the store left out; the first: table event, row 1" in result.out
     assert "2 damaged rows" in (damaged / "report" / "index.html").read_text()
     rows = list(csv.DictReader((damaged / "report" / "reports.csv").open()))
     assert len(rows) == 23
@@ -47,7 +47,7 @@ def test_a_report_leaves_damaged_rows_out_and_says_so(command, damaged):
 def test_an_export_leaves_damaged_rows_out_and_says_so(command, damaged):
     result = command(export, damaged)
     assert result.code is None, result
-    assert result.err.startswith("note: 2 damaged rows of run.sqlite3 left out")
+    assert result.err.startswith("note: 2 damaged rows of the store left out")
 
 
 def test_a_damaged_version_is_one_line(command, damaged):

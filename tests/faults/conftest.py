@@ -29,7 +29,7 @@ def wait_until(condition, seconds=30.0):
 class ToyRun:
     """A run directory of the toy, with all that is done to it."""
 
-    def __init__(self, directory: Path, **settings):
+    def __init__(self, directory: Path, url: str | None = None, **settings):
         self.directory = directory
         self.log = directory.with_name(f"{directory.name}.log")
         task_config = {"log": str(self.log), **settings.pop("task_config", {})}
@@ -44,7 +44,7 @@ class ToyRun:
             "seed": 1,
         }
         self.config = run.RunConfig(**{**defaults, **settings}, task_config=task_config)
-        self.store = create.create_run(directory, self.config, durable=False)
+        self.store = create.create_run(directory, self.config, url=url, durable=False)
         self.checkpoints = directory / "checkpoints"
 
     def work(self, **arguments) -> worker.Outcome:

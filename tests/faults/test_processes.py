@@ -202,11 +202,12 @@ def test_a_lease_that_lapsed_while_the_database_was_locked_is_not_taken_at_once(
     lease = run.store.claim("another host")
     lock = sqlite3.connect(run.store.path, isolation_level=None)
 
-    def on_locked(waited_s):
+    def on_wait(waited_s, problem):
+        assert "is locked by another process" in str(problem)
         if waited_s > 0.6:
             lock.rollback()
 
-    with store.Store.open(run.store.path, busy_timeout_s=0.05, on_locked=on_locked) as waiter:
+    with store.Store.open(run.store.path, busy_timeout_s=0.05, on_wait=on_wait) as waiter:
         lock.execute("BEGIN EXCLUSIVE")
         assert waiter.claim("this one") is None
         assert waiter.claim("this one") is None

@@ -67,14 +67,12 @@ def test_a_silent_process_ends_by_itself_even_if_python_cannot_run():
     assert "<string>" in child.stderr  # its stacks
 
 
-def test_a_locked_store_is_said_at_first_and_then_every_minute(monkeypatch, tmp_path):
+def test_what_is_waited_for_is_said_at_first_and_then_every_minute(monkeypatch):
     now_s = 100.0
     monkeypatch.setattr(process.time, "monotonic", lambda: now_s)
     said = []
-    waiting = process.Waiting(tmp_path / "run.sqlite3", said.append)
+    waiting = process.Waiting(said.append)
     for seconds in range(150):
         now_s = 100.0 + seconds
-        waiting()
-    path = tmp_path / "run.sqlite3"
-    line = f"{path} is locked by another process; waiting: see who has it open (lsof)"
-    assert said == [line] * 3
+        waiting("the store is locked", "see who has it open")
+    assert said == ["the store is locked; waiting: see who has it open"] * 3

@@ -8,6 +8,7 @@ import itertools
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -21,6 +22,7 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from pbt import run, space, store
@@ -32,6 +34,7 @@ RESTS = [1, 4, 15, 60]
 
 
 class Machine(RuleBasedStateMachine):
+    databases: Any = None
     leases = Bundle("leases")
 
     @initialize(population=st.integers(1, 4), exploit=st.sampled_from(["t-test", "none"]))
@@ -52,11 +55,11 @@ class Machine(RuleBasedStateMachine):
             window=1,
             min_episodes=1,
         )
-        path = Path(self.directory.name) / "run"
+        path = self.databases.file(Path(self.directory.name))
         first = [Member(i, 0, 0, {"lr": 0.5}) for i in range(population)]
         keywords = {"durable": False, "clock": lambda: self.clock}
-        # Two doors to one file, as two processes have.
-        self.stores = [store.Store.create(path, config, first, **keywords)]
+        # Two doors to one run, as two processes have.
+        self.stores = [self.databases.create(path, config, first, **keywords)]
         self.stores.append(store.Store.open(path, **keywords))
         self.model = [
             {
@@ -79,6 +82,8 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self):
         if hasattr(self, "directory"):
+            for run_store in self.stores:
+                run_store.close()
             self.directory.cleanup()
 
     def random_store(self):
@@ -419,13 +424,17 @@ class Machine(RuleBasedStateMachine):
         assert run_store.referenced_checkpoints() == keep
 
 
-TestStore = Machine.TestCase
-TestStore.settings = settings(
-    max_examples=25,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+def test_random_sequences_match_the_model(databases):
+    machine = type("Machine", (Machine,), {"databases": databases})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=25 if databases.is_sqlite else 4,
+            stateful_step_count=40 if databases.is_sqlite else 25,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )
 
 
 def small_run(directory, population):

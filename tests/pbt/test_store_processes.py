@@ -68,7 +68,18 @@ from pbt.records import Event, Report
 """
 
 
-def create(path, population, durable=False, **settings):
+@pytest.fixture
+def create(tmp_path, databases):
+    """Make a store of small members: create(population, **settings)."""
+
+    def make(population, durable=False, **settings):
+        config, first = beginning(population, **settings)
+        return databases.create(databases.file(tmp_path), config, first, durable=durable)
+
+    return make
+
+
+def beginning(population, **settings):
     values = {"total_steps": 10**9, "report_interval": 1, "ready_interval": 10**9} | settings
     config = run.RunConfig(
         task="learner:make",
@@ -76,8 +87,7 @@ def create(path, population, durable=False, **settings):
         population=population,
         **values,
     )
-    first = [Member(i, 0, 0, {"lr": 0.1}) for i in range(population)]
-    return store.Store.create(path, config, first, durable=durable)
+    return config, [Member(i, 0, 0, {"lr": 0.1}) for i in range(population)]
 
 
 def start(script, *arguments, **keywords):
@@ -93,17 +103,15 @@ def start(script, *arguments, **keywords):
 # Everybody wants the same member at the same time.
 
 
-def test_two_processes_claim_one_member_a_thousand_times(tmp_path):
-    create(tmp_path / "run", 1, max_attempts=10**6)
+def test_two_processes_claim_one_member_a_thousand_times(create):
+    path = create(1, max_attempts=10**6).path
     script = """
 run_store = store.Store.open(sys.argv[1], durable=False)
 print("ready", flush=True)
 sys.stdin.readline()
 print(*contend(run_store, sys.argv[2], sys.argv[1], 1000))
 """
-    children = [
-        start(script, tmp_path / "run", owner, stdin=subprocess.PIPE) for owner in ("one", "two")
-    ]
+    children = [start(script, path, owner, stdin=subprocess.PIPE) for owner in ("one", "two")]
     for child in children:
         assert child.stdout.readline() == "ready\n"
     outputs = []
@@ -122,8 +130,8 @@ print(*contend(run_store, sys.argv[2], sys.argv[1], 1000))
     assert all(fences)  # both won now and then, so they did contend
 
 
-def test_sixteen_threads_claim_one_member(tmp_path):
-    path = create(tmp_path / "run", 1, max_attempts=10**6).path
+def test_sixteen_threads_claim_one_member(create):
+    path = create(1, max_attempts=10**6).path
     fences, failures = [], []
     barrier = threading.Barrier(16)
 
@@ -132,6 +140,7 @@ def test_sixteen_threads_claim_one_member(tmp_path):
             own = store.Store.open(path, durable=False)
             barrier.wait()
             fences.extend(contend(own, f"thread {number}", path, 200))
+            own.close()
         except BaseException as error:
             failures.append(error)
 
@@ -145,8 +154,8 @@ def test_sixteen_threads_claim_one_member(tmp_path):
     assert len(fences) >= 200
 
 
-def test_sixteen_threads_share_out_a_population_of_sixteen(tmp_path):
-    run_store = create(tmp_path / "run", 16)
+def test_sixteen_threads_share_out_a_population_of_sixteen(create):
+    run_store = create(16)
     claimed = []
     barrier = threading.Barrier(16)
 
@@ -176,9 +185,9 @@ def everything(run_store):
 
 
 @pytest.mark.parametrize("size", [10, 12_000_000])
-def test_a_kill_inside_a_commit_leaves_nothing_of_it(tmp_path, size):
+def test_a_kill_inside_a_commit_leaves_nothing_of_it(create, databases, size):
     """With more in it than SQLite's cache holds, some of its pages are in the file already."""
-    run_store = create(tmp_path / "run", 2)
+    run_store = create(2)
     lease = run_store.claim("one")
     run_store.release(lease)
     script = """
@@ -197,8 +206,8 @@ train(run_store, lease, details={"x": "x" * int(sys.argv[2])})
     assert child.stdout.readline() == "claimed\n"
     assert child.stdout.readline() == "inside\n"
     assert child.wait() == -signal.SIGKILL
-    journal = run_store.path.with_name("run-journal")
-    if size > 1_000_000:
+    journal = run_store.path.with_name(f"{run_store.path.name}-journal")
+    if size > 1_000_000 and databases.is_sqlite:
         assert journal.stat().st_size > 0
         assert run_store.path.stat().st_size > 4_000_000
     members, versions, reports, events, _ = everything(store.Store.open(run_store.path))
@@ -209,8 +218,8 @@ train(run_store, lease, details={"x": "x" * int(sys.argv[2])})
     assert (lease.member.id, lease.fence) == (0, 3)
 
 
-def test_a_kill_inside_a_claim_leaves_no_lease(tmp_path):
-    run_store = create(tmp_path / "run", 1, max_attempts=1)
+def test_a_kill_inside_a_claim_leaves_no_lease(create):
+    run_store = create(1, max_attempts=1)
     run_store.claim("before")
     script = """
 run_store = store.Store.open(sys.argv[1], durable=False)
@@ -224,8 +233,8 @@ run_store.claim("killed", dead_owners={"before"})
     assert everything(run_store) == before
 
 
-def test_a_kill_inside_create_leaves_no_run(tmp_path):
-    path = tmp_path / "run"
+def test_a_kill_inside_create_leaves_no_run(tmp_path, create, databases):
+    path = databases.file(tmp_path)
     script = """
 from pbt import run, space
 from pbt.records import Member
@@ -239,19 +248,21 @@ config = run.RunConfig(
     task="learner:make", space=space.Space({"lr": space.Uniform(0, 1)}), population=1,
     total_steps=10, report_interval=1, ready_interval=1,
 )
-store.Store.create(sys.argv[1], config, [Member(0, 0, 0, {"lr": 0.1})])
+url = sys.argv[3] if len(sys.argv) > 3 else None
+store.Store.create(sys.argv[1], config, [Member(0, 0, 0, {"lr": 0.1})], url=url)
 """
     for when in ("filling", "naming"):
-        assert start(script, path, when).wait() == -signal.SIGKILL
+        url = [] if databases.is_sqlite else [databases.url]
+        assert start(script, path, when, *url).wait() == -signal.SIGKILL
         assert not path.exists()
         with pytest.raises(store.NotARun):
             store.Store.open(path)
-    assert len(create(path, 3).members()) == 3
+    assert len(create(3).members()) == 3
 
 
-def test_kills_at_random_moments_lose_and_double_nothing(tmp_path):
+def test_kills_at_random_moments_lose_and_double_nothing(create, databases):
     """What a worker was told is committed is there; at most one commit more, and it is whole."""
-    run_store = create(tmp_path / "run", 2, durable=True, max_attempts=10**6)
+    run_store = create(2, durable=True, max_attempts=10**6)
     script = """
 run_store = store.Store.open(sys.argv[1])
 while True:
@@ -283,16 +294,17 @@ while True:
     assert sorted(reports) == expected
     assert sorted((v.member, v.version) for v in again.versions() if v.version) == expected
     assert [member.agent_steps for member in again.members()] == told
-    connection = sqlite3.connect(run_store.path)
-    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    connection.close()
+    if databases.is_sqlite:
+        connection = sqlite3.connect(run_store.path)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        connection.close()
 
 
 # Readers beside writers.
 
 
-def test_readers_always_see_whole_commits_while_others_write(tmp_path):
-    run_store = create(tmp_path / "run", 2, max_attempts=10**6)
+def test_readers_always_see_whole_commits_while_others_write(create):
+    run_store = create(2, max_attempts=10**6)
     stop = threading.Event()
     failures = []
 
@@ -302,6 +314,7 @@ def test_readers_always_see_whole_commits_while_others_write(tmp_path):
             while not stop.is_set():
                 if lease := own.claim(owner):
                     train(own, lease, release=True)
+            own.close()
         except BaseException as error:
             failures.append(error)
 
