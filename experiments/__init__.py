@@ -1,16 +1,26 @@
 """Commands, and the only place where agents, environments and the PBT engine meet.
 
-From Python, `load_run` reads a run and `load_agent` acts with one of its members.
+From Python, `tune` trains a population of a `Learner` of one's own. `load_run` reads a run, and
+`load_agent` and `load_learner` take a member out of it.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from experiments.members.own import Learner as Learner
     from experiments.runs import load_agent as load_agent
+    from experiments.runs import load_learner as load_learner
     from experiments.runs import load_run as load_run
+    from experiments.tuning import tune as tune
 
-_DOORS = {"load_agent": "experiments.runs", "load_run": "experiments.runs"}
+_DOORS = {
+    "Learner": "experiments.members.own",
+    "load_agent": "experiments.runs",
+    "load_learner": "experiments.runs",
+    "load_run": "experiments.runs",
+    "tune": "experiments.tuning",
+}
 """Modules of the names that users import from this package, imported when they are asked for."""
 
 

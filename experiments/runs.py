@@ -15,7 +15,7 @@ while not done:
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 import torch
@@ -24,9 +24,11 @@ from agents import rollout
 from envs import make
 from experiments.analysis import scores, tables
 from experiments.analysis.history import History
-from experiments.members import actor, episodes, evaluation, learner, policy, portable
+from experiments.members import actor, episodes, evaluation, learner, own, policy, portable
 from experiments.members import trust as rules
 from pbt import run, store
+
+OwnLearner = TypeVar("OwnLearner", bound=own.Learner)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,3 +135,32 @@ def load_agent(
             run_store, run_dir, evaluation.find(run_store, member), seed
         )
     return Agent(agent, config)
+
+
+def load_learner(
+    learner: type[OwnLearner], run_dir: str | Path, member: int | None = None
+) -> OwnLearner:
+    """Return a learner with the state and the hyperparameters of a member of a run.
+
+    Args:
+        learner: The class that the run has trained, see `experiments.tuning.tune`.
+        run_dir: The run's directory.
+        member: Number of the member; None for the best one.
+
+    Raises:
+        ValueError: The run has trained something else, or there is no such member or checkpoint.
+        pbt.store.StoreError: There is no run, or it cannot be read.
+        pbt.checkpoint.CheckpointError: The checkpoint is damaged.
+    """
+    run_dir = Path(run_dir)
+    with store.Store.open(run_dir) as run_store:
+        config = run_store.config
+        if config.task.rpartition(":")[2] != f"{learner.__qualname__}.make_task":
+            raise ValueError(f"{run_dir} trains {config.task}, not {learner.__qualname__}")
+        found = evaluation.find(run_store, member)
+        built = own.LearnerTask(learner, config.task_config, found.id, seed=0)
+        built.load(episodes.opened(run_store, run_dir, found))
+    built.set_hyperparameters(found.hyperparameters)
+    loaded = built.learner
+    assert isinstance(loaded, learner)
+    return loaded

@@ -135,7 +135,8 @@ class Progress:
             parts.append(f"{wording.duration(left / rate)} left")
         best = max((m for m in members if m.score is not None), key=_score, default=None)
         if best is not None:
-            parts.append(f"best score {best.score:.4g} (member {best.id})")
+            score = units.heading(units.of(config))
+            parts.append(f"best {score} {best.score:.4g} (member {best.id})")
         parts.append(wording.counted(self._copy_count, "copy", "copies"))
         for state in ("finished", "diverged", "failed", "lost"):
             if count := sum(member.state == state for member in members):
@@ -159,8 +160,9 @@ class Progress:
             shown.sort(key=lambda m: (-_score(m), m.id))
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         table.add_column("\nmember", justify="right")
-        table.add_column("agent\nsteps", justify="right", no_wrap=True)
-        table.add_column("\nscore", justify="right", no_wrap=True)
+        words = units.of(config)
+        table.add_column(_two_lines(words.steps), justify="right", no_wrap=True)
+        table.add_column(_two_lines(units.heading(words)), justify="right", no_wrap=True)
         for name in names:
             table.add_column(_two_lines(name), justify="right", no_wrap=True)
         table.add_column("last copy\nfrom", justify="right", no_wrap=True)
