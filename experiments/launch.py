@@ -285,6 +285,10 @@ def open_or_create(
             return "extending" if total_steps > stored.total_steps else "resuming"
     except create.OtherSettings as error:
         quoted = shlex.quote(str(run_dir))
+        if not tasks.has_fresh_samples(stored):  # a script of its own gives the settings
+            raise ValueError(
+                f"{error}. To go on with it as it is: python -m experiments.resume {quoted} --trust"
+            ) from None
         raise ValueError(
             f"{error}. To go on with it: python -m experiments.resume {quoted}. For a new run: "
             f"--run-dir NEW. For one that starts from its members: --fork {quoted} --run-dir NEW"

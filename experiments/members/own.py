@@ -26,8 +26,10 @@ STATE, TENSORS = "state.json", "state.safetensors"
 class Learner(abc.ABC):
     """A learner that takes steps of training, each of which has a score.
 
-    A subclass has an attribute for each hyperparameter, with a first value. It is set before each
-    interval of training, also after `load_state_dict`. Those of `pbt.space.IntUniform` are ints.
+    A subclass has `step`, and an attribute for each hyperparameter, with a first value. It is set
+    before each interval of training, also after `load_state_dict`. Those of `pbt.space.IntUniform`
+    are ints. What must survive a kill is named in `saved`, or `state_dict` and `load_state_dict`
+    are written out.
 
     The global generators of Python, NumPy and PyTorch are seeded before a learner is built. Each
     member has its own stream of them, which its checkpoints keep. So a learner need not seed or
@@ -38,6 +40,8 @@ class Learner(abc.ABC):
     """What the score is called in tables, pages and TensorBoard."""
     step_name: ClassVar[str] = "step"
     """What a step is called there, in the singular."""
+    saved: ClassVar[tuple[str, ...]] = ()
+    """Attributes that a checkpoint keeps: by their own `state_dict`, or as they are."""
     metrics: Mapping[str, float] = MappingProxyType({})
     """Further numbers of the last step, which are shown and decide nothing. `step` may set them."""
 
@@ -48,13 +52,31 @@ class Learner(abc.ABC):
         A score that is not finite is a divergence: the member becomes a copy of another one.
         """
 
-    @abc.abstractmethod
     def state_dict(self) -> Mapping[str, Any]:
-        """Return all that training needs to go on; see `experiments.members.nested.split`."""
+        """Return all that training needs to go on; see `experiments.members.nested.split`.
 
-    @abc.abstractmethod
+        Raises:
+            NotImplementedError: `saved` names nothing, and the subclass has no own method.
+        """
+        if not self.saved:
+            raise NotImplementedError(
+                f'{type(self).__name__} saves nothing: give it saved = ("model", "optimiser"), or '
+                "write state_dict and load_state_dict"
+            )
+        parts = {name: getattr(self, name) for name in self.saved}
+        return {
+            name: part.state_dict() if hasattr(part, "state_dict") else part
+            for name, part in parts.items()
+        }
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` returned, of this member or of a donor."""
+        for name in self.saved:
+            part = getattr(self, name)
+            if hasattr(part, "load_state_dict"):
+                part.load_state_dict(state[name])
+            else:
+                setattr(self, name, state[name])
 
     @classmethod
     def make_task(cls, config: Mapping[str, Any], member: int, seed: int) -> "LearnerTask":
