@@ -49,8 +49,8 @@ def test_a_learner_of_your_own_works_as_printed(module, run_name, tmp_path):
         members, events = run_store.members(), run_store.events()
     assert {member.state for member in members} == {"finished"}
     assert any(event.kind == "exploit" for event in events)
-    # Guessed digits are right in 0.1 of the cases. The quadratic begins at -250, and the sine, which
-    # is its mean square, at -0.5.
+    # A tenth of guessed digits is right. The quadratic begins at -250, and the sine, which is its
+    # mean square, at -0.5.
     least = {"digits": 0.5, "quadratic": -1, "sine": -0.05}[run_name]
     assert max(member.score for member in members) > least
     if module == "digits":
