@@ -59,8 +59,8 @@ def _common_fault(store: Store, members: Sequence[Member]) -> str:
     error = next((member.error for member in members if member.error), "their workers were killed")
     return (
         f"all {len(members)} members that may go on crash alike, so the fault is none of their own"
-        f" (the last error: {last_words(error)}{_log(store, error)}); mend it, and the same command goes"
-        " on"
+        f" (the last error: {last_words(error)}{_log(store, error)}); mend it, and the same command"
+        " goes on"
     )
 
 
