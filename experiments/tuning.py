@@ -157,6 +157,7 @@ def _check(run_config: run.RunConfig, run_dir: Path) -> None:
     with task.making_in(run_dir):
         built = slices.named_factory(run_config.task)(run_config.task_config, 0, 0)
     try:
+        built.set_hyperparameters(values)  # so that its own errors are raised as they are
         slices.set_hyperparameters(built, values, run_config.space)
         with tempfile.TemporaryDirectory() as directory:
             built.save(Path(directory))
