@@ -59,9 +59,14 @@ def _common_fault(store: Store, members: Sequence[Member]) -> str:
     error = next((member.error for member in members if member.error), "their workers were killed")
     return (
         f"all {len(members)} members that may go on crash alike, so the fault is none of their own"
-        f" (the last error: {last_words(error)}{_log(store, error)}); mend it, and the same command"
+        f" (the last error: {described(store, error)}); mend it, and the same command"
         " goes on"
     )
+
+
+def described(store: Store, error: str) -> str:
+    """Return the last line of a crash's traceback, its place, and the log that has all of it."""
+    return last_words(error) + _log(store, error)
 
 
 def last_words(error: str) -> str:
@@ -98,5 +103,5 @@ def _first_death(store: Store) -> str:
     error = str(first.details.get("error", ""))
     return (
         f"the first was member {first.member}, {first.kind} at {first.agent_steps:,} steps"
-        f" with {json.dumps(dict(hyperparameters))}: {last_words(error)}{_log(store, error)}"
+        f" with {json.dumps(dict(hyperparameters))}: {described(store, error)}"
     )

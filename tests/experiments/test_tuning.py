@@ -179,7 +179,7 @@ def test_a_script_with_the_name_of_another_module_is_refused(here):
 def test_a_crash_names_file_line_and_log_and_once_mended_the_run_goes_on(here):
     """In a script's own class, with the real launcher and its workers."""
     broken = CLIMB.replace("self.x += self", "self.x += sefl").replace(
-        '"run_dir": "run"}', '"run_dir": "run", "lease_seconds": 0.3}'
+        '"run_dir": "run"}', '"run_dir": "run", "max_attempts": 1}'
     )
     (here / "climb.py").write_text(broken)
     done = python(here, "climb.py")
@@ -189,6 +189,7 @@ def test_a_crash_names_file_line_and_log_and_once_mended_the_run_goes_on(here):
     number = broken.splitlines().index(next(x for x in broken.splitlines() if "sefl" in x)) + 1
     assert "NameError: name 'sefl' is not defined" in line
     assert f"in {(here / 'climb.py').resolve()}, line {number}, in step" in line
+    assert sum("crashed: NameError" in line for line in done.stdout.splitlines()) == 1
     log = Path(line.partition("the whole traceback is in ")[2].partition(";")[0])
     assert "NameError" in (here / log).read_text()
     (here / "climb.py").write_text(broken.replace("sefl", "self"))
