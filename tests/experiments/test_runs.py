@@ -1,6 +1,7 @@
 """Runs from Python: their tables, their agents, and policies without this suite."""
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -104,6 +105,19 @@ def test_an_agent_acts_as_it_does_in_training(trained):
         assert total == episode_return
     env.close()
     player.envs.close()
+
+
+def test_the_example_on_the_page_works(trained, here, capsys):
+    text = (Path(__file__).parents[2] / "docs/run-directory.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text.partition("## From Python")[2], re.DOTALL)
+    run_dir = here / "results/runs/gym-CartPole-v1"
+    run_dir.parent.mkdir(parents=True)
+    trained("--env", "CartPole-v1", "--agent", "a3c").rename(run_dir)
+    names = {}
+    exec(compile(block, "run-directory.md", "exec"), names)
+    assert names["done"]
+    assert names["run"].score.is_fresh
+    assert "mean_return" in capsys.readouterr().out
 
 
 def test_an_agent_says_what_it_lacks(trained):
