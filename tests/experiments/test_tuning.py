@@ -190,7 +190,7 @@ def test_a_crash_names_file_line_and_log_and_once_mended_the_run_goes_on(here):
     assert "NameError: name 'sefl' is not defined" in line
     assert f"in {(here / 'climb.py').resolve()}, line {number}, in step" in line
     assert sum("crashed: NameError" in line for line in done.stdout.splitlines()) == 1
-    log = Path(line.partition("the whole traceback is in ")[2].partition(";")[0])
+    log = Path(line.partition("the whole traceback is in ")[2].partition(");")[0])
     assert "NameError" in (here / log).read_text()
     (here / "climb.py").write_text(broken.replace("sefl", "self"))
     done = python(here, "climb.py")
