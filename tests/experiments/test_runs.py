@@ -117,7 +117,7 @@ def test_the_example_on_the_page_works(trained, here, capsys):
     exec(compile(block, "run-directory.md", "exec"), names)
     assert names["done"]
     assert names["run"].score.is_fresh
-    assert "mean_return" in capsys.readouterr().out
+    assert "metric/value/mean" in capsys.readouterr().out
 
 
 def test_an_agent_says_what_it_lacks(trained):
