@@ -176,7 +176,9 @@ class Worker(networks.Categorical):
             embedding: torch.Tensor = self.embedding(z)
             return embedding, ()
         x = networks.core_input(z, inputs)  # [T, B, features + A + 1]
-        starts = (inputs.is_first.any(1)[1:].nonzero().flatten() + 1).tolist()
+        starts: list[int] = []
+        if len(x) > 1:  # a single step is what `torch.export` can follow
+            starts = (inputs.is_first.any(1)[1:].nonzero().flatten() + 1).tolist()
         outputs = []
         for begin, end in zip((0, *starts), (*starts, len(x)), strict=True):
             keep = (~inputs.is_first[begin]).unsqueeze(-1).to(x.dtype)  # [B, 1]
@@ -241,6 +243,12 @@ class FeudalNetwork(networks.Network):
         queue = (zeros,) * self.horizon
         age = torch.zeros(batch, dtype=torch.int64, device=like.device)
         return State(worker, queue, queue, queue, queue, age, age.bool()).pack()
+
+    def forward(
+        self, inputs: rollout.Inputs, state: rollout.CoreState
+    ) -> tuple[torch.Tensor, torch.Tensor, rollout.CoreState]:
+        """See `networks.Network.forward`. All goals are the Manager's."""
+        return self.step(self.torso(inputs.obs), inputs, state)
 
     def step(
         self,

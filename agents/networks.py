@@ -269,6 +269,12 @@ class Network(nn.Module):
         """Return the state before the first step, [batch, ...] each."""
         raise NotImplementedError
 
+    def forward(
+        self, inputs: rollout.Inputs, state: rollout.CoreState
+    ) -> tuple[torch.Tensor, torch.Tensor, rollout.CoreState]:
+        """Take one step; return policy parameters and values, [B, ...] each, and the next state."""
+        raise NotImplementedError
+
 
 class ActorCritic(Network):
     """Torso, optional LSTM core, policy head and value head.
@@ -321,6 +327,12 @@ class ActorCritic(Network):
             return ()
         zeros = self.value.weight.new_zeros(batch, self.width)
         return (zeros, zeros.clone())
+
+    def forward(
+        self, inputs: rollout.Inputs, state: rollout.CoreState
+    ) -> tuple[torch.Tensor, torch.Tensor, rollout.CoreState]:
+        """See `Network.forward`."""
+        return self.step(inputs, state)
 
     def step(
         self, inputs: rollout.Inputs, state: rollout.CoreState

@@ -1,4 +1,4 @@
-"""Build any environment with `make_vec`; read its properties with `describe`.
+"""Build any environment with `make_vec` or `make_single`; read its properties with `describe`.
 
     envs = make.make_vec("Pong", num_envs=16)
     obs, _ = envs.reset(seed=0)
@@ -22,7 +22,7 @@ import numpy as np
 from ale_py import roms
 from gymnasium import spaces
 
-from envs import atari, doom, first_person, gym, lab, toy
+from envs import atari, doom, first_person, gym, lab, single, toy
 
 _FIRST_PERSON: dict[type, Any] = {doom.Level: doom.DoomVectorEnv, lab.Level: lab.LabVectorEnv}
 
@@ -144,6 +144,19 @@ def make_vec(
     if env_id in toy.ENVS:
         return _make_toy(env_id, num_envs, keywords)
     return gym.GymVectorEnv(spec.name, num_envs, keywords)
+
+
+def make_single(env_id: str, **keywords: Any) -> gymnasium.Env[Any, Any]:
+    """Build one environment with the protocol of `make_vec`, as a plain Gymnasium environment.
+
+    Args:
+        env_id: See the module's docstring.
+        **keywords: Those of `make_vec`.
+
+    Raises:
+        ValueError: The id or a setting is wrong; one line with what is possible.
+    """
+    return single.SingleEnv(make_vec(env_id, 1, **keywords))
 
 
 def protocol(env_id: str, *, preset: str | atari.Preset = "a3c2016") -> str:

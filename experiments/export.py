@@ -1,12 +1,17 @@
-"""Write what a run did as tables, for pandas or a spreadsheet.
+"""Write what a run did as tables, or its best policy for use without this suite.
 
     python -m experiments.export RUN_DIR                  # CSV files in RUN_DIR/export
     python -m experiments.export RUN_DIR --to parquet     # needs the extra "parquet"
     python -m experiments.export RUN_DIR --out tables
+    python -m experiments.export RUN_DIR --to torch       # the policy, in RUN_DIR/export/policy
 
 There are five tables, one file each: members, versions, reports (one row per slice of training),
 episodes, and events (decisions, with their evidence). docs/run-directory.md describes every
 column. A run can be exported at any time, also while it trains.
+
+The policy is that of the best member. It is exported as `torch.export` writes it, with its state
+dict and a file that acts with it. These files need PyTorch and NumPy alone:
+`import policy; policy.load(".").act(observation, reward)`.
 """
 
 import contextlib
@@ -20,28 +25,42 @@ import tyro
 
 from experiments import cli
 from experiments.analysis import files, history, tables, wording
-from pbt import store
+from experiments.members import episodes, evaluation, portable, trust
+from pbt import checkpoint, store
 
 FORMATS = ("csv", "parquet")
+"""Formats of tables."""
+POLICY = "torch"
+"""Format of a policy."""
 BATCH = 50_000
 """Rows that are in memory at a time as columns of a Parquet file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Write what a run did as tables."""
+    """Write what a run did as tables, or its best policy for use without this suite."""
 
     run_dir: tyro.conf.Positional[Path]
     """Directory of the run, e.g. results/runs/atari-Pong."""
     to: str = "csv"
-    """Format of the files: csv or parquet."""
+    """Format of the files: csv or parquet for tables, torch for a policy."""
     out: Path | None = None
-    """Directory for the files; RUN_DIR/export by default."""
+    """Directory for the files; by default RUN_DIR/export, or RUN_DIR/export/policy for a policy."""
+    member: int | None = None
+    """Number of the member whose policy is exported; default: the best one."""
+    trust: bool = False
+    """Export a policy though its environment is of other code than the suite's and Gymnasium's:
+    that code is executed."""
 
     def check(self) -> None:
         """Raise `ValueError`, one line, for a format that cannot be written."""
-        if self.to not in FORMATS:
-            raise ValueError(f"--to {self.to}: choose from {', '.join(FORMATS)}")
+        if self.to not in (*FORMATS, POLICY):
+            raise ValueError(f"--to {self.to}: choose from {', '.join((*FORMATS, POLICY))}")
+        if self.to != POLICY and self.member is not None:
+            raise ValueError(
+                f"--member {self.member}: tables have all members; leave it out, or export a "
+                f"policy with --to {POLICY}"
+            )
         if self.to == "parquet":
             try:
                 import pyarrow  # noqa: F401 - an extra
@@ -54,22 +73,57 @@ class Arguments:
 
 @cli.quiet
 def main() -> None:
-    """Parse the command line, write the tables, print how many rows each has."""
+    """Parse the command line, write the files, print their names and the rows of each table."""
     arguments = cli.read(Arguments, __doc__)
     try:
         arguments.check()
+        if arguments.to == POLICY:
+            return export_policy(arguments)
         with store.Store.open(arguments.run_dir) as run_store:
             out = arguments.out or run_store.path.parent / "export"
             _check_out(out)
             read = history.History.read(run_store, run_store.path.parent.name)
         out.mkdir(parents=True, exist_ok=True)
         counts = write(read, out, arguments.to)
-    except (ValueError, store.StoreError, OSError) as error:
+    except (ValueError, store.StoreError, checkpoint.CheckpointError, OSError) as error:
         cli.fail(" ".join(str(error).split()))
     if read.damage is not None:
         print(f"note: {read.damage}", file=sys.stderr)
     for path, count in counts.items():
         print(f"{path}: {wording.counted(count, 'row')}")
+
+
+def export_policy(arguments: Arguments) -> None:
+    """Write the policy of a member, and print the names of its files.
+
+    Raises:
+        ValueError: The run's members are no agents of the suite, or its environment is foreign
+            code; or there is no such member or checkpoint.
+        pbt.store.StoreError: There is no run, or it cannot be read.
+        pbt.checkpoint.CheckpointError: The checkpoint is damaged.
+        OSError: A file cannot be written.
+    """
+    run_dir = arguments.run_dir
+    with store.Store.open(run_dir) as run_store:
+        config = episodes.learner_config(run_store)
+        if not arguments.trust:
+            trust.check(run_store, config.env_id)
+        out = arguments.out or run_dir / "export" / "policy"
+        _check_out(out)
+        member = evaluation.find(run_store, arguments.member)
+        agent, config = episodes.load_agent(run_store, run_dir, member, seed=0)
+        score = run_store.version(member.id, member.version).score
+    origin = {
+        "run": run_dir.resolve().name,
+        "member": member.id,
+        "version": member.version,
+        "agent_steps": member.agent_steps,
+        "training_score": score,
+        "agent": config.agent,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for path in portable.write(agent, config, origin, out):
+        print(path)
 
 
 def write(read: history.History, directory: Path, form: str) -> dict[Path, int]:

@@ -1,4 +1,7 @@
-"""Run a population: check it, create or resume it, train it, score its best member, report."""
+"""Run a population: check it, create or resume it, train it, score its best member, report.
+
+Commands call `run_population` or `run_and_exit`, scripts and notebooks `run_experiment`.
+"""
 
 import contextlib
 import dataclasses
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from experiments import cli, config
-from experiments.analysis import provenance, scores, tasks, units, wording
+from experiments.analysis import history, provenance, scores, tasks, units, wording
 from experiments.members import checks, evaluation
 from experiments.pages import run_report
 from experiments.projections import progress, tensorboard
@@ -45,7 +48,67 @@ def run_population(
         cli.fail(error)
     labels = settings.labels(next(iter(presets[settings.preset].values())))
     run_dir = settings.run_dir or Path("results/runs") / "-".join((name, *labels))
-    run_experiment(run_dir, run_config, settings.num_workers(), settings.fork, settings.store)
+    run_and_exit(run_dir, run_config, settings.num_workers(), settings.fork, settings.store)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run came to; see `run_experiment`. It has no best member before one has a score."""
+
+    run_dir: Path
+    """The run's directory."""
+    exit_code: int
+    """0 if the run is finished; see `run_experiment`."""
+    member: int | None = None
+    """Number of the best member."""
+    score: float | None = None
+    """Its score, from fresh samples if there were any, else from training."""
+    hyperparameters: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Its last hyperparameters, as the learner uses them."""
+    words: units.Units = units.OTHERS
+    """What scores and steps are called."""
+
+    def __str__(self) -> str:
+        """Return the result in one line."""
+        if self.member is None or self.score is None:
+            return f"{self.run_dir}: no member has a score yet"
+        values = ", ".join(f"{name} {value:.3g}" for name, value in self.hyperparameters.items())
+        return (
+            f"{self.run_dir}: member {self.member}, {self.words.score} {self.score:.4g}, "
+            f"with {values}"
+        )
+
+
+class Refused(Exception):
+    """A run cannot begin or go on. The message is one line.
+
+    Args:
+        exit_code: Exit code of a command that ends for this reason.
+        message: What is wrong, and the way out.
+    """
+
+    def __init__(self, exit_code: int, message: object) -> None:
+        super().__init__(" ".join(str(message).split()))
+        self.exit_code = exit_code
+
+
+def run_and_exit(
+    run_dir: Path,
+    run_config: run.RunConfig,
+    workers: int,
+    fork: Path | None = None,
+    url: str | None = None,
+) -> NoReturn:
+    """Run a population as a command does: exit with the code of `run_experiment`.
+
+    A run that cannot begin ends in one line on the standard error.
+    """
+    try:
+        result = run_experiment(run_dir, run_config, workers, fork, url)
+    except Refused as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(result.exit_code)
 
 
 def run_experiment(
@@ -54,8 +117,8 @@ def run_experiment(
     workers: int,
     fork: Path | None = None,
     url: str | None = None,
-) -> NoReturn:
-    """Run a population until it is finished or interrupted, and exit.
+) -> Result:
+    """Run a population until it is finished or interrupted, and return what it came to.
 
     | exit code | meaning |
     |---|---|
@@ -73,23 +136,27 @@ def run_experiment(
         fork: Directory of another run to start from.
         url: The PostgreSQL database that holds the run's store; None for SQLite, or for where the
             run is.
+
+    Raises:
+        Refused: The run cannot begin, with the exit code 1, 2 or 74.
     """
     try:
         described = checks.check(run_config)
         begun: str = open_or_create(run_dir, run_config, fork, url)
     except OSError as error:
         if disk.is_full(error):
-            sys.exit(_say_refused(verdict.EXIT_DISK_FULL, f"no space for {run_dir}: make room"))
-        cli.fail(
+            raise _no_space(run_dir) from error
+        raise Refused(
+            2,
             f"--run-dir {run_dir} cannot be used ({error.strerror or error}: {error.filename}): "
-            "choose another one"
-        )
+            "choose another one",
+        ) from error
     except (ValueError, store.StoreError, checkpoint.CheckpointError) as error:
         if disk.is_full(error):
-            sys.exit(_say_refused(verdict.EXIT_DISK_FULL, str(error)))
-        cli.fail(error)
+            raise Refused(verdict.EXIT_DISK_FULL, error) from error
+        raise Refused(2, error) from error
     if refused := local.refusal(run_dir):
-        sys.exit(_say_refused(*refused))
+        raise Refused(*refused)
     provenance.record(run_dir)
     working = wording.counted(workers, "worker")
     with _one_line():
@@ -109,8 +176,8 @@ def run_experiment(
             print(prepared)
     except OSError as error:
         if disk.is_full(error):
-            sys.exit(_say_refused(verdict.EXIT_DISK_FULL, f"no space for {run_dir}: make room"))
-        sys.exit(_say_refused(verdict.EXIT_DEAD, f"{run_dir} cannot be written to: {error}"))
+            raise _no_space(run_dir) from error
+        raise Refused(verdict.EXIT_DEAD, f"{run_dir} cannot be written to: {error}") from error
     print(f"curves: tensorboard --logdir {shlex.quote(str(run_dir))}", flush=True)
     with (
         _one_line(),
@@ -135,7 +202,21 @@ def run_experiment(
         exit_code = _conclude(run_dir) or exit_code
     else:
         print(f"where it stands: python -m experiments.report {shlex.quote(str(run_dir))}")
-    sys.exit(exit_code)
+    return _result(run_dir, exit_code)
+
+
+def _result(run_dir: Path, exit_code: int) -> Result:
+    """Return what a run came to. One that cannot be read any more has no best member."""
+    try:
+        with store.Store.open(run_dir) as run_store:
+            read = history.History.read(run_store, run_dir.name)
+    except store.StoreError:
+        return Result(run_dir, exit_code)
+    score = scores.best_score(read, run_dir)
+    if read.best is None or score is None:
+        return Result(run_dir, exit_code, words=read.units)
+    used = read.config.space.used(read.best.hyperparameters)
+    return Result(run_dir, exit_code, read.best.id, score.mean, used, read.units)
 
 
 def _at_work(run_dir: Path) -> int:
@@ -144,19 +225,17 @@ def _at_work(run_dir: Path) -> int:
         return len(owner.at_work(run_store.owners()))
 
 
-def _say_refused(exit_code: int, message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return exit_code
+def _no_space(run_dir: Path) -> Refused:
+    return Refused(verdict.EXIT_DISK_FULL, f"no space for {run_dir}: make room")
 
 
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
-    """End the command in one line if the store cannot be used."""
+    """Refuse to go on if the store cannot be used."""
     try:
         yield
     except store.StoreError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
+        raise Refused(1, error) from error
 
 
 def slug(env_id: str) -> str:
@@ -223,6 +302,10 @@ def open_or_create(
             return "extending" if total_steps > stored.total_steps else "resuming"
     except create.OtherSettings as error:
         quoted = shlex.quote(str(run_dir))
+        if not tasks.has_fresh_samples(stored):  # a script of its own gives the settings
+            raise ValueError(
+                f"{error}. To go on with it as it is: python -m experiments.resume {quoted} --trust"
+            ) from None
         raise ValueError(
             f"{error}. To go on with it: python -m experiments.resume {quoted}. For a new run: "
             f"--run-dir NEW. For one that starts from its members: --fork {quoted} --run-dir NEW"
@@ -238,8 +321,10 @@ def _conclude(run_dir: Path) -> int:
     try:
         with alone(run_dir), store.Store.open(run_dir) as run_store:
             try:
-                best = evaluation.select(run_store, run_dir, SELECTION_SEED)
-                if not scores.evaluation_path(run_dir, best).exists():
+                best = None
+                if tasks.has_fresh_samples(run_store.config):
+                    best = evaluation.select(run_store, run_dir, SELECTION_SEED)
+                if best is not None and not scores.evaluation_path(run_dir, best).exists():
                     played = evaluation.evaluate(
                         run_store, run_dir, best, EVALUATION_EPISODES, EVALUATION_SEED
                     )

@@ -187,7 +187,7 @@ def main() -> NoReturn:
     ]
     run_dir = arguments.run_dir or Path("results/runs") / "-".join(parts)
     workers = arguments.workers or config.default_workers(arguments.members)
-    launch.run_experiment(run_dir, run_config, workers, url=arguments.store)
+    launch.run_and_exit(run_dir, run_config, workers, url=arguments.store)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def main() -> NoReturn:
     except (ValueError, store.StoreError, OSError) as error:
         cli.fail(error)
     workers = arguments.workers or config.default_workers(run_config.population)
-    launch.run_experiment(arguments.run_dir, run_config, workers)
+    launch.run_and_exit(arguments.run_dir, run_config, workers)
 
 
 if __name__ == "__main__":

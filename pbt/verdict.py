@@ -1,6 +1,9 @@
 """Why a worker or a run ends: its exit code and its last message."""
 
+import contextlib
 import json
+import re
+import sysconfig
 from collections.abc import Sequence
 
 from pbt import disk
@@ -19,11 +22,15 @@ EXIT_DISK_FULL = 74
 EXIT_BUSY = 75
 """The store could not be used, so a later worker may succeed. EX_TEMPFAIL of sysexits.h."""
 
+_FRAME = re.compile(r'^ +File "([^"<]+)", line (\d+)(?:, in (.+))?$', re.MULTILINE)
+"""A frame of a traceback. A syntax error is in no function."""
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+
 
 def of(store: Store) -> tuple[int, str] | None:
     """Return exit code and message of a run that is over; None while a member may go on."""
     if unfinished := store.unfinished():
-        return (EXIT_DEAD, _common_fault(unfinished)) if store.all_crash_alike() else None
+        return (EXIT_DEAD, _common_fault(store, unfinished)) if store.all_crash_alike() else None
     total = store.config.total_steps
     members = store.members()
     dead = [member for member in members if member.agent_steps < total]
@@ -48,13 +55,43 @@ def of_error(error: StoreError) -> int:
     return EXIT_NO_RUN if isinstance(error, NotARun | ReadOnly) else EXIT_BUSY
 
 
-def _common_fault(members: Sequence[Member]) -> str:
+def _common_fault(store: Store, members: Sequence[Member]) -> str:
     error = next((member.error for member in members if member.error), "their workers were killed")
-    last_line = error.strip().splitlines()[-1]
     return (
         f"all {len(members)} members that may go on crash alike, so the fault is none of their own"
-        f" (the last error: {last_line}); mend it, and the same command goes on"
+        f" (the last error: {described(store, error)}); mend it, and the same command"
+        " goes on"
     )
+
+
+def described(store: Store, error: str) -> str:
+    """Return the last line of a crash's traceback, its place, and the log that has all of it."""
+    return last_words(error) + _log(store, error)
+
+
+def last_words(error: str) -> str:
+    """Return the last line of a traceback, and the place in the learner's own code.
+
+    That is the last frame outside of Python's library and of installed packages, or the last one if
+    all are there. A text without frames has no place.
+    """
+    said = (error.strip().splitlines() or ["unknown"])[-1]
+    frames = _FRAME.findall(error)
+    own = [frame for frame in frames if not frame[0].startswith(_LIBRARIES)] or frames
+    if not own:
+        return said
+    file, line, function = own[-1]
+    return f"{said}, in {file}, line {line}{f', in {function}' if function else ''}"
+
+
+def _log(store: Store, error: str) -> str:
+    """Return which log has a traceback, for the end of a message; empty if there is none."""
+    wanted = error.strip()
+    for log in sorted((store.path.parent / "logs").glob("worker-*.log")):
+        with contextlib.suppress(OSError):
+            if wanted and wanted in log.read_text(errors="replace"):
+                return f"; the whole traceback is in {log}"
+    return ""
 
 
 def _first_death(store: Store) -> str:
@@ -63,8 +100,8 @@ def _first_death(store: Store) -> str:
     if first is None:
         return "no event says why"
     hyperparameters = store.version(first.member, first.version).hyperparameters
-    lines = str(first.details.get("error", "")).strip().splitlines() or ["unknown"]
+    error = str(first.details.get("error", ""))
     return (
         f"the first was member {first.member}, {first.kind} at {first.agent_steps:,} steps"
-        f" with {json.dumps(dict(hyperparameters))}: {lines[-1]}"
+        f" with {json.dumps(dict(hyperparameters))}: {described(store, error)}"
     )

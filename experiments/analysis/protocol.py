@@ -180,7 +180,7 @@ def population_rows(config: run.RunConfig) -> Rows:
     rows.append(
         (
             "Training score",
-            f"mean of the last {config.window} counted {words.many}, once "
+            f"{units.of_last(config.window, words)}, once "
             f"{config.min_episodes} have been counted since the last copy",
         )
     )

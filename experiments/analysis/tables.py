@@ -17,6 +17,8 @@ from experiments.analysis.history import History
 from pbt import lineage, records
 
 Value = int | float | bool | str | None
+Columns = dict[str, list[Value]]
+"""Values of each column by its name, as `pandas.DataFrame` takes them."""
 
 
 @dataclass(frozen=True)
@@ -238,8 +240,14 @@ def write_csv(table: Table, file: TextIO) -> int:
     return count
 
 
-def schedule_csv(rows: Iterable[lineage.ScheduleRow]) -> str:
-    """Return rows of a schedule as CSV: see `pbt.lineage.ScheduleRow`."""
+def columns(table: Table) -> Columns:
+    """Return a table by columns, which also a table without rows has."""
+    rows = list(table.rows)
+    return {name: [row[at] for row in rows] for at, name in enumerate(table.columns)}
+
+
+def schedule(rows: Iterable[lineage.ScheduleRow]) -> Table:
+    """Return rows of a schedule as a table: see `pbt.lineage.ScheduleRow`."""
     rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for name in row.hyperparameters))
     columns: dict[str, type] = {
@@ -252,7 +260,12 @@ def schedule_csv(rows: Iterable[lineage.ScheduleRow]) -> str:
         (row.agent_steps, *map(row.hyperparameters.get, names), row.member, row.version)
         for row in rows
     )
-    return _csv_text(Table("schedule", columns, values))
+    return Table("schedule", columns, values)
+
+
+def schedule_csv(rows: Iterable[lineage.ScheduleRow]) -> str:
+    """Return rows of a schedule as CSV."""
+    return _csv_text(schedule(rows))
 
 
 def reports_csv(history: History) -> str:

@@ -28,6 +28,14 @@ def trained(config: run.RunConfig) -> str:
     return str(config.task_config.get("task", LEARNER)) if name == SCHEDULED else name
 
 
+def has_fresh_samples(config: run.RunConfig) -> bool:
+    """Return whether the suite can score a run's members by fresh samples.
+
+    It knows nothing of a learner of somebody else, except its training scores.
+    """
+    return trained(config) in (LEARNER, TRANSLATION, GAN)
+
+
 def own_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a learner's configuration without what a replay of a schedule has added to it."""
     return {name: value for name, value in config.items() if name not in ("schedule", "task")}

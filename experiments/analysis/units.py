@@ -1,6 +1,8 @@
 """The words for what a run's members do: their steps, the samples of their score, and the score."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from experiments.analysis import tasks
 from pbt import run
@@ -49,8 +51,51 @@ WITHOUT_EPISODES = (TRANSLATORS, GANS)
 KNOWN = {tasks.LEARNER: AGENTS, tasks.TRANSLATION: TRANSLATORS, tasks.GAN: GANS}
 
 
+NAME = "units"
+"""Key of a `task_config` under which a learner of somebody else says what its words are."""
+
+
 def of(config: run.RunConfig) -> Units:
-    """Return the words for the learners of a run. What has an environment is an agent."""
+    """Return the words for the learners of a run. What has an environment is an agent.
+
+    Learners of which the suite knows nothing may name their own: `{"units": {"score": "accuracy",
+    "step": "epoch"}}` in their `task_config`.
+    """
     if isinstance(config.task_config.get("env_id"), str):
         return AGENTS
-    return KNOWN.get(tasks.trained(config), OTHERS)
+    return KNOWN.get(tasks.trained(config)) or _named(config.task_config.get(NAME))
+
+
+def has_own_names(words: Units) -> bool:
+    """Return whether these are the words of a learner of which the suite knows nothing else."""
+    return words not in (AGENTS, OTHERS, MIXED, *WITHOUT_EPISODES)
+
+
+def heading(words: Units) -> str:
+    """Return the name of the training score in the narrow columns of the live table."""
+    return words.score if has_own_names(words) else "score"
+
+
+def training_score(words: Units) -> str:
+    """Return the name of the training score on pages."""
+    return words.score if has_own_names(words) else "training score"
+
+
+def of_last(count: int, words: Units) -> str:
+    """Say over how many of the last samples a training score is the mean."""
+    if count == 1:
+        return f"of the last counted {words.sample}"
+    return f"mean of the last {count} counted {words.many}"
+
+
+def _named(given: Any) -> Units:
+    names = given if isinstance(given, Mapping) else {}
+    known = ("learner", "step", "sample", "score")
+    return replace(
+        OTHERS,
+        **{
+            name: word
+            for name, word in names.items()
+            if name in known and isinstance(word, str) and word.strip()
+        },
+    )

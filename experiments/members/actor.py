@@ -10,6 +10,7 @@ import torch
 
 from agents import actor_critic, rollout, unreal
 from envs import make
+from experiments.members import policy
 
 Agent = actor_critic.Agent | unreal.UNREAL
 
@@ -79,7 +80,7 @@ class Actor:
             self._check(obs, np.zeros(self.num_envs))
         self.episode_return = np.zeros(self.num_envs)
         self.episode_length = np.zeros(self.num_envs, dtype=np.int64)
-        self._begin(self._obs_tensor(obs))
+        self._begin(policy.seen_obs(obs, self.agent.device))
 
     def forget(self) -> None:
         """Continue the running episodes as if they began now, for an agent with new weights."""
@@ -105,12 +106,8 @@ class Actor:
         done = terminated | truncated  # [B]
         # A lost life cuts off the return, but neither the episode nor the core's state.
         stop = terminated | info["life_lost"]
-        learned = torch.as_tensor(reward * self._reward_scale, dtype=torch.float32, device=device)
-        if self._clip_rewards:
-            learned = learned.clamp(-1, 1)
-        last_action = step.action
-        if not last_action.is_floating_point():
-            last_action = self._one_hot[last_action]  # [B] -> [B, A]
+        learned = policy.seen_reward(reward, self._reward_scale, self._clip_rewards, device)
+        last_action = policy.seen_action(step.action, self._one_hot)  # [B, A]
         # Gymnasium's TimeLimit can set both flags at the last step. A terminated episode has no
         # future to bootstrap from.
         truncated = truncated & ~terminated
@@ -120,7 +117,7 @@ class Actor:
             slots = np.flatnonzero(done)  # [B] -> [n]
             ending = rollout.Ending(
                 torch.as_tensor(slots, device=device),
-                self._obs_tensor(np.ascontiguousarray(info["final_obs"][slots])),  # [n, ...]
+                policy.seen_obs(np.ascontiguousarray(info["final_obs"][slots]), device),  # [n, ...]
                 torch.as_tensor(terminated[slots], device=device),
             )
         if ending is not None and truncated.any():
@@ -146,7 +143,7 @@ class Actor:
         is_first = torch.as_tensor(done, device=device)
         goes_on = (~is_first).float()
         self.inputs = rollout.Inputs(
-            self._obs_tensor(obs),
+            policy.seen_obs(obs, device),
             last_action * goes_on.unsqueeze(-1),  # [B, A] * [B, 1]
             learned * goes_on,
             is_first,
@@ -178,12 +175,6 @@ class Actor:
             torch.ones(self.num_envs, dtype=torch.bool, device=device),
         )
         self.state = self.agent.initial_state(self.num_envs)
-
-    def _obs_tensor(self, obs: Any) -> torch.Tensor:
-        tensor = torch.from_numpy(obs).to(self.agent.device)
-        if tensor.dtype != torch.uint8 or tensor.ndim < 4:  # a flattened image is a vector of bytes
-            return tensor.float()
-        return tensor.contiguous(memory_format=torch.channels_last)  # as convolutions want it
 
     def _check(self, obs: Any, reward: Any) -> None:
         space = self.envs.observation_space

@@ -35,6 +35,23 @@ def best_member(run_store: store.Store) -> Member:
     return best
 
 
+def find(run_store: store.Store, member: int | None) -> Member:
+    """Return a member of a run by its number, or the best one for None.
+
+    Raises:
+        ValueError: There is no member of that number, or no member has a score yet.
+    """
+    if member is None:
+        return best_member(run_store)
+    population = run_store.config.population
+    if not 0 <= member < population:
+        raise ValueError(
+            f"member {member}: use a number from 0 to {population - 1}, or leave it out for the "
+            "best one"
+        )
+    return run_store.member(member)
+
+
 def select(run_store: store.Store, run_dir: Path, seed: int) -> Member:
     """Choose the best member of a finished run by fresh samples, once, and write the choice.
 

@@ -14,6 +14,8 @@ from envs import atari, make, toy
 from experiments.analysis import tasks
 from pbt import store
 
+IF_TRUSTED = "add --trust if you trust it (in Python, trust=True)"
+"""The way out of a refusal, in words."""
 _OWN_TASK = re.compile(r"experiments(\.\w+)*:make_(scheduled_)?task", re.ASCII)
 
 
@@ -31,7 +33,7 @@ def check_run(run_store: store.Store) -> None:
         if not _OWN_TASK.fullmatch(task):
             raise ValueError(
                 f"{run_store.path.parent} names the task {task!r}, and training executes it: read "
-                "that code first, and add --trust if you trust it"
+                f"that code first, and {IF_TRUSTED}"
             )
     if "env_id" in config.task_config:
         check(run_store, config.task_config["env_id"])
@@ -53,7 +55,7 @@ def check(run_store: store.Store, env_id: Any) -> None:
     if code is not None:
         raise ValueError(
             f"{run_store.path.parent} names the environment {env_id!r}, and playing it executes "
-            f"{code}: read that code first, and add --trust if you trust it"
+            f"{code}: read that code first, and {IF_TRUSTED}"
         )
 
 

@@ -108,9 +108,10 @@ def warnings(tables: arms.Tables) -> list[str]:
                 f"{panel or tables.environment}: {_share(missing, counted)} not been evaluated, so "
                 "these are training scores, which chose the members that they are of. They are "
                 "biased upward, more so where members copy each other, and may favour a side that "
-                f"fresh {tables.words.many} do not: no group is said to be better than another. "
-                f"For a result, get fresh {tables.words.many}: {_evaluation(missing)}"
+                f"fresh {tables.words.many} do not: no group is said to be better than another."
             )
+            if tables.words in (units.AGENTS, *units.WITHOUT_EPISODES):
+                found[-1] += f" For a result, get fresh {tables.words.many}: {_evaluation(missing)}"
     for reason, why in (
         (comparison.UNFINISHED, "Not finished"),
         (comparison.UNSCORED, "Without a score"),

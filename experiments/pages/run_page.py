@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments.analysis import aggregates, protocol, provenance, scores, wording
+from experiments.analysis import aggregates, protocol, provenance, scores, tasks, units, wording
 from experiments.analysis.history import History
 from experiments.pages import markup, sections, summary
 from experiments.pages.markup import Content, Html, element
@@ -73,12 +73,12 @@ def page(
 def _lede(history: History) -> str:
     config = history.config
     env_id = protocol.environment(config)
-    units = history.units
-    who = f"{config.population} {units.learner}s"
+    words = history.units
+    who = f"{config.population} {words.learner}s"
     if config.population == 1:
-        who = f"One {units.learner}"
+        who = f"One {words.learner}"
     where = f" on {env_id}" if env_id else ""
-    trained = f"{who}{where}, trained for {config.total_steps:,} {units.steps}"
+    trained = f"{who}{where}, trained for {config.total_steps:,} {words.steps}"
     if config.population > 1:
         trained += " each"
     if history.followed is not None:
@@ -105,32 +105,45 @@ def _lede(history: History) -> str:
 def _score(history: History, run_dir: Path) -> list[Content]:
     """Return the result in large type, and what it is worth."""
     best, score = history.best, scores.best_score(history, run_dir)
-    units = history.units
+    words = history.units
     if best is None or score is None:
-        text = f"No score yet: that takes {history.config.min_episodes} counted {units.many}."
+        text = f"No score yet: that takes {history.config.min_episodes} counted {words.many}."
         return [element("p", text, class_="note")]
-    command = f"python -m experiments.evaluate {shlex.quote(str(run_dir))} --save"
     said: list[Content] = [
-        f"training score of member {best.id}, mean of the last {score.episodes} counted "
-        f"{units.many}{score.since}. ",
+        f"{units.training_score(words)} of member {best.id}, "
+        f"{units.of_last(score.episodes, words)}{score.since}. ",
         *_bias(history),
-        f"For a result, get fresh {units.many}: ",
-        markup.code(command),
+        *_way_to_a_result(history, run_dir),
     ]
     if score.is_fresh:
         said = [
-            f"{'mean of' if score.is_mean else 'over'} {score.episodes} fresh {units.many} of "
+            f"{'mean of' if score.is_mean else 'over'} {score.episodes} fresh {words.many} of "
             f"member {best.id}, 95 % interval "
             f"{wording.interval(score.interval)}; one run, one seed (n\u00a0=\u00a01)"
         ]
         if history.selection is not None:
-            said.append(f"; {history.selection.text(units.many)}")
+            said.append(f"; {history.selection.text(words.many)}")
     kind = "score" if score.is_fresh else "score biased"
     number = element("strong", wording.score(score.mean))
     return [
         element("p", number, " ", element("span", *said), class_=kind),
         *_beside(history, score),
     ]
+
+
+def _way_to_a_result(history: History, run_dir: Path) -> list[Content]:
+    """Say how to get a score by which nothing was chosen."""
+    if tasks.has_fresh_samples(history.config):
+        command = f"python -m experiments.evaluate {shlex.quote(str(run_dir))} --save"
+        return [f"For a result, get fresh {history.units.many}: ", markup.code(command)]
+    return ["For a result, score it on data by which nothing was chosen. ", *_where(history)]
+
+
+def _where(history: History) -> list[Content]:
+    """Say where the best member's state lies."""
+    if history.best is None or history.best.checkpoint is None:
+        return []
+    return ["Its state is in ", markup.code(f"checkpoints/{history.best.checkpoint}"), "."]
 
 
 def _bias(history: History) -> list[Content]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments.analysis import decisions, wording
+from experiments.analysis import decisions, tasks, units, wording
 from experiments.analysis.history import History
 from experiments.pages import drawing, family, markup
 from experiments.pages.markup import Cell, Column, Content, element
@@ -32,21 +32,21 @@ def learning_curves(history: History, drawn: Mapping[str, Figure]) -> list[Conte
         for step in history.lineage
         if step.version.score is not None
     ]
-    units = history.units
+    words = history.units
     said = (
-        f"Line chart of {units.many} over {units.steps} for {len(history.members)} members, by "
-        f"their {units.score}."
+        f"Line chart of {words.many} over {words.steps} for {len(history.members)} members, by "
+        f"their {words.score}."
     )
     if scores:
         said += (
             f" The best lineage goes from a training score of {wording.score(scores[0][0])} to "
-            f"{wording.score(scores[-1][0])} in {wording.steps(scores[-1][1])} {units.steps}."
+            f"{wording.score(scores[-1][0])} in {wording.steps(scores[-1][1])} {words.steps}."
         )
     return _figure(
         drawn,
         "learning_curves.png",
         said,
-        f"Training scores. Orange: all {units.many} behind the weights that the best member has "
+        f"Training scores. Orange: all {words.many} behind the weights that the best member has "
         "now, followed back through the members from which these were copied. Grey: every member, "
         "cut where its weights were replaced.",
         " Blue: interquartile mean and middle half of the members' scores. The band is the spread "
@@ -58,14 +58,15 @@ def learning_curves(history: History, drawn: Mapping[str, Figure]) -> list[Conte
 
 def hyperparameters(history: History, drawn: Mapping[str, Figure]) -> list[Content]:
     """Return the figure of all members' hyperparameters over time."""
+    score = units.training_score(history.units)
     return _figure(
         drawn,
         "hyperparameters.png",
         f"One panel each for {', '.join(map(_words, history.varied))}: values of "
-        f"{len(history.members)} members over their {history.units.steps}, coloured by training "
-        "score.",
-        "Hyperparameters of every member, coloured by its training score at that time. A line ends "
-        "where the member changed its values.",
+        f"{len(history.members)} members over their {history.units.steps}, coloured by "
+        f"{score}.",
+        f"Hyperparameters of every member, coloured by its {score} at that time. A line ends where "
+        "the member changed its values.",
     )
 
 
@@ -79,11 +80,14 @@ def schedule(history: History, drawn: Mapping[str, Figure]) -> list[Content]:
         f"Hyperparameters with which the weights of member {best.member} were trained, followed "
         "back through the members from which these were copied (numbers at the top). It is the "
         "best member. ",
-        markup.code("python -m experiments.replay"),
-        " trains a fresh agent with this schedule, from ",
-        markup.code("schedule.csv"),
-        ".",
     ]
+    if tasks.has_fresh_samples(history.config):  # the learners that a replay can build
+        caption += [
+            markup.code("python -m experiments.replay"),
+            f" trains a fresh {history.units.learner} with this schedule, from ",
+            markup.code("schedule.csv"),
+            ".",
+        ]
     if history.followed is not None:
         caption = [
             "The schedule with which every member was trained. The run was given it and chose no "
@@ -250,7 +254,7 @@ def members(history: History) -> tuple[list[Column], list[list[Cell | Content]]]
         Column("member", True),
         Column("state"),
         Column(history.units.steps, True, "its own"),
-        Column("training score", True),
+        Column(units.training_score(history.units), True),
         *(Column(_words(name), True) for name in names),
         Column("initial draw", True, "the member whose first weights these come from"),
         Column("copied others", True, "times"),

@@ -6,7 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
-from experiments.analysis import scores, wording
+from experiments.analysis import scores, tasks, units, wording
 from experiments.analysis.history import History
 from experiments.pages import markup, sections
 from pbt import lineage, records
@@ -101,6 +101,14 @@ def summary(history: History, run_dir: Path) -> str:
     return wording.printable("\n".join(lines))
 
 
+def _way_to_a_result(history: History, run_dir: Path) -> str:
+    """Say how to get a score by which nothing was chosen."""
+    if tasks.has_fresh_samples(history.config):
+        command = f"python -m experiments.evaluate {shlex.quote(str(run_dir))}"
+        return f"fresh {history.units.many} give one: `{command}`"
+    return "a score on data by which nothing was chosen gives one"
+
+
 def _best(history: History, run_dir: Path) -> list[str]:
     best = history.best
     training, played = scores.training_score(history), scores.best_score(history, run_dir)
@@ -135,10 +143,9 @@ def _best(history: History, run_dir: Path) -> list[str]:
         f"## Best member: {best.id}",
         "",
         *fresh,
-        f"- training score {wording.score(training.mean)}: mean of the last {training.episodes} "
-        f"counted {history.units.many}{training.since}{bias}. It is no result; fresh "
-        f"{history.units.many} give one: "
-        f"`python -m experiments.evaluate {shlex.quote(str(run_dir))}`",
+        f"- {units.training_score(history.units)} {wording.score(training.mean)}: "
+        f"{units.of_last(training.episodes, history.units)}{training.since}{bias}. It is no "
+        f"result; {_way_to_a_result(history, run_dir)}",
         f"- version {key[1]}, {wording.steps(history.tree.training[key])} {history.units.steps} of "
         f"training behind its weights ({wording.steps(best.agent_steps)} of its own)",
         "- hyperparameters now: "

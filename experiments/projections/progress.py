@@ -12,6 +12,7 @@ gone (`| head`, a closed terminal), it falls silent.
 
 import collections
 import contextlib
+import functools
 import math
 import os
 import time
@@ -25,7 +26,7 @@ import rich.table
 import rich.text
 
 from experiments.analysis import units, wording
-from pbt import records, run
+from pbt import records, run, verdict
 from pbt import store as stores
 from pbt.records import Event, Member
 
@@ -68,13 +69,15 @@ class Progress:
         self._console = console or _Console(file=stream, highlight=False)
         self._interval_s = refresh_s if self._console.is_terminal else plain_s
         self._live: rich.live.Live | None = None
-        self._shown_s = -math.inf  # monotonic
+        self._shown_s = self._looked_s = -math.inf  # monotonic
         self._silent = False
         self._store: stores.Store | None = None  # shown once more at the end
         self._rate = _Rate()
         self._event_id = 0
         self._copies: dict[int, Event] = {}
         self._copy_count = 0
+        self._begun_s: float | None = None  # by the store's clock
+        self._crashes: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -94,16 +97,23 @@ class Progress:
             force: Show it now.
         """
         now_s = time.monotonic()
-        if self._silent or (now_s - self._shown_s < self._interval_s and not force):
+        is_due = force or now_s - self._shown_s >= self._interval_s
+        if self._silent or not (is_due or now_s - self._looked_s >= REFRESH_S):
             return
-        self._shown_s = now_s
+        self._looked_s = now_s
+        if is_due:
+            self._shown_s = now_s
         self._store = store
         try:
             members = store.members()
-            self._follow(store.events(self._event_id, damaged=[]))
+            events = store.events(self._event_id, damaged=[])
             clock_s = store.now()
         except stores.StoreError:
             return  # busy: the next tick will do
+        self._follow(events)
+        self._say_crashes(store, events, clock_s)
+        if not is_due:
+            return
         self._rate.add(now_s, sum(member.agent_steps for member in members))
         config = store.config
         if self._console.is_terminal:
@@ -135,7 +145,8 @@ class Progress:
             parts.append(f"{wording.duration(left / rate)} left")
         best = max((m for m in members if m.score is not None), key=_score, default=None)
         if best is not None:
-            parts.append(f"best score {best.score:.4g} (member {best.id})")
+            score = units.heading(units.of(config))
+            parts.append(f"best {score} {best.score:.4g} (member {best.id})")
         parts.append(wording.counted(self._copy_count, "copy", "copies"))
         for state in ("finished", "diverged", "failed", "lost"):
             if count := sum(member.state == state for member in members):
@@ -159,8 +170,9 @@ class Progress:
             shown.sort(key=lambda m: (-_score(m), m.id))
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         table.add_column("\nmember", justify="right")
-        table.add_column("agent\nsteps", justify="right", no_wrap=True)
-        table.add_column("\nscore", justify="right", no_wrap=True)
+        words = units.of(config)
+        table.add_column(_two_lines(words.steps), justify="right", no_wrap=True)
+        table.add_column(_two_lines(units.heading(words)), justify="right", no_wrap=True)
         for name in names:
             table.add_column(_two_lines(name), justify="right", no_wrap=True)
         table.add_column("last copy\nfrom", justify="right", no_wrap=True)
@@ -190,6 +202,21 @@ class Progress:
             if event.kind in ("exploit", "reseed"):
                 self._copies[event.member] = event
                 self._copy_count += 1
+
+    def _say_crashes(self, store: stores.Store, events: Sequence[Event], clock_s: float) -> None:
+        """Print each kind of crash once, as soon as it happens. The run goes on for a while."""
+        if self._begun_s is None:
+            self._begun_s = clock_s
+        for event in events:
+            if event.kind == "crashed" and event.created_s >= self._begun_s:
+                error = str(event.details.get("error", ""))
+                what = verdict.last_words(error)
+                if what not in self._crashes:
+                    self._crashes.add(what)
+                    line = f"member {event.member} crashed: {verdict.described(store, error)}"
+                    self._write(
+                        functools.partial(self._console.print, line, soft_wrap=True, markup=False)
+                    )
 
     def _copied(self, member: Member, clock_s: float) -> str:
         event = self._copies.get(member.id)

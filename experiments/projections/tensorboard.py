@@ -6,7 +6,8 @@
     <directory>/best-lineage    see `write_best_lineage`; x = agent steps behind the weights
 
 Tags of a member: `episode/return` and `episode/length` (every episode, at the step where it ended;
-translators and GANs have `evaluation/score` instead), `hyperparameter/<name>` (as used, so integers
+translators and GANs have `evaluation/score` instead, learners that name their score
+`evaluation/<name>`), `hyperparameter/<name>` (as used, so integers
 are rounded), the task's own metrics (`loss/...`, `gradient_norm`, ...) and `steps_per_second`.
 `samples` are the pictures of `pbt.pictures`, if the task makes any. A copy adds
 `exploit/donor/member-<number>`, which is the donor's number, `exploit/donor_agent_steps` and, as
@@ -40,6 +41,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import shutil
 import statistics
 import sys
@@ -310,7 +312,10 @@ def member_run(member: int) -> str:
 
 def tags_of_samples(config: run.RunConfig) -> Sequence[str]:
     """Return the tag of the samples' scores and, where they have lengths, the tag of these."""
-    return ("evaluation/score",) if units.of(config) in units.WITHOUT_EPISODES else EPISODE_TAGS
+    words = units.of(config)
+    if units.has_own_names(words):
+        return (f"evaluation/{wording.printable(words.score)}",)
+    return ("evaluation/score",) if words in units.WITHOUT_EPISODES else EPISODE_TAGS
 
 
 def report_points(
@@ -426,8 +431,10 @@ def layout(config: run.RunConfig) -> layout_pb2.Layout:
 
     categories = {
         "Hyperparameters of all members": charts(is_adapted=True),
-        "Scores" if words in units.WITHOUT_EPISODES else "Returns": {
-            f"{words.score}, all members": [f"^{tags_of_samples(config)[0]}$"],
+        "Returns" if tags_of_samples(config) == EPISODE_TAGS else "Scores": {
+            f"{wording.printable(words.score)}, all members": [
+                f"^{re.escape(tags_of_samples(config)[0])}$"
+            ],
             "population score": ["^score/best$", "^score/median$", "^score/worst$"],
             "donor copied from": ["^exploit/donor/"],
         },

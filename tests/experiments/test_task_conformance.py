@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import math
+import random
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,10 +14,11 @@ import gymnasium
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 
 from agents import transformer, unreal
 from experiments import toy
-from experiments.members import gan, learner, translation
+from experiments.members import gan, learner, own, translation
 from pbt import checkpoint, slices, task
 
 DOCUMENTED = Path(__file__).parents[2] / "docs/writing-a-learner.md"
@@ -80,6 +82,31 @@ def agent(name, env_id="Catch", num_envs=4, steps=80, **more):
     )
 
 
+class Slope(own.Learner):
+    """Fits a slope to noisy points, with momentum and whole repetitions."""
+
+    learning_rate, repeats = 0.1, 1
+    saved = ("model", "optimiser", "count")
+
+    def __init__(self, width=1):
+        self.model = torch.nn.Sequential(torch.nn.Linear(1, width), torch.nn.Dropout(0.1))
+        self.optimiser = torch.optim.Adam(self.model.parameters())
+        self.count = 0
+
+    def step(self):
+        self.optimiser.param_groups[0]["lr"] = self.learning_rate
+        assert isinstance(self.repeats, int)
+        for _ in range(self.repeats):
+            x = torch.rand(8, 1) + random.random()
+            loss = (self.model(x) - 2 * x).square().mean()
+            self.optimiser.zero_grad()
+            loss.backward()
+            self.optimiser.step()
+        self.count += 1
+        self.metrics = {"loss": loss.item()}
+        return -loss.detach()
+
+
 def documented(config, member, seed):
     """Make the learner of docs/writing-a-learner.md. The fixture has put its module on the path."""
     return importlib.import_module("my_network").make_task(config, member, seed)
@@ -138,6 +165,13 @@ CASES = {
         {"h_0": math.inf, "h_1": 0.0},
         toy.make_task,
         draws=False,
+    ),
+    "own": Case(
+        {"settings": {"width": 2}, "whole": ["repeats"]},
+        {"learning_rate": 0.01, "repeats": 1.0},
+        {"learning_rate": 0.02, "repeats": 3.0},
+        {"learning_rate": math.inf, "repeats": 1.0},
+        Slope.make_task,
     ),
     "documented": Case(
         {"width": 4},

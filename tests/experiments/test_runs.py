@@ -1,0 +1,234 @@
+"""Runs from Python: their tables, their agents, and policies without this suite."""
+
+import json
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+
+import experiments
+from envs import make
+from experiments import export, gym, toy
+from experiments.members import actor, episodes, learner, policy, portable
+from pbt import create, store
+
+TINY = (
+    *("--population", "1", "--workers", "1", "--num-envs", "4", "--total-steps", "800"),
+    *("--report-interval", "400", "--ready-interval", "800", "--run-dir", "run"),
+)
+
+
+@pytest.fixture
+def trained(command, here, one_process):
+    """The directory of a run of one agent."""
+
+    def train(*arguments):
+        result = command(gym, *arguments, *TINY)
+        assert result.code == 0, result
+        return Path("run")
+
+    return train
+
+
+def cells(frame):
+    """The values of a frame, row by row, with None for what is missing."""
+    rows = frame.astype(object).to_numpy().tolist()
+    return [[None if pd.isna(value) else value for value in row] for row in rows]
+
+
+def test_a_run_is_read_as_its_export_writes_it(tmp_path, command):
+    settings = toy.ToyConfig(run_dir=tmp_path, steps=40)
+    assert toy.train_panel(settings, toy.PANELS[0])
+    run_dir = tmp_path / toy.PANELS[0].name
+    assert command(export, run_dir).code is None
+    read = experiments.load_run(str(run_dir))
+    for name in ("members", "versions", "reports", "episodes", "events"):
+        frame = pd.DataFrame(getattr(read, name))
+        written = pd.read_csv(run_dir / "export" / f"{name}.csv")
+        assert list(frame.columns) == list(written.columns)
+        assert cells(frame) == cells(written)
+    with store.Store.open(run_dir) as run_store:
+        best = max(run_store.members(), key=lambda member: member.score)
+    assert read.best == best.id
+    assert read.score.mean == best.score
+    schedule = pd.DataFrame(read.schedule)
+    assert list(schedule.columns) == ["agent_steps", "h_0", "h_1", "member", "version"]
+    assert schedule["agent_steps"].iloc[-1] == read.members["training"][best.id]
+    assert schedule["member"].iloc[-1] == best.id
+    assert read.config.total_steps == 40
+
+
+def test_a_run_that_has_not_begun_has_columns(tmp_path):
+    create.create_run(tmp_path / "run", toy.run_config(toy.ToyConfig(), toy.PANELS[0])).close()
+    read = experiments.load_run(tmp_path / "run")
+    assert read.best is None
+    assert read.score is None
+    assert "mean_return" in pd.DataFrame(read.reports).columns
+    assert len(pd.DataFrame(read.members)) == 2
+    assert pd.DataFrame(read.schedule).empty
+    with pytest.raises(store.StoreError, match="does not exist"):
+        experiments.load_run(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_an_agent_acts_as_it_does_in_training(trained):
+    """The actor of training and evaluation, in the same environment, is the second version."""
+    run_dir = trained("--env", "RepeatPrevious", "--agent", "a3c")
+    with store.Store.open(run_dir) as run_store:
+        agent, config = episodes.load_agent(run_store, run_dir, run_store.member(0), 7)
+    player = actor.Actor(
+        agent, make.make_vec(config.env_id, 1), config.clip_rewards, config.reward_scale
+    )
+    loaded = experiments.load_agent(run_dir, 0, seed=7)
+    env = loaded.make_env()
+    for seed in (5, 6):
+        player.reset([seed])
+        obs, _ = env.reset(seed=seed)
+        reward, done, total = 0.0, False, 0.0
+        loaded.reset()
+        while not done:
+            action = loaded.act(obs, reward)
+            obs, reward, terminated, truncated, _ = env.step(action)
+            transition = player.step()
+            assert action == int(transition.step.action)
+            for mine, its in zip(loaded._state, transition.step.state, strict=True):
+                torch.testing.assert_close(mine, its, rtol=0, atol=0)
+            done, total = terminated or truncated, total + reward
+        ((_, episode_return, _),) = transition.finished
+        assert total == episode_return
+    env.close()
+    player.envs.close()
+
+
+def test_the_example_on_the_page_works(trained, here, capsys):
+    text = (Path(__file__).parents[2] / "docs/run-directory.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text.partition("## From Python")[2], re.DOTALL)
+    run_dir = here / "results/runs/gym-CartPole-v1"
+    run_dir.parent.mkdir(parents=True)
+    trained("--env", "CartPole-v1", "--agent", "a3c").rename(run_dir)
+    names = {}
+    exec(compile(block, "run-directory.md", "exec"), names)
+    assert names["done"]
+    assert names["run"].score.is_fresh
+    assert "metric/value/mean" in capsys.readouterr().out
+
+
+def test_an_agent_says_what_it_lacks(trained):
+    run_dir = trained("--env", "Catch", "--agent", "a3c")
+    agent = experiments.load_agent(run_dir, 0)
+    env = agent.make_env()
+    obs, _ = env.reset(seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent.act(obs)  # there is no last reward at the first step
+        agent.act(obs, 0.0)
+        agent.act(obs, first=True)
+    with pytest.warns(UserWarning, match=r"write act\(observation, reward\)"):
+        agent.act(obs)
+    with pytest.raises(ValueError, match=r"has the shape \(3,\)"):
+        agent.act([1, 2, 3])
+    with pytest.raises(ValueError, match="member 1: use a number from 0 to 0, or leave it out"):
+        experiments.load_agent(run_dir, 1)
+
+
+def test_a_foreign_environment_is_refused_without_trust(trained):
+    run_dir = trained("--env", "small_envs:Length-v0", "--agent", "a3c")
+    with pytest.raises(ValueError, match=r"executes the module 'small_envs'.*trust=True"):
+        experiments.load_agent(run_dir)
+    assert experiments.load_agent(run_dir, 0, trust=True).act([0.0]) in (0, 1)
+
+
+ALONE = """
+import sys
+for name in ("agents", "envs", "pbt", "experiments"):
+    sys.modules[name] = None  # importing it fails
+import torch
+import policy
+loaded = policy.load(".")
+inputs = torch.load("inputs.pt", weights_only=True)
+outputs = []
+state = inputs["state"]
+with torch.no_grad():
+    for one in inputs["steps"]:
+        parameters, value, state = loaded.step(*one, state)
+        outputs.append((parameters, value))
+torch.save(outputs, "outputs.pt")
+shape = loaded.description["observation_shape"]
+print(type(loaded.act(torch.zeros(shape).numpy())).__name__)
+"""
+
+
+def test_an_exported_policy_needs_nothing_of_the_suite(trained, command):
+    run_dir = trained("--env", "Catch", "--agent", "a3c")
+    result = command(export, run_dir, "--to", "torch", "--member", "0")
+    assert result.code is None, result
+    out = run_dir / "export" / "policy"
+    assert {path.name for path in out.iterdir()} == set(portable.FILES)
+    described = json.loads((out / "policy.json").read_text())
+    assert (described["run"], described["member"], described["agent_steps"]) == ("run", 0, 800)
+    loaded = experiments.load_agent(run_dir, 0)
+    rng = np.random.default_rng(0)
+    steps, expected = [], []
+    state = loaded.agent.initial_state(3)
+    given = {"state": state, "steps": steps}
+    for at in range(4):
+        one = (
+            torch.tensor(rng.normal(size=(3, *described["observation_shape"])).astype(np.float32)),
+            torch.eye(described["action_size"])[rng.integers(described["action_size"], size=3)],
+            torch.tensor(rng.normal(size=3).astype(np.float32)),
+            torch.tensor([at == 0, at == 2, False]),
+        )
+        steps.append(one)
+        with torch.no_grad():
+            parameters, value, state = loaded.step(*one, state)
+        expected.append((parameters, value))
+    torch.save(given, out / "inputs.pt")
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], cwd=out, capture_output=True, text=True, timeout=170
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "int"
+    for (logits, value), (wanted, wanted_value) in zip(
+        torch.load(out / "outputs.pt", weights_only=True), expected, strict=True
+    ):
+        torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-6)
+        torch.testing.assert_close(value, wanted_value, rtol=0, atol=1e-6)
+    state_dict = safetensors.torch.load_file(out / "policy.safetensors")
+    assert loaded.step.load_state_dict(state_dict) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("agent", "env_id"),
+    [("feudal", "Catch"), ("ppo", "Pendulum-v1"), ("unreal-ppo", "Pong"), ("a3c", "Pong")],
+)
+def test_policies_of_all_kinds_act_as_their_agents(tmp_path, agent, env_id):
+    config = learner.LearnerConfig(env_id, 1, agent=agent)
+    made = learner.make_agent(config, make.describe(env_id), seed=0)
+    portable.write(made, config, {}, tmp_path)
+    exported, own = (
+        policy.load(tmp_path),
+        policy.Policy(portable.describe(made, config), portable.step_of(made)),
+    )
+    env = make.make_single(env_id)
+    obs, _ = env.reset(seed=0)
+    reward = 0.0
+    for _ in range(12):
+        action = exported.act(obs, reward)
+        np.testing.assert_allclose(action, own.act(obs, reward), atol=1e-5)
+        assert env.action_space.contains(action)
+        for mine, its in zip(exported._state, own._state, strict=True):
+            torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5)
+        obs, reward, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            obs, _ = env.reset()
+            exported.reset()
+            own.reset()
+    env.close()
