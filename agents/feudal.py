@@ -28,7 +28,16 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from agents import actor_critic, feudal_network, goals, losses, networks, optimiser, rollout
+from agents import (
+    actor_critic,
+    feudal_network,
+    frames,
+    goals,
+    losses,
+    networks,
+    optimiser,
+    rollout,
+)
 
 TORSO_STEPS = 32
 """Agent steps whose torso is run anew at a time, where acting kept no graph."""
@@ -269,8 +278,9 @@ class Feudal(actor_critic.Agent):
         acted = [state.latents[0] for state in states]
         latent = torch.stack((*begin.latents[::-1], *acted, following))  # [c + T + 1, B, d]
         goal = torch.stack((*begin.goals[::-1], *(state.goals[0] for state in states)))
-        is_first = [inputs.is_first for inputs in (*batch.inputs, batch.following)]
-        age = goals.ages(begin.age, torch.stack(is_first))  # [T + 1, B]
+        is_first = frames.without_obs(batch.inputs)[-1]  # [T, B]
+        is_first = torch.cat((is_first, batch.following.is_first.unsqueeze(0)))
+        age = goals.ages(begin.age, is_first)  # [T + 1, B]
         intrinsic = goals.intrinsic_reward(latent, goal, age, horizon)[1:]  # [T, B]
         if self.feudal.goals != "learned":
             intrinsic = torch.zeros_like(intrinsic)
@@ -342,9 +352,8 @@ class Feudal(actor_critic.Agent):
         length, num_envs = batch.reward.shape
         gradient = torch.empty_like(z)
         action = torch.stack([step.action for step in batch.steps])  # [T, B]
-        columns = [torch.stack(field) for field in list(zip(*batch.inputs, strict=True))[1:]]
         # The observations are not used again; the rewards take their place.
-        inputs = rollout.Inputs(batch.reward, *columns)
+        inputs = rollout.Inputs(batch.reward, *frames.without_obs(batch.inputs))
         scale = length if self.package.time_reduction == "sum" else 1
         sums = z.new_zeros(len(_SUMS))
         width = max(1, self.config.graph_steps // length)
