@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from agents import actor_critic, feudal, feudal_network
@@ -147,7 +148,31 @@ def test_a_control_trained_with_zero_goals_has_gaps_of_exactly_zero(run):
     run_store = run("--goals", "zero")
     found = goal_use.measure(run_store, Path("run"), run_store.member(0), 6, 3)
     assert set(found.returns) == set(goal_use.ARMS)
-    assert len(set(found.returns.values())) == 1
+    for arm in goal_use.ARMS:
+        np.testing.assert_array_equal(found.returns[arm], found.returns["real"])
+    assert "real less this 0.000 (0.00 to 0.00), n = 6 pairs" in found.text()
+
+
+def test_intervals_are_those_of_paired_environments():
+    real = np.array([3.0, 5.0, 4.0, 8.0])
+    returns = {arm: real - shift for arm, shift in zip(goal_use.ARMS, range(4), strict=True)}
+    returns["permuted"] = np.array([1.0, 5.0, 3.0, 5.0])  # differences 2, 0, 1, 3
+    lines = goal_use.GoalUse(returns, 0.0, 0.0, 0.0, 1.0, 0.0).text().splitlines()
+    low, high = scipy.stats.t.interval(0.95, 3, 1.5, np.std([2, 0, 1, 3], ddof=1) / 2)
+    assert f"real less this 1.500 ({low:.2f} to {high:.2f}), n = 4 pairs" in lines[1]
+    # A constant difference has no spread, although the returns have.
+    assert "mean return 3.000" in lines[2]
+    assert "real less this 2.000 (2.00 to 2.00)" in lines[2]
+    assert lines[0].startswith("goals real: mean return 5.000 (3.")
+    assert "less" not in lines[0]
+
+
+def test_there_is_one_return_per_environment(run):
+    run_store = run()
+    found = goal_use.measure(run_store, Path("run"), run_store.member(0), 6, 3)
+    again = goal_use.measure(run_store, Path("run"), run_store.member(0), 6, 3)
+    assert all(one.shape == (6,) for one in found.returns.values())
+    np.testing.assert_array_equal(found.returns["permuted"], again.returns["permuted"])
 
 
 def test_another_agent_has_no_goals(command, here, one_process):
