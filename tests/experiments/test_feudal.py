@@ -1,6 +1,8 @@
 """FeUdal Networks as members of a population: flags, learning, checkpoints, use of goals."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -210,3 +212,33 @@ def test_effective_rank_and_explained_variance():
     assert goal_use.explained_variance(returns, returns + 5) == pytest.approx(1)
     assert goal_use.explained_variance(returns, np.zeros(1_000)) == pytest.approx(0)
     assert math.isnan(goal_use.explained_variance(np.ones(3), np.zeros(3)))
+
+
+_PEAK = """
+import resource, psutil, torch
+from experiments import presets
+from experiments.members import learner
+
+torch.set_num_threads(1)
+config = presets.ATARI["paper"]["feudal"].learner_config()
+assert config.num_envs == 16
+task = learner.AgentTask(config, 0, 0)
+
+def update(unroll_length):
+    steps = 16 * unroll_length
+    task.set_hyperparameters({"learning_rate": 1e-4, "unroll_length": unroll_length})
+    assert len(list(task.train(steps, steps))) == 1
+
+update(10)  # what torch and the optimiser allocate once
+before = psutil.Process().memory_info().rss
+update(400)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+"""
+
+
+def test_an_unroll_of_400_steps_in_16_environments_takes_less_than_230_mb():
+    """A fresh process, since a process's peak never falls. Whole stacks take 135 MB more."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True, timeout=600
+    )
+    assert int(done.stdout) < 230e6
