@@ -19,7 +19,7 @@ def split(obs: torch.Tensor, channels: int) -> torch.Tensor:
         obs: Observations.
         channels: Channels c of one frame.
     """
-    return obs.unflatten(1, (-1, channels))
+    return obs.view(obs.shape[0], -1, channels, *obs.shape[2:])
 
 
 class SharedFrames(Sequence[rollout.Inputs]):

@@ -199,7 +199,7 @@ class AgentTask:
         self._values = dict(self._agent.hyperparameters)  # all but learning rate, unroll length
         self._values.pop("unroll_length", None)
         self._frame_channels: int | None = None
-        if config.agent == "feudal" and self._agent.is_image:
+        if isinstance(self._agent, feudal.Feudal) and self._agent.is_image:
             spec = make.describe(config.env_id, preset=config.preset)
             self._frame_channels = spec.frame_channels
         self._failures_in_a_row = 0
