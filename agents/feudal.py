@@ -1,7 +1,8 @@
 """FeUdal Networks: a Manager sets goals, and a Worker is rewarded for reaching them.
 
 "FeUdal Networks for Hierarchical Reinforcement Learning", Vezhnevets et al. 2017
-(https://arxiv.org/abs/1703.01161), in the batched form of A3C (`agents.a3c`). The loss of a step is
+(https://arxiv.org/abs/1703.01161, whose numbers of equations and sections these are), in the
+batched form of A3C (`agents.a3c`). The loss of a step is
 
     - A^M cos(s[t + c] - s[t], g[t])                              Manager, equation 7
     - (A + intrinsic_cost * A^I) log pi(a | s)                    Worker, equation 9
@@ -10,8 +11,9 @@
 
 R^M and R are n-step returns of the environment's rewards with the Manager's and with the Worker's
 discount, R^I those of intrinsic rewards with the Worker's. Each has its own value function and
-A = R - V. The paper has one value function of R + intrinsic_cost * R^I; apart, neither stream hides
-the other. An intrinsic cost of 0 switches that stream off, its value function included.
+A = R - V. The paper's A^D = R + alpha R^I - V^D is the same with V^D = V + alpha V^I, since its
+critic estimates the values of both rewards (section 3.2). An intrinsic cost of 0 switches that
+stream off, its value function included.
 
 The Worker's losses do not reach the goals, and the Manager's do not reach s[t + c] - s[t]. A step
 has no part in the Manager's loss if its goal was drawn at random, or if step t + c is beyond the
@@ -28,7 +30,16 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from agents import actor_critic, feudal_network, goals, losses, networks, optimiser, rollout
+from agents import (
+    actor_critic,
+    feudal_network,
+    frames,
+    goals,
+    losses,
+    networks,
+    optimiser,
+    rollout,
+)
 
 TORSO_STEPS = 32
 """Agent steps whose torso is run anew at a time, where acting kept no graph."""
@@ -44,15 +55,18 @@ class FeudalConfig:
 
     horizon: int = 10
     """The paper's c: steps in which a goal should be reached, and over which goals are summed. Also
-    its r, the number of cores of the Manager's dilated LSTM."""
+    its r, the number of cores of the Manager's dilated LSTM. Both are 10 there (section 4.1)."""
     embedding_size: int = 16
-    """The paper's k: dimensions in which goals meet actions."""
+    """The paper's k: dimensions in which goals meet actions; 16 there (section 4)."""
     worker_gamma: float = 0.95
-    """The Worker's discount per agent step. The Manager's is `gamma`."""
+    """The Worker's discount per agent step, as in the paper's Atari games (section 5.2). The
+    Manager's is `gamma`, 0.99 or 0.95 there. Montezuma's Revenge has 0.99 and 0.999 (section
+    5.1)."""
     random_goals: float = 0.01
-    """Probability of a random goal at a step, which the paper calls small."""
+    """Probability of a random goal at a step, which the paper calls small (section 4). It is drawn
+    from a Gaussian and scaled to length 1, as all goals are."""
     latent: Literal["relu", "linear"] = "relu"
-    """Whether the Manager's latent state is rectified, as in the paper."""
+    """Whether the Manager's latent state is rectified, as in the paper (section 4)."""
     goals: feudal_network.Goals = "learned"
     """"zero" and "fixed" are controls without a Manager. With zero goals every policy is uniform.
     With the same fixed goal at all steps the Worker is an ordinary agent."""
@@ -269,8 +283,9 @@ class Feudal(actor_critic.Agent):
         acted = [state.latents[0] for state in states]
         latent = torch.stack((*begin.latents[::-1], *acted, following))  # [c + T + 1, B, d]
         goal = torch.stack((*begin.goals[::-1], *(state.goals[0] for state in states)))
-        is_first = [inputs.is_first for inputs in (*batch.inputs, batch.following)]
-        age = goals.ages(begin.age, torch.stack(is_first))  # [T + 1, B]
+        is_first = frames.without_obs(batch.inputs)[-1]  # [T, B]
+        is_first = torch.cat((is_first, batch.following.is_first.unsqueeze(0)))
+        age = goals.ages(begin.age, is_first)  # [T + 1, B]
         intrinsic = goals.intrinsic_reward(latent, goal, age, horizon)[1:]  # [T, B]
         if self.feudal.goals != "learned":
             intrinsic = torch.zeros_like(intrinsic)
@@ -342,9 +357,8 @@ class Feudal(actor_critic.Agent):
         length, num_envs = batch.reward.shape
         gradient = torch.empty_like(z)
         action = torch.stack([step.action for step in batch.steps])  # [T, B]
-        columns = [torch.stack(field) for field in list(zip(*batch.inputs, strict=True))[1:]]
         # The observations are not used again; the rewards take their place.
-        inputs = rollout.Inputs(batch.reward, *columns)
+        inputs = rollout.Inputs(batch.reward, *frames.without_obs(batch.inputs))
         scale = length if self.package.time_reduction == "sum" else 1
         sums = z.new_zeros(len(_SUMS))
         width = max(1, self.config.graph_steps // length)

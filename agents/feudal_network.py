@@ -1,14 +1,14 @@
 """The network of FeUdal Networks: a percept, a Manager that sets goals, a Worker that acts.
 
 "FeUdal Networks for Hierarchical Reinforcement Learning", Vezhnevets et al. 2017
-(https://arxiv.org/abs/1703.01161), section 3:
+(https://arxiv.org/abs/1703.01161), equations 1 to 6 and section 4:
 
     z = torso(x)                                    percept
     s = relu(linear(z))                             the Manager's latent state, in R^d
     h = LSTM(s, core of r steps ago)                dilated LSTM
     g = sum of the last r outputs, of length 1      goal
     w = phi(sum of the goals of t - c .. t)         phi is linear, without bias, to R^k
-    U = LSTM(z, last action, last reward)           action embeddings, [A, k]
+    U = linear(LSTM(z, last action, last reward))   action embeddings, [A, k]
     pi = softmax(U w)                               policy
 
 The paper's dilated LSTM has r cores, of which step t advances core t mod r. That core was last
@@ -17,8 +17,8 @@ and puts it in front again, and there is no index to keep. Goals and latent stat
 steps are such queues too. All of them and the age of the episode are data, one row per environment.
 What is older than the episode is masked by the age where it would be used.
 
-The paper has c = r = 10. Here both are `horizon`. The last action and reward among the Worker's
-inputs are those of the suite's other cores.
+The paper has c = r = 10. Here both are `horizon`. Both LSTMs have d units. The last action and
+reward among the Worker's inputs are those of the suite's other cores.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ class State(NamedTuple):
     """What the agent keeps between two steps; queues have the newest entry first."""
 
     worker: rollout.CoreState
-    """(h, c) of the Worker's LSTM, each [B, A * k]; empty for a Worker without memory."""
+    """(h, c) of the Worker's LSTM, each [B, d]; empty for a Worker without memory."""
     hidden: tuple[torch.Tensor, ...]
     """Outputs of the Manager's LSTM, r times [B, d]."""
     cell: tuple[torch.Tensor, ...]
@@ -135,7 +135,7 @@ class Worker(networks.Categorical):
 
     Args:
         features: Width of the torso.
-        width: The paper's d.
+        width: The paper's d, also units of the LSTM (section 4).
         action_size: Number of discrete actions.
         embedding_size: The paper's k.
         core: "lstm", or "feedforward", where U is a linear function of z alone.
@@ -150,21 +150,21 @@ class Worker(networks.Categorical):
         core: Literal["lstm", "feedforward"],
     ) -> None:
         super().__init__()
-        size = action_size * embedding_size
         self.core: nn.LSTMCell | None = None
-        self.embedding: nn.Linear | None = None
+        hidden = features
         if core == "lstm":
-            self.core = nn.LSTMCell(features + action_size + 1, size)
-        else:
-            self.embedding = nn.Linear(features, size)
+            self.core, hidden = nn.LSTMCell(features + action_size + 1, width), width
+        self.embedding = nn.Linear(hidden, action_size * embedding_size)
         self.phi = nn.Linear(width, embedding_size, bias=False)
-        self.value = nn.Linear(size, 2)
+        self.value = nn.Linear(hidden, 2)
         self._shape = (action_size, embedding_size)
 
     def unroll(
         self, z: torch.Tensor, inputs: rollout.Inputs, state: rollout.CoreState
     ) -> tuple[torch.Tensor, rollout.CoreState]:
-        """Return action embeddings [T, B, A * k] and the next state.
+        """Return what actions and values are computed from, [T, B, hidden], and the next state.
+
+        That is the LSTM's output, or z for a Worker without memory.
 
         Args:
             z: Features, [T, B, features].
@@ -172,9 +172,7 @@ class Worker(networks.Categorical):
             state: The LSTM's state before them.
         """
         if self.core is None:
-            assert self.embedding is not None
-            embedding: torch.Tensor = self.embedding(z)
-            return embedding, ()
+            return z, ()
         x = networks.core_input(z, inputs)  # [T, B, features + A + 1]
         starts: list[int] = []
         if len(x) > 1:  # a single step is what `torch.export` can follow
@@ -187,10 +185,10 @@ class Worker(networks.Categorical):
             outputs.append(out)
         return torch.cat(outputs), state
 
-    def forward(self, embedding: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-        """Return log-probabilities [..., A] of U [..., A * k] and pooled goals [..., d]."""
+    def forward(self, hidden: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """Return log-probabilities [..., A], from `unroll`'s [..., hidden] and pooled goals."""
         w = self.phi(pooled).unsqueeze(-1)  # [..., k, 1]
-        u = embedding.view(*embedding.shape[:-1], *self._shape)  # [..., A, k]
+        u = self.embedding(hidden).unflatten(-1, self._shape)  # [..., A, k]
         logits = (u @ w).squeeze(-1)  # [..., A]
         return functional.log_softmax(logits, dim=-1)
 
@@ -203,7 +201,7 @@ class FeudalNetwork(networks.Network):
         action_size: Number of discrete actions.
         torso: As in `networks.ActorCritic`.
         core: The Worker's core; see `Worker`.
-        width: The paper's d, and units of an MLP torso.
+        width: The paper's d, units of both LSTMs and of an MLP torso.
         horizon: The paper's c, and r.
         embedding_size: The paper's k.
         latent: See `Manager`.
@@ -231,7 +229,7 @@ class FeudalNetwork(networks.Network):
         self.worker = Worker(features, width, action_size, embedding_size, core)
         self.width, self.horizon, self._goals = width, horizon, goals
         self.gains = MappingProxyType(
-            {"manager.value": 1.0, "worker.value": 1.0, "worker.phi": 1.0}
+            {"manager.value": 1.0, "worker.value": 1.0, "worker.phi": 1.0, "worker.embedding": 1.0}
         )
 
     def initial_state(self, batch: int) -> rollout.CoreState:
@@ -285,8 +283,8 @@ class FeudalNetwork(networks.Network):
         if steer is not None:
             pooled = steer(pooled)
         one = rollout.Inputs(*(field.unsqueeze(0) for field in inputs))
-        embedding, worker = self.worker.unroll(z.unsqueeze(0), one, state.worker)
-        value = torch.cat((self.manager.value(z), self.worker.value(embedding[0])), dim=-1)
+        out, worker = self.worker.unroll(z.unsqueeze(0), one, state.worker)  # [1, B, hidden]
+        value = torch.cat((self.manager.value(z), self.worker.value(out[0])), dim=-1)
         following = State(
             worker,
             hidden,
@@ -296,7 +294,7 @@ class FeudalNetwork(networks.Network):
             age + 1,
             was_random,
         )
-        return self.worker(embedding[0], pooled), value, following.pack()
+        return self.worker(out[0], pooled), value, following.pack()
 
     def unroll(
         self,
@@ -321,12 +319,12 @@ class FeudalNetwork(networks.Network):
         state = State.unpack(packed, self.horizon)
         hidden, cell = (torch.stack(queue[::-1]) for queue in (state.hidden, state.cell))
         goal = self.manager.unroll(self.manager.latent(manager_z), hidden, cell, age)
-        embedding, _ = self.worker.unroll(worker_z, inputs, state.worker)
+        out, _ = self.worker.unroll(worker_z, inputs, state.worker)  # [T, B, hidden]
         return Unrolled(
             goal,
             self.manager.value(manager_z).squeeze(-1),
-            self.worker(embedding, pooled.detach()),
-            self.worker.value(embedding),
+            self.worker(out, pooled.detach()),
+            self.worker.value(out),
         )
 
     def _set(self, goal: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ true, the last action and reward are zero, and the network resets its state. Arr
 [T, B, ...].
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -72,8 +73,9 @@ class Ending(NamedTuple):
 class Rollout(NamedTuple):
     """T steps of B parallel environments, ready for one update."""
 
-    inputs: tuple[Inputs, ...]
-    """T entries, each [B, ...]; a tuple, since only a second forward pass needs them stacked."""
+    inputs: Sequence[Inputs]
+    """T entries, each [B, ...]; not stacked, since only a second forward pass needs that. A long
+    rollout may keep them as `agents.frames.SharedFrames`."""
     initial_state: CoreState
     """The core's state before step 0, without graph."""
     steps: tuple[Step, ...]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from agents import rollout
+from agents import frames, rollout
 
 _FRAME, _STEP, _FINAL = 0, 1, 2
 
@@ -73,6 +73,7 @@ class SequenceBuffer:
                 "channels"
             )
         self.stack = channels // frame_channels
+        self._frame_channels = frame_channels
         self.num_slots = num_slots // num_envs
         """Slots of each environment."""
         self._num_actions = num_actions
@@ -106,12 +107,12 @@ class SequenceBuffer:
         for t, (inputs, step, ending) in enumerate(
             zip(batch.inputs, batch.steps, batch.endings, strict=True)
         ):
-            frames = _frames(inputs.obs, self.stack)  # [B, stack, c, H, W]
+            stacks = frames.split(inputs.obs, self._frame_channels)  # [B, stack, c, H, W]
             if self.stack > 1 and bool(inputs.is_first.any()):
                 begun = envs[inputs.is_first]
                 for older in range(self.stack - 1):
-                    self._write(begun, frames[begun, older], _FRAME)
-            at = self._write(envs, frames[:, -1], _STEP)  # [B]
+                    self._write(begun, stacks[begun, older], _FRAME)
+            at = self._write(envs, stacks[:, -1], _STEP)  # [B]
             self._is_first[envs, at] = inputs.is_first
             self._action[envs, at] = step.action
             self._reward[envs, at] = batch.reward[t]
@@ -119,7 +120,7 @@ class SequenceBuffer:
             self._terminated[envs, at] = False
             if ending is not None:
                 self._terminated[ending.slots, at[ending.slots]] = ending.terminated
-                last = _frames(ending.obs, self.stack)[:, -1]  # [n, c, H, W]
+                last = frames.split(ending.obs, self._frame_channels)[:, -1]  # [n, c, H, W]
                 self._write(ending.slots, last, _FINAL)
 
     def _write(self, envs: torch.Tensor, frame: torch.Tensor, kind: int) -> torch.Tensor:
@@ -243,9 +244,9 @@ class SequenceBuffer:
         ages = torch.arange(1 - self.stack, 1, device=position.device)
         at = self._physical(env.unsqueeze(-1), position.unsqueeze(-1) + ages)  # [..., stack]
         # One index for both axes is several times as fast as two.
-        frames = self._frame.flatten(0, 1)  # [B * slots, c, H, W]
-        chosen = frames.index_select(0, (env.unsqueeze(-1) * self.num_slots + at).flatten())
-        return chosen.view(*position.shape, -1, *frames.shape[2:])
+        slots = self._frame.flatten(0, 1)  # [B * slots, c, H, W]
+        chosen = slots.index_select(0, (env.unsqueeze(-1) * self.num_slots + at).flatten())
+        return chosen.view(*position.shape, -1, *slots.shape[2:])
 
 
 def _draw(
@@ -258,8 +259,3 @@ def _draw(
     chosen = torch.randint(len(choices), (count,), generator=generator, device=possible.device)
     env, slot = choices[chosen].unbind(1)
     return env, slot
-
-
-def _frames(obs: torch.Tensor, stack: int) -> torch.Tensor:
-    """Return observations [B, C, H, W] as frames [B, stack, c, H, W]."""
-    return obs.view(obs.shape[0], stack, -1, *obs.shape[2:])

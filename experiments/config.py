@@ -260,8 +260,8 @@ class PopulationConfig(EngineConfig):
     value_replay_cost: Range = Range((1.0, 1.0), (1e-2, 100.0))
     """UNREAL only: weight of the value replay loss; 1 in the paper."""
     intrinsic_cost: Range = Range((1e-2, 1.0), (1e-4, 10.0))
-    """FeUdal only: the paper's alpha, weight of the Worker's reward for reaching goals;
-    `--fixed intrinsic_cost=0` switches it off."""
+    """FeUdal only: the paper's alpha, weight of the Worker's reward for reaching goals, which it
+    draws uniformly from 0 to 1; `--fixed intrinsic_cost=0` switches it off."""
     adapt: tuple[Hyperparameter, ...] | None = None
     """Hyperparameters that exploring changes; default: learning rate, entropy cost, unroll length
     and intrinsic cost, where they are not fixed. The others keep their first draw, or their

@@ -131,6 +131,11 @@ def by_agent(*settings: Family) -> Mapping[str, Family]:
     return own
 
 
+def _led_by(agent: str, agents: Mapping[str, Family]) -> Mapping[str, Family]:
+    """Return the settings with those of one agent first, the preset's own."""
+    return {agent: agents[agent], **agents}
+
+
 def _ppo(settings: Family, **changes: Any) -> Family:
     """Return settings for PPO, with changes of the preset's own."""
     changed: Family = dataclasses.replace(settings, **{**_PPO, **changes})
@@ -143,10 +148,14 @@ _FEUDAL: Mapping[str, Any] = {
     "unroll_length": config.Range((20, 80), (10, 400)),
     "settings": actor_critic.AgentConfig(graph_steps=1_000),
 }
-# Vezhnevets et al. 2017 (https://arxiv.org/abs/1703.01161) unroll 400 steps. PBT adapts the rest.
+# Vezhnevets et al. 2017 (https://arxiv.org/abs/1703.01161), section 5, unroll 400 steps. Learning
+# rate and entropy cost are drawn as there, which takes A3C's own loss scale and RMSProp. PBT adapts
+# what Jaderberg et al. 2017 name for FuN (section 4.1).
 _FEUDAL_PAPER: Mapping[str, Any] = {
-    **_FEUDAL,
     "unroll_length": config.Range((400, 400), (10, 400)),
+    "settings": actor_critic.AgentConfig(package="paper", graph_steps=1_000),
+    "learning_rate": config.Range((10**-4.5, 10**-3.5), (1e-6, 1e-1)),
+    "entropy_cost": config.Range((1e-4, 1e-3), (1e-5, 1.0)),
     "adapt": ("learning_rate", "entropy_cost", "intrinsic_cost"),
 }
 
@@ -158,8 +167,8 @@ _PPO: Mapping[str, Any] = {
     "settings": actor_critic.AgentConfig(precision="auto"),
 }
 
-# "paper" has the population and ready interval of Jaderberg et al. 2017, with 80 FuN agents per
-# game. Its priors are unpublished, so learning rate, entropy cost and unroll length keep ours.
+# "paper" has the agent, population and ready interval of Jaderberg et al. 2017: 80 FuN agents per
+# game. It publishes no priors: FuN has those of its own paper, the other agents have ours.
 _ATARI_PAPER = AtariConfig(
     preset="paper",
     population=80,
@@ -172,7 +181,7 @@ ATARI: Mapping[str, Mapping[str, AtariConfig]] = {
         _ppo(AtariConfig(), total_steps=409_600, report_interval=10_240, ready_interval=20_480),
         AtariConfig(),
     ),
-    "paper": by_agent(_ATARI_PAPER, _ppo(_ATARI_PAPER)),
+    "paper": _led_by("feudal", by_agent(_ATARI_PAPER, _ppo(_ATARI_PAPER))),
 }
 
 # In small environments a step costs little and learning from it is cheap: more epochs, more clip.
@@ -216,14 +225,9 @@ _LAB_PAPER = dataclasses.replace(
 )
 
 
-def _unreal_first(settings: LabConfig) -> Mapping[str, LabConfig]:
-    agents = by_agent(settings, _ppo(settings))
-    return {"unreal": agents["unreal"], **agents}
-
-
 LAB: Mapping[str, Mapping[str, LabConfig]] = {
-    "default": _unreal_first(_LAB),
-    "paper": _unreal_first(_LAB_PAPER),
+    "default": _led_by("unreal", by_agent(_LAB, _ppo(_LAB))),
+    "paper": _led_by("unreal", by_agent(_LAB_PAPER, _ppo(_LAB_PAPER))),
 }
 
 

@@ -18,8 +18,6 @@ Agent = actor_critic.Agent | unreal.UNREAL
 class Transition(NamedTuple):
     """One step of all B environments."""
 
-    inputs: rollout.Inputs
-    """Inputs of the agent. [B, ...]"""
     step: rollout.Step
     """The agent's actions, values and core state. [B, ...]"""
     reward: torch.Tensor
@@ -97,8 +95,7 @@ class Actor:
                 or reward.
         """
         device = self.agent.device
-        inputs = self.inputs
-        step = self.agent.act(inputs, self.state, keep_graph)
+        step = self.agent.act(self.inputs, self.state, keep_graph)
         actions = step.action.cpu().numpy()  # [B], or [B, A] if continuous
         with _environment_code():
             obs, reward, terminated, truncated, info = self.envs.step(actions)
@@ -150,7 +147,6 @@ class Actor:
         )
         self.state = step.state
         return Transition(
-            inputs,
             step,
             learned,
             torch.as_tensor(self.agent.config.gamma * ~stop, dtype=torch.float32, device=device),

@@ -45,9 +45,9 @@ def play(
     slots, quota = _shares(episodes)
     try:
         played = [
-            one
+            (episode_return, length)
             for _, finished in fresh_steps(agent, learner_config, episodes, seed)
-            for one in finished
+            for _, episode_return, length in finished
         ]
     except RuntimeError as error:  # torch's, of weights so large that the policy overflows
         raise ValueError(f"member {member.id} cannot be played: {error}") from error
@@ -64,7 +64,7 @@ def play(
 
 def fresh_steps(
     agent: actor.Agent, config: learner.LearnerConfig, episodes: int, seed: int
-) -> Iterator[tuple[Transition, list[tuple[float, int]]]]:
+) -> Iterator[tuple[Transition, list[tuple[int, float, int]]]]:
     """Play fresh episodes, equally many in every parallel environment.
 
     Args:
@@ -74,8 +74,8 @@ def fresh_steps(
         seed: Seed of the environments.
 
     Yields:
-        Each step of all environments, with return and length of the episodes that ended in it and
-        count.
+        Each step of all environments, with the slot, return and length of the episodes that ended
+        in it and count.
     """
     slots, quota = _shares(episodes)
     envs = make.make_vec(config.env_id, slots, preset=config.preset)
@@ -91,7 +91,7 @@ def fresh_steps(
             for slot, episode_return, length in transition.finished:
                 if played[slot] < quota:
                     played[slot] += 1
-                    counted.append((episode_return, length))
+                    counted.append((slot, episode_return, length))
             yield transition, counted
     finally:
         envs.close()

@@ -2,7 +2,9 @@
 
 A Worker may learn to ignore goals, or to follow them as a drive without content. So the same
 episodes are played with other goals in place of the real ones. All arms have the same environments,
-seeds and draws of actions.
+seeds and draws of actions. So an environment's mean return in one arm is paired with its mean in
+another. Intervals are of these means, at 95 %: bootstrap intervals of an arm, Student's t of the
+paired differences.
 """
 
 import dataclasses
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 
 from agents import feudal, feudal_network, goals
+from experiments.analysis import aggregates, wording
 from experiments.members import episodes
 from pbt import store
 from pbt.records import Member
@@ -27,8 +30,8 @@ so "zeroed" alone proves nothing."""
 class GoalUse:
     """How much a FeUdal Network depends on what its goals say."""
 
-    returns: dict[str, float]
-    """Mean return of each arm."""
+    returns: dict[str, np.ndarray]
+    """Mean return of each environment, [B], in each arm."""
     swapped_cosine: float
     """Mean cosine of a pooled goal with the one permuted to its place; 1 means that
     permuting changed nothing."""
@@ -43,14 +46,9 @@ class GoalUse:
 
     def text(self) -> str:
         """Return the figures as printed, one per line."""
-        real = self.returns["real"]
-        lines = [
-            f"goals {arm}: mean return {mean:.3f}, real less this {real - mean:.3f}"
-            for arm, mean in self.returns.items()
-        ]
         return "\n".join(
             [
-                *lines,
+                *map(self._arm, self.returns),
                 f"cosine of a goal with the one permuted to its place: {self.swapped_cosine:.3f}",
                 f"cosine of goal and change of state: {self.transition_cosine:.3f}, with permuted "
                 f"goals {self.permuted_cosine:.3f}",
@@ -58,6 +56,16 @@ class GoalUse:
                 f"explained variance of the Manager's value: {self.explained_variance:.3f}",
             ]
         )
+
+    def _arm(self, arm: str) -> str:
+        """Return an arm's line."""
+        found, differences = self.returns[arm], self.returns["real"] - self.returns[arm]
+        line = f"goals {arm}: mean return {found.mean():.3f} ("
+        line += f"{wording.interval(aggregates.interval(found, np.mean))})"
+        if arm == "real":
+            return line
+        ends = wording.interval(aggregates.paired_interval(differences))
+        return f"{line}, real less this {differences.mean():.3f} ({ends}), n = {len(found)} pairs"
 
 
 def measure(
@@ -98,12 +106,13 @@ def measure(
     for arm in ARMS:
         agent.generator.manual_seed(seed)
         agent.steer = steers[arm]
-        found = []
+        found: dict[int, list[float]] = {}
         for transition, finished in episodes.fresh_steps(agent, config, count, seed):
-            found += [episode_return for episode_return, _ in finished]
+            for slot, episode_return, _ in finished:
+                found.setdefault(slot, []).append(episode_return)
             if arm == "real":
                 trace.add(transition)
-        returns[arm] = float(np.mean(found))
+        returns[arm] = np.array([np.mean(found[slot]) for slot in sorted(found)])
     pooled = goals.unit(torch.stack(seen))  # [N, B, d]
     swapped = (pooled * pooled.roll(1, 1)).sum(-1).mean().item()
     return GoalUse(returns, swapped, *trace.figures(config.settings.gamma))

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from agents import a3c, actor_critic, feudal, ppo, rollout, unreal
+from agents import a3c, actor_critic, feudal, frames, ppo, rollout, unreal
 from envs import make
 from experiments.analysis import tasks
 from experiments.members import actor, tensors
@@ -198,6 +198,10 @@ class AgentTask:
         self._unroll_length = 20
         self._values = dict(self._agent.hyperparameters)  # all but learning rate, unroll length
         self._values.pop("unroll_length", None)
+        self._frame_channels: int | None = None
+        if isinstance(self._agent, feudal.Feudal) and self._agent.is_image:
+            spec = make.describe(config.env_id, preset=config.preset)
+            self._frame_channels = spec.frame_channels
         self._failures_in_a_row = 0
         self._enter(envs)
 
@@ -269,9 +273,10 @@ class AgentTask:
         """
         num_envs = self._config.num_envs
         keep_graph = self._agent.keeps_graph(length, num_envs)
-        initial_state = self._actor.state
+        initial_state, inputs = self._actor.state, self._storage(keep_graph)
         transitions, episodes = [], []
         for t in range(length):
+            inputs.append(self._actor.inputs)
             transition = self._actor.step(keep_graph)
             transitions.append(transition)
             for slot, episode_return, episode_length in transition.finished:
@@ -280,7 +285,7 @@ class AgentTask:
                 episodes.append(task.Episode(finished_at, episode_return, episode_length, counted))
                 self._counted[slot] = True
         batch = rollout.Rollout(
-            inputs=tuple(transition.inputs for transition in transitions),
+            inputs=inputs,
             initial_state=initial_state,
             steps=tuple(transition.step for transition in transitions),
             # T tensors of [B] -> [T, B]
@@ -293,6 +298,15 @@ class AgentTask:
             following=self._actor.inputs,
         )
         return batch, episodes
+
+    def _storage(self, keep_graph: bool) -> list[rollout.Inputs] | frames.SharedFrames:
+        """Return where the inputs of an unroll are appended.
+
+        Without graph, the update of a FeUdal Network reads them again, a few steps at a time.
+        """
+        if keep_graph or self._frame_channels is None:
+            return []
+        return frames.SharedFrames(self._frame_channels)
 
     def _rebuild_envs(self, error: Exception) -> None:
         """Build all environments again, with new seeds; the running unroll is lost."""

@@ -98,7 +98,7 @@ class Slow:
         self.t = 0
         self.cores = [(zeros, zeros) for _ in range(self.c)]
         self.outputs, self.s, self.g, self.set = [], [], [], []
-        size = self.network.worker.value.in_features
+        size = self.network.worker.value.in_features  # hidden units
         self.h_w = self.c_w = torch.zeros(size)
 
     def step(self, z, last_action, last_reward, is_first, set_goal=None):
@@ -116,19 +116,18 @@ class Slow:
         self.set.append(g if set_goal is None else set_goal)
         total = sum(self.set[i] for i in range(max(0, t - c), t + 1)).detach()
         w = worker.phi.weight @ total
-        if worker.core is None:
-            embedding = worker.embedding(z)
-        else:
+        hidden = z
+        if worker.core is not None:
             x = torch.cat((z, last_action, last_reward.reshape(1)))
-            self.h_w, self.c_w = lstm(worker.core, x, self.h_w, self.c_w)
-            embedding = self.h_w
-        u = embedding.reshape(ACTIONS, -1)
+            hidden, self.c_w = lstm(worker.core, x, self.h_w, self.c_w)
+            self.h_w = hidden
+        u = (worker.embedding.weight @ hidden + worker.embedding.bias).reshape(ACTIONS, -1)
         log_pi = torch.log(torch.softmax(u @ w, 0))
         intrinsic = sum(
             cosine(s - self.s[t - i], self.set[t - i]).item() for i in range(1, c + 1) if i <= t
         )
         self.t += 1
-        return log_pi, manager.value(z)[0], worker.value(embedding), intrinsic / c
+        return log_pi, manager.value(z)[0], worker.value(hidden), intrinsic / c
 
 
 def slow_pass(agent, batches):
@@ -389,7 +388,9 @@ WORKER_CORE = {f"worker.core.{name}" for name in LSTM}
         ),
         (
             lambda agent, unrolled, targets: unrolled.log_probs[..., 0].sum(),
-            WORKER_CORE | {"worker.phi.weight", "z of worker"},
+            WORKER_CORE
+            | {"worker.embedding.weight", "worker.embedding.bias"}
+            | {"worker.phi.weight", "z of worker"},
         ),
         (
             lambda agent, unrolled, targets: unrolled.worker_value.sum(),

@@ -1,10 +1,13 @@
 """FeUdal Networks as members of a population: flags, learning, checkpoints, use of goals."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from agents import actor_critic, feudal, feudal_network
@@ -147,7 +150,31 @@ def test_a_control_trained_with_zero_goals_has_gaps_of_exactly_zero(run):
     run_store = run("--goals", "zero")
     found = goal_use.measure(run_store, Path("run"), run_store.member(0), 6, 3)
     assert set(found.returns) == set(goal_use.ARMS)
-    assert len(set(found.returns.values())) == 1
+    for arm in goal_use.ARMS:
+        np.testing.assert_array_equal(found.returns[arm], found.returns["real"])
+    assert "real less this 0.000 (0.00 to 0.00), n = 6 pairs" in found.text()
+
+
+def test_intervals_are_those_of_paired_environments():
+    real = np.array([3.0, 5.0, 4.0, 8.0])
+    returns = {arm: real - shift for arm, shift in zip(goal_use.ARMS, range(4), strict=True)}
+    returns["permuted"] = np.array([1.0, 5.0, 3.0, 5.0])  # differences 2, 0, 1, 3
+    lines = goal_use.GoalUse(returns, 0.0, 0.0, 0.0, 1.0, 0.0).text().splitlines()
+    low, high = scipy.stats.t.interval(0.95, 3, 1.5, np.std([2, 0, 1, 3], ddof=1) / 2)
+    assert f"real less this 1.500 ({low:.2f} to {high:.2f}), n = 4 pairs" in lines[1]
+    # A constant difference has no spread, although the returns have.
+    assert "mean return 3.000" in lines[2]
+    assert "real less this 2.000 (2.00 to 2.00)" in lines[2]
+    assert lines[0].startswith("goals real: mean return 5.000 (3.")
+    assert "less" not in lines[0]
+
+
+def test_there_is_one_return_per_environment(run):
+    run_store = run()
+    found = goal_use.measure(run_store, Path("run"), run_store.member(0), 6, 3)
+    again = goal_use.measure(run_store, Path("run"), run_store.member(0), 6, 3)
+    assert all(one.shape == (6,) for one in found.returns.values())
+    np.testing.assert_array_equal(found.returns["permuted"], again.returns["permuted"])
 
 
 def test_another_agent_has_no_goals(command, here, one_process):
@@ -185,3 +212,33 @@ def test_effective_rank_and_explained_variance():
     assert goal_use.explained_variance(returns, returns + 5) == pytest.approx(1)
     assert goal_use.explained_variance(returns, np.zeros(1_000)) == pytest.approx(0)
     assert math.isnan(goal_use.explained_variance(np.ones(3), np.zeros(3)))
+
+
+_PEAK = """
+import resource, psutil, torch
+from experiments import presets
+from experiments.members import learner
+
+torch.set_num_threads(1)
+config = presets.ATARI["paper"]["feudal"].learner_config()
+assert config.num_envs == 16
+task = learner.AgentTask(config, 0, 0)
+
+def update(unroll_length):
+    steps = 16 * unroll_length
+    task.set_hyperparameters({"learning_rate": 1e-4, "unroll_length": unroll_length})
+    assert len(list(task.train(steps, steps))) == 1
+
+update(10)  # what torch and the optimiser allocate once
+before = psutil.Process().memory_info().rss
+update(400)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+"""
+
+
+def test_an_unroll_of_400_steps_in_16_environments_takes_less_than_230_mb():
+    """A fresh process, since a process's peak never falls. Whole stacks take 135 MB more."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True, timeout=600
+    )
+    assert int(done.stdout) < 230e6
