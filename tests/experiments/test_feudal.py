@@ -236,6 +236,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
 """
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_an_unroll_of_400_steps_in_16_environments_takes_less_than_230_mb():
     """A fresh process, since a process's peak never falls. Whole stacks take 135 MB more."""
     done = subprocess.run(
