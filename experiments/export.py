@@ -66,7 +66,7 @@ class Arguments:
                 import pyarrow  # noqa: F401 - an extra
             except ImportError as error:
                 raise ValueError(
-                    "--to parquet needs pyarrow: pip install 'population-based-training[parquet]', "
+                    "--to parquet needs pyarrow: pip install -c constraints.txt -e '.[parquet]', "
                     "or use --to csv"
                 ) from error
 

@@ -393,7 +393,7 @@ def _engine(url: sa.URL) -> sa.Engine:
     except ModuleNotFoundError as error:
         raise StoreError(
             f"a store on PostgreSQL needs psycopg ({error}): "
-            'pip install "population-based-training[postgres]"'
+            "pip install -c constraints.txt -e '.[postgres]'"
         ) from error
 
 
