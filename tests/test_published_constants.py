@@ -398,6 +398,7 @@ DEFAULTS = {
     "feudal_settings": (feudal.FeudalConfig(), "rows above"),
     "population": (8, OURS),
     "workers": (None, OURS),
+    "store": (None, OURS),
     "total_steps": (2_000_000, OURS),
     "report_interval": (20_000, OURS),
     "ready_interval": (100_000, OURS),

@@ -135,7 +135,7 @@ class Progress:
             interval = f"{wording.steps(config.report_interval)} {units.of(config).steps}"
             parts.append(f"first report after {interval} of a member, {waited} so far")
         if rate is not None:
-            parts.append(f"{rate:,.0f} steps/s")
+            parts.append(f"{rate:,.0f} {units.of(config).steps}/s")
             if self._frames_per_step is not None:
                 parts.append(f"{rate * self._frames_per_step:,.0f} frames/s")
         going_on = [m for m in members if records.may_go_on(m, config)]
