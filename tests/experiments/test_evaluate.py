@@ -60,9 +60,9 @@ def test_interval_covers_the_mean_about_as_often_as_it_says():
     assert 86 <= covered <= 100  # 95 %, less a little for 30 samples, 3 standard errors
 
 
-@pytest.mark.parametrize("returns", [[3.0], [2.0, 2.0, 2.0]])
-def test_equal_returns_have_an_interval_of_no_width(returns):
-    assert made(returns).interval() is None
+@pytest.mark.parametrize(("returns", "interval"), [([3.0], None), ([2.0, 2.0, 2.0], (2.0, 2.0))])
+def test_equal_returns_have_an_interval_of_no_width_and_one_return_has_none(returns, interval):
+    assert made(returns).interval() == interval
     json.dumps(made(returns).to_json(), allow_nan=False)
 
 

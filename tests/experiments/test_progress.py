@@ -98,7 +98,7 @@ def test_steps_frames_and_the_time_left(population, monkeypatch):
     assert "steps/s" not in lines[0]
     # The rate is that of the ticks that looked: 6 slices in 60 s.
     assert "19.2k of 128k agent steps (15%)" in lines[1]
-    assert "320 steps/s, 1,280 frames/s, 6 min left" in lines[1]
+    assert "320 agent steps/s, 1,280 frames/s, 6 min left" in lines[1]
     population.train(100)
     clock[0] += 10.0
     with shown:

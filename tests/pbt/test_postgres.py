@@ -154,7 +154,7 @@ def test_a_database_that_cannot_hold_a_run_is_refused_before_anything_is_made(
 
 def test_without_the_driver_the_extra_is_named(tmp_path, url, monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(store.StoreError, match=r"population-based-training\[postgres\]"):
+    with pytest.raises(store.StoreError, match=r"'\.\[postgres\]'"):
         create.create_run(tmp_path / "run", runs.configuration(), url=url)
     assert list(tmp_path.iterdir()) == []
 
