@@ -151,6 +151,11 @@ def test_the_score_says_what_it_is(seen, tmp_path):
     run_dir.mkdir()
     _, words = check(run_page.page(seen, run_dir, {}))
     assert "biased upward" in words
+    assert "experiments.evaluate" not in words  # which knows nothing of these tests' learners
+    agents = dataclasses.replace(seen.config, task=tasks.LEARNER)
+    seen = dataclasses.replace(seen, config=agents)
+    _, words = check(run_page.page(seen, run_dir, {}))
+    assert "biased upward" in words
     assert f"python -m experiments.evaluate '{run_dir}' --save" in words
     scores.write_evaluation(
         run_dir,
