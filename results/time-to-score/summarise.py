@@ -14,6 +14,9 @@ import record
 from matplotlib import figure
 
 FOLDER = Path(__file__).parent
+OURS = ("ppo", "a3c")
+LEAST_GAMES = 20
+"""Games after which a run's curve begins. Until the hundredth it is the mean of all games."""
 PROTOCOLS = {"a3c2016": "no sticky actions", "machado2018": "sticky actions, 18 actions"}
 
 
@@ -26,10 +29,11 @@ def read(path: Path) -> np.ndarray:
 
 
 def means(games: np.ndarray) -> np.ndarray:
-    """Return the mean of the last 100 games after each game; NaN before the hundredth."""
+    """Return the mean of the last 100 games after each game, or of all games if there are fewer."""
     total = np.cumsum(np.concatenate(([0.0], games[:, 3])))
-    found = np.full(len(games), np.nan)
-    found[record.GAMES - 1 :] = (total[record.GAMES :] - total[: -record.GAMES]) / record.GAMES
+    ends = np.arange(1, len(games) + 1)
+    begins = np.maximum(0, ends - record.GAMES)
+    found: np.ndarray = (total[ends] - total[begins]) / (ends - begins)
     return found
 
 
@@ -45,10 +49,9 @@ def main() -> None:
         learner, protocol, seed = path.stem.rsplit("-", 2)
         games = read(path)
         mean = means(games)
-        reached = np.flatnonzero(mean >= record.SCORE)
+        reached = np.flatnonzero(mean[record.GAMES - 1 :] >= record.SCORE) + record.GAMES - 1
         at = int(reached[0]) if len(reached) else len(games) - 1
         wall_s, cpu_s, steps, _ = games[at]
-        known = mean[at] if len(games) >= record.GAMES else games[-record.GAMES :, 3].mean()
         rows.append(
             {
                 "protocol": protocol,
@@ -58,19 +61,20 @@ def main() -> None:
                 "agent_steps": int(steps),
                 "cpu_minutes": round(cpu_s / 60, 2),
                 "wall_minutes": round(wall_s / 60, 2),
-                "mean_of_100": round(float(known), 2),
+                "mean_of_100": round(float(mean[at]), 2),
             }
         )
         panel = axes[shown.index(protocol)]
         colour = colours.setdefault(learner, f"C{len(colours)}")
-        panel.plot(games[: at + 1, 1] / 60, mean[: at + 1], color=colour, lw=1.2)
+        shown_games = slice(LEAST_GAMES - 1, at + 1)
+        panel.plot(games[shown_games, 1] / 60, mean[shown_games], color=colour, lw=1.2)
     for panel, name in zip(axes, shown, strict=True):
         panel.axhline(record.SCORE, color="grey", lw=0.8, ls=":")
         panel.set(title=f"Pong, {PROTOCOLS[name]}", xlabel="minutes of one core", ylim=(-21.5, 21))
         panel.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("mean of the last 100 games")
+    axes[0].set_ylabel("mean of the last 100 games, or of all so far")
     for learner, colour in colours.items():
-        axes[0].plot([], [], color=colour, label=learner)
+        axes[0].plot([], [], color=colour, label=f"ours: {learner}" if learner in OURS else learner)
     axes[0].legend(frameon=False, fontsize=8)
     drawn.savefig(FOLDER / "curves.png", dpi=130)
     with (FOLDER / "summary.csv").open("w", newline="") as file:
