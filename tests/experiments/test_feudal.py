@@ -161,10 +161,10 @@ def test_intervals_are_those_of_paired_environments():
     returns["permuted"] = np.array([1.0, 5.0, 3.0, 5.0])  # differences 2, 0, 1, 3
     lines = goal_use.GoalUse(returns, 0.0, 0.0, 0.0, 1.0, 0.0).text().splitlines()
     low, high = scipy.stats.t.interval(0.95, 3, 1.5, np.std([2, 0, 1, 3], ddof=1) / 2)
-    assert f"real less this 1.500 ({low:.2f} to {high:.2f}), n = 4 pairs" in lines[1]
+    assert f"real less this 1.500 ({low:.4g} to {high:.4g}), n = 4 pairs" in lines[1]
     # A constant difference has no spread, although the returns have.
     assert "mean return 3.000" in lines[2]
-    assert "real less this 2.000 (2.00 to 2.00)" in lines[2]
+    assert "real less this 2.000 (2.000 to 2.000)" in lines[2]
     assert lines[0].startswith("goals real: mean return 5.000 (3.")
     assert "less" not in lines[0]
 

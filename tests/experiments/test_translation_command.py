@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments import evaluate, translation
-from experiments.analysis import history, scores
+from experiments.analysis import history, scores, wording
 from experiments.members import evaluation
 from experiments.pages import run_page, summary
 from html_check import check
@@ -46,7 +46,7 @@ def test_a_run_is_told_and_scored_in_its_own_words(command, here, one_process):
         assert not re.search(r"\b(episodes?|agent steps?|frames)\b", text)
     again = command(evaluate, RUN, "--member", str(best.id))
     assert again.code is None, again
-    assert f"{played['mean']:.2f} (over 500 fresh batches of sentences;" in again.out
+    assert f"{wording.score(played['mean'])} (over 500 fresh batches of sentences;" in again.out
 
 
 @pytest.mark.parametrize(
