@@ -109,8 +109,9 @@ def write(
     step = step_of(agent)
     described = {**describe(agent, config), **origin}
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
-    # Two of everything, since an example of one would be taken for a constant.
-    state = agent.initial_state(2)
+    # Two of everything, since an example of one would be taken for a constant. One tensor in two
+    # places would be taken for one input.
+    state = tuple(part.clone() for part in agent.initial_state(2))
     dtype = getattr(torch, described["observation_dtype"])
     arguments = (
         torch.zeros(

@@ -204,10 +204,14 @@ def test_an_exported_policy_needs_nothing_of_the_suite(trained, command):
     assert loaded.step.load_state_dict(state_dict) is not None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("agent", "env_id"),
-    [("feudal", "Catch"), ("ppo", "Pendulum-v1"), ("unreal-ppo", "Pong"), ("a3c", "Pong")],
+    [
+        ("feudal", "Catch"),
+        ("ppo", "Pendulum-v1"),
+        pytest.param("unreal-ppo", "Pong", marks=pytest.mark.slow),
+        pytest.param("a3c", "Pong", marks=pytest.mark.slow),
+    ],
 )
 def test_policies_of_all_kinds_act_as_their_agents(tmp_path, agent, env_id):
     config = learner.LearnerConfig(env_id, 1, agent=agent)
