@@ -25,7 +25,7 @@ import tyro
 
 from experiments import cli
 from experiments.analysis import files, history, tables, wording
-from experiments.members import episodes, evaluation, portable, trust
+from experiments.members import evaluation, portable
 from pbt import checkpoint, store
 
 FORMATS = ("csv", "parquet")
@@ -105,13 +105,11 @@ def export_policy(arguments: Arguments) -> None:
     """
     run_dir = arguments.run_dir
     with store.Store.open(run_dir) as run_store:
-        config = episodes.learner_config(run_store)
-        if not arguments.trust:
-            trust.check(run_store, config.env_id)
         out = arguments.out or run_dir / "export" / "policy"
         _check_out(out)
-        member = evaluation.find(run_store, arguments.member)
-        agent, config = episodes.load_agent(run_store, run_dir, member, seed=0)
+        member, agent, config = evaluation.load_agent(
+            run_store, run_dir, arguments.member, trust=arguments.trust, seed=0
+        )
         score = run_store.version(member.id, member.version).score
     origin = {
         "run": run_dir.resolve().name,

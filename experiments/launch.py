@@ -104,11 +104,11 @@ def run_and_exit(
     A run that cannot begin ends in one line on the standard error.
     """
     try:
-        result = run_experiment(run_dir, run_config, workers, fork, url)
+        exit_code = _train(run_dir, run_config, workers, fork, url)
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    sys.exit(result.exit_code)
+    sys.exit(exit_code)
 
 
 def run_experiment(
@@ -140,6 +140,13 @@ def run_experiment(
     Raises:
         Refused: The run cannot begin, with the exit code 1, 2 or 74.
     """
+    return _result(run_dir, _train(run_dir, run_config, workers, fork, url))
+
+
+def _train(
+    run_dir: Path, run_config: run.RunConfig, workers: int, fork: Path | None, url: str | None
+) -> int:
+    """Do what `run_experiment` does; return the exit code alone."""
     try:
         described = checks.check(run_config)
         begun: str = open_or_create(run_dir, run_config, fork, url)
@@ -202,7 +209,7 @@ def run_experiment(
         exit_code = _conclude(run_dir) or exit_code
     else:
         print(f"where it stands: python -m experiments.report {shlex.quote(str(run_dir))}")
-    return _result(run_dir, exit_code)
+    return exit_code
 
 
 def _result(run_dir: Path, exit_code: int) -> Result:

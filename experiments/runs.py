@@ -25,7 +25,6 @@ from envs import make
 from experiments.analysis import scores, tables
 from experiments.analysis.history import History
 from experiments.members import actor, episodes, evaluation, learner, own, policy, portable
-from experiments.members import trust as rules
 from pbt import run, store
 
 OwnLearner = TypeVar("OwnLearner", bound=own.Learner)
@@ -128,12 +127,7 @@ def load_agent(
     """
     run_dir = Path(run_dir)
     with store.Store.open(run_dir) as run_store:
-        config = episodes.learner_config(run_store)
-        if not trust:
-            rules.check(run_store, config.env_id)
-        agent, config = episodes.load_agent(
-            run_store, run_dir, evaluation.find(run_store, member), seed
-        )
+        _, agent, config = evaluation.load_agent(run_store, run_dir, member, trust=trust, seed=seed)
     return Agent(agent, config)
 
 

@@ -2,15 +2,13 @@
 
 import functools
 import importlib
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pbt import store
+from python_process import python
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,17 +21,6 @@ def page(path):
     return str(path.relative_to(ROOT))
 
 
-def start(arguments, cwd):
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=170,
-    )
-
-
 @pytest.mark.parametrize(("module", "run_name"), LEARNERS.items())
 def test_a_learner_of_your_own_works_as_printed(module, run_name, tmp_path):
     text = (ROOT / "docs/writing-a-learner.md").read_text()
@@ -42,7 +29,7 @@ def test_a_learner_of_your_own_works_as_printed(module, run_name, tmp_path):
     block = blocks[list(LEARNERS).index(module)]
     assert f"ave this as `{module}.py`" in " ".join(text.split())
     (tmp_path / f"{module}.py").write_text(block)
-    done = start([f"{module}.py"], tmp_path)
+    done = python(tmp_path, f"{module}.py")
     assert done.returncode == 0, done.stderr
     run_dir = tmp_path / "results/runs" / run_name
     with store.Store.open(run_dir) as run_store:
@@ -61,10 +48,10 @@ def test_a_learner_of_your_own_works_as_printed(module, run_name, tmp_path):
         assert "evaluate" not in (run_dir / "report/summary.md").read_text()
     if module == "my_learner":
         assert len(block.splitlines()) < 55  # README: about 40 lines
-        report = start(["-m", "experiments.report", str(run_dir)], tmp_path)
+        report = python(tmp_path, "-m", "experiments.report", str(run_dir))
         assert report.returncode == 0, report.stderr
         assert (run_dir / "report" / "schedule.csv").exists()
-    again = start([f"{module}.py"], tmp_path)
+    again = python(tmp_path, f"{module}.py")
     assert again.returncode == 0
     assert "finished" in again.stdout
 
@@ -113,7 +100,7 @@ def test_the_path_from_command_to_gradient_is_as_written(tmp_path):
             for file, functions in (line.split(": ") for line in block.splitlines())
             for function in functions.split(", ")
         ]
-        done = start(["-c", _TRACE, str(ROOT), str(tmp_path / "run")], tmp_path)
+        done = python(tmp_path, "-c", _TRACE, str(ROOT), str(tmp_path / "run"))
         assert done.returncode == 0, done.stderr
         stack = re.findall(r"^at (\S+) (\w+)$", done.stdout, re.MULTILINE)
         # The decorator of all commands, which says how they end, is left out.

@@ -5,7 +5,6 @@ seed. Arms of one panel are compared with each other.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -180,7 +179,7 @@ def cells(tables: Tables, panel: str) -> list[list[str]]:
             made.append([arm, "0", "no score", *[""] * (width - 3)])
             continue
         scores = list(own.values())
-        ends = interval(aggregates.interval(scores), digits)
+        ends = _interval(aggregates.interval(scores), digits)
         medians = [row.median_training_score for row in rows]
         line = [
             arm,
@@ -214,11 +213,9 @@ def markdown(tables: Tables, panel: str) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-def interval(ends: tuple[float, float], digits: int = 2) -> str:
+def _interval(ends: tuple[float, float], digits: int) -> str:
     """Return both ends of an interval in words, with so many decimals."""
-    if math.isnan(ends[0]):
-        return "none for n = 1"
-    return f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
+    return wording.interval(ends, lambda end: f"{end:.{digits}f}")
 
 
 def _digits(tables: Tables, panel: str) -> int:
@@ -236,8 +233,8 @@ def _compared(base: Mapping[int, float], own: Mapping[int, float], digits: int) 
     paired, differences = "", [base[seed] - own[seed] for seed in own if seed in base]
     if differences:
         student = aggregates.paired_interval(differences)
-        paired = f"{np.mean(differences):.{digits}f} ({interval(student, digits)})"
-    return [paired, f"{found:.2f} ({interval(ends)})"]
+        paired = f"{np.mean(differences):.{digits}f} ({_interval(student, digits)})"
+    return [paired, f"{found:.2f} ({_interval(ends, 2)})"]
 
 
 def _compares(tables: Tables, panel: str) -> bool:

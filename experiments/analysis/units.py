@@ -68,7 +68,7 @@ def of(config: run.RunConfig) -> Units:
 
 def has_own_names(words: Units) -> bool:
     """Return whether these are the words of a learner of which the suite knows nothing else."""
-    return words not in (AGENTS, OTHERS, MIXED, *WITHOUT_EPISODES)
+    return words not in (OTHERS, MIXED, *KNOWN.values())
 
 
 def heading(words: Units) -> str:

@@ -3,6 +3,7 @@
 import datetime
 import math
 import re
+from collections.abc import Callable
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 """Characters that XML or UTF-8 cannot hold, and the other control characters."""
@@ -39,11 +40,16 @@ def decimals(size: float) -> int:
     return next((count for count, end in ((4, 1), (3, 10), (2, 100), (1, 1_000)) if size < end), 0)
 
 
-def interval(ends: tuple[float, float] | None) -> str:
-    """Format both ends of an interval. They are NaN or None for a single run, which has none."""
+def interval(ends: tuple[float, float] | None, written: Callable[[float], str] = score) -> str:
+    """Format both ends of an interval. They are NaN or None for a single run, which has none.
+
+    Args:
+        ends: The ends.
+        written: Formats a number.
+    """
     if ends is None or not all(map(math.isfinite, ends)):
         return "none for n = 1"
-    return f"{score(ends[0])} to {score(ends[1])}"
+    return f"{written(ends[0])} to {written(ends[1])}"
 
 
 def probability(number: float) -> str:

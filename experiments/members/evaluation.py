@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from experiments.analysis import scores, selection, tasks, units
-from experiments.members import episodes, gan, translation
+from experiments.members import actor, episodes, gan, learner, translation
+from experiments.members import trust as rules
 from pbt import lineage, store
 from pbt.records import Member
 
@@ -50,6 +51,32 @@ def find(run_store: store.Store, member: int | None) -> Member:
             "best one"
         )
     return run_store.member(member)
+
+
+def load_agent(
+    run_store: store.Store, run_dir: Path, member: int | None, *, trust: bool, seed: int
+) -> tuple[Member, actor.Agent, learner.LearnerConfig]:
+    """Find a member and load its agent, unless its environment is code to be refused.
+
+    Args:
+        run_store: The run.
+        run_dir: The run's directory.
+        member: Number of the member; None for the best one.
+        trust: Whether to accept an environment of other code than the suite's and Gymnasium's.
+        seed: Seed of the actions that the agent will sample.
+
+    Returns:
+        The member, its agent, and the agent's settings; see `episodes.load_agent`.
+
+    Raises:
+        ValueError: There is no such member, or it has no checkpoint; the run names an environment
+            of foreign code; or its members are no agents of the suite.
+        pbt.checkpoint.CheckpointError: The checkpoint is damaged.
+    """
+    if not trust:
+        rules.check(run_store, episodes.learner_config(run_store).env_id)
+    found = find(run_store, member)
+    return found, *episodes.load_agent(run_store, run_dir, found, seed)
 
 
 def select(run_store: store.Store, run_dir: Path, seed: int) -> Member:

@@ -110,7 +110,7 @@ def warnings(tables: arms.Tables) -> list[str]:
                 "biased upward, more so where members copy each other, and may favour a side that "
                 f"fresh {tables.words.many} do not: no group is said to be better than another."
             )
-            if tables.words in (units.AGENTS, *units.WITHOUT_EPISODES):
+            if tables.words in units.KNOWN.values():
                 found[-1] += f" For a result, get fresh {tables.words.many}: {_evaluation(missing)}"
     for reason, why in (
         (comparison.UNFINISHED, "Not finished"),

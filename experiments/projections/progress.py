@@ -105,9 +105,9 @@ class Progress:
             self._shown_s = now_s
         self._store = store
         try:
-            members = store.members()
             events = store.events(self._event_id, damaged=[])
             clock_s = store.now()
+            members = store.members() if is_due else []
         except stores.StoreError:
             return  # busy: the next tick will do
         self._follow(events)

@@ -1,8 +1,6 @@
 """`tune` with learners of one's own: what it returns, what it refuses, and what it says."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,8 +14,8 @@ import experiments
 from experiments import evaluate, launch, replay, report, resume
 from experiments.members import nested, own
 from pbt import space, store, verdict
+from python_process import python
 
-REPOSITORY = Path(__file__).parents[2]
 CLIMB = '''
 import torch
 
@@ -64,18 +62,6 @@ def climb(here, monkeypatch):
 
     yield climb
     del sys.modules["climb"]
-
-
-def python(here, *arguments):
-    """Run Python as a user in the directory `here`."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=here,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=170,
-    )
 
 
 def test_the_result_is_the_best_member_and_its_words_are_the_learners(climb, command, capsys):
