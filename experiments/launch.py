@@ -20,7 +20,7 @@ from experiments.analysis import history, provenance, scores, tasks, units, word
 from experiments.members import checks, evaluation
 from experiments.pages import run_report
 from experiments.projections import progress, tensorboard
-from pbt import checkpoint, create, disk, local, owner, run, store, verdict
+from pbt import checkpoint, create, disk, local, owner, run, store, supervise, verdict
 
 PROJECTION_INTERVAL_S = 10.0
 """Seconds between two updates of the TensorBoard files."""
@@ -162,7 +162,7 @@ def _train(
         if disk.is_full(error):
             raise Refused(verdict.EXIT_DISK_FULL, error) from error
         raise Refused(2, error) from error
-    if refused := local.refusal(run_dir):
+    if refused := supervise.refusal(run_dir):
         raise Refused(*refused)
     provenance.record(run_dir)
     working = wording.counted(workers, "worker")
@@ -188,7 +188,7 @@ def _train(
     print(f"curves: tensorboard --logdir {shlex.quote(str(run_dir))}", flush=True)
     with (
         _one_line(),
-        store.Store.open(run_dir, busy_timeout_s=local.BUSY_TIMEOUT_S) as watched,
+        store.Store.open(run_dir, busy_timeout_s=supervise.BUSY_TIMEOUT_S) as watched,
         tensorboard.Projector(watched, run_dir / "tensorboard") as projector,
         progress.Progress(described.frames_per_step) as table,
     ):

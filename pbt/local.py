@@ -6,11 +6,8 @@ directory resumes the run. A second launcher joins, and its workers help those o
 """
 
 import contextlib
-import errno
-import logging
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,13 +15,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pbt import checkpoint, claim, disk, files, owner, process, store, verdict
-
-_log = logging.getLogger(__name__)
-
-Answer = TypeVar("Answer")
+from pbt import owner, process, store, supervise, verdict
 
 MAX_RESTARTS = 10
 """Restarts in a row of one worker before its place stays empty."""
@@ -35,11 +27,8 @@ _HEALTHY_S = 120.0
 _POLL_S = 0.1
 _LONGEST_PAUSE_S = 30.0
 _ABORT_GRACE_S = 5.0
-BUSY_TIMEOUT_S = 5.0
-"""Seconds that the launcher waits for the store before it looks after its workers again."""
 _ORPHAN_GRACE_S = 15.0
 """A worker ends by itself so many seconds after the launcher would have ended it."""
-_PROBE_BYTES = 65536
 _LOG_PREFIX = re.compile(r"^[-\d]+ [:,\d]+ worker \d+ [A-Z]+ ")
 _NOT_RESTARTED = (0, verdict.EXIT_NO_RUN, verdict.EXIT_DISK_FULL)
 _ASKED_TO_LEAVE = tuple(128 + number for number in process.STOP_SIGNALS)
@@ -49,12 +38,6 @@ _THREAD_SETTINGS = (
     "OPENBLAS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
-
-
-def _print_at_once(line: str) -> None:
-    # A closed pipe or terminal, or one that cannot show a character, is no reason to stop.
-    with contextlib.suppress(OSError, ValueError):
-        print(line, flush=True)
 
 
 def run(
@@ -67,9 +50,10 @@ def run(
     environment: Mapping[str, str] | None = None,
     hang_s: float | None = None,
     restart_pause_s: float = 1.0,
-    busy_timeout_s: float = BUSY_TIMEOUT_S,
+    busy_timeout_s: float = supervise.BUSY_TIMEOUT_S,
     command: Sequence[str] = (sys.executable, "-m", "pbt.worker"),
-    say: Callable[[str], None] = _print_at_once,
+    log_name: str = "worker",
+    say: Callable[[str], None] = supervise.print_at_once,
 ) -> int:
     """Work on a run with some worker processes until it is over; return the exit code.
 
@@ -92,6 +76,7 @@ def run(
         busy_timeout_s: Seconds that a call waits for a locked store or a lost server before the
             launcher looks after its workers again. It goes on waiting as long as that lasts.
         command: Command that starts a worker.
+        log_name: First part of the names of the workers' logs; the number of the worker follows.
         say: Shows a line to the user.
 
     Returns:
@@ -103,131 +88,34 @@ def run(
     """
     if workers < 1:
         raise ValueError(f"workers {workers} is too small: use 1 or more")
-    waiting = process.Waiting(say)
 
-    def patiently(call: Callable[[], Answer]) -> Answer:
-        while True:
-            try:
-                return call()
-            except store.StoreBusy as error:
-                waiting(error.problem, error.way_out)
-                time.sleep(_POLL_S)
-
-    with patiently(lambda: store.Store.open(run_dir, busy_timeout_s=busy_timeout_s)) as run_store:
-        # Runs of before were not marked.
-        identity, names = patiently(run_store.identity), patiently(run_store.referenced_checkpoints)
-        is_there = checkpoint.adopt(run_dir / "checkpoints", identity, names)
-        holders = patiently(run_store.owners)
-        gone, at_work = owner.gone(holders), owner.at_work(holders)
-        over = patiently(lambda: verdict.of(run_store))
-        if over is None or over[0] != 0:
-            if refused := refusal(run_dir):
-                say(refused[1])
-                return refused[0]
-            # While the disk is away, nobody could train whom this revives.
-            if is_there and (changed := patiently(lambda: run_store.forgive(gone, at_work))):
-                _log.info("members %s may be tried again", changed)
-            over = patiently(lambda: verdict.of(run_store))
-            if over is not None and not is_there:
-                say(_why_away(run_dir, identity) or over[1])
-                return verdict.EXIT_DEAD
-        if over is not None:
-            _tidy(run_store, run_dir)
-            _tick(on_tick, run_store, waiting)
-            say(over[1])
-            return over[0]
-        config = run_store.config
+    def train(watched: supervise.Watched) -> int:
+        config = watched.store.config
         share = -(-config.population // workers) + 1
-        hang_s = hang_s or 3 * config.lease_seconds
+        hang = hang_s or 3 * config.lease_seconds
+        at_work = owner.at_work(watched.patiently(store.Store.owners))
         added = _environment(workers, joins=bool(at_work))
         launcher = _Launcher(
-            run_store=run_store,
+            watched=watched,
             command=[
                 *command,
                 f"--residents={residents or share}",
-                f"--exit-after={hang_s + _ORPHAN_GRACE_S}",
+                f"--exit-after={hang + _ORPHAN_GRACE_S}",
             ],
-            run_dir=run_dir,
             environment={**os.environ, **added, **(environment or {})},
-            hang_s=hang_s,
+            hang_s=hang,
             restart_pause_s=restart_pause_s,
-            say=say,
-            waiting=waiting,
             places=[
-                _Place(index, run_dir / "logs" / f"worker-{index}.log") for index in range(workers)
+                _Place(index, run_dir / "logs" / f"{log_name}-{index}.log")
+                for index in range(workers)
             ],
         )
         with process.Stop(lambda: launcher.send(signal.SIGKILL)).installed() as stop:
-            exit_code = launcher.watch(stop, on_tick, tick_s)
-        if exit_code > 128:  # who asked to stop does not wait
-            over = launcher.ask(verdict.of)
-        else:
-            over = patiently(lambda: verdict.of(run_store))
-        _tidy(run_store, run_dir)
-        _tick(on_tick, run_store, waiting)
-    if over is not None:
-        # A run that is over is over, even if a signal came at the last moment.
-        exit_code, message = over
-        say(message)
-    elif exit_code > 128:
-        say(f"stopped by {signal.Signals(exit_code - 128).name}; the same command goes on")
-    elif exit_code == verdict.EXIT_DISK_FULL:  # a worker's log may have had no room to say so
-        say(_no_space(run_dir))
-    return exit_code
+            return launcher.watch(stop)
 
-
-def refusal(run_dir: Path) -> tuple[int, str] | None:
-    """Return exit code and message if nothing can be written to a run's directory.
-
-    It writes and syncs a small file, which it deletes again.
-    """
-    probe = run_dir / f".probe-{os.getpid()}"
-    try:
-        with probe.open("wb") as written:
-            written.write(bytes(_PROBE_BYTES))
-            written.flush()
-            os.fsync(written.fileno())
-        # The database has permissions of its own. To open it here would end SQLite's locks on it.
-        file = run_dir / store.FILE_NAME
-        if file.exists() and not os.access(file, os.W_OK):
-            raise PermissionError(errno.EACCES, "no permission", str(file))
-    except OSError as error:
-        if disk.is_full(error):
-            return verdict.EXIT_DISK_FULL, _no_space(run_dir)
-        return verdict.EXIT_NO_RUN, (
-            f"{error.filename or run_dir} cannot be written to ({error.strerror or error}): see to"
-            " that; the same command goes on"
-        )
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
-    return None
-
-
-def _tidy(run_store: store.Store, run_dir: Path) -> None:
-    """Delete what nobody needs any more: superseded checkpoints, and what killed processes left."""
-    with contextlib.suppress(OSError, store.StoreError):
-        claim.collect(run_store, run_dir / "checkpoints")
-        for name in store.FILE_NAMES:
-            files.remove_old(run_dir, f".{name}.creating-*")
-        files.remove_old(run_dir, ".probe-*")
-
-
-def _why_away(run_dir: Path, identity: Mapping[str, Any]) -> str | None:
-    """Return why a run's checkpoints are not there; None if they are."""
-    try:
-        checkpoint.check_there(run_dir / "checkpoints", identity)
-    except checkpoint.NotThere as error:
-        return str(error)
-    return None
-
-
-def _no_space(run_dir: Path) -> str:
-    try:
-        free = f"{shutil.disk_usage(run_dir).free:,}"
-    except OSError:
-        free = "unknown"
-    return f"no space for {run_dir} ({free} bytes free): make room; the same command goes on"
+    return supervise.supervise(
+        run_dir, train, on_tick=on_tick, tick_s=tick_s, busy_timeout_s=busy_timeout_s, say=say
+    )
 
 
 @dataclass
@@ -302,41 +190,32 @@ class _Place:
 class _Launcher:
     """Starts workers and watches them."""
 
-    run_store: store.Store
+    watched: supervise.Watched
     command: Sequence[str]
-    run_dir: Path
     environment: Mapping[str, str]
     hang_s: float
     restart_pause_s: float
-    say: Callable[[str], None]
-    waiting: process.Waiting
     places: list[_Place]
     worst_exit: int = 0
     _said: set[str] = field(default_factory=set)
 
-    def watch(
-        self,
-        stop: process.Stop,
-        on_tick: Callable[[store.Store], None] | None,
-        tick_s: float,
-    ) -> int:
+    def watch(self, stop: process.Stop) -> int:
         """Keep the places filled until all workers ended for a reason; return the exit code."""
         forwarded = 0
-        ticked_s = 0.0
         try:
             while True:
                 now_s = time.monotonic()
                 if stop() and not forwarded:
                     forwarded = stop()
-                    self.say("stopping after the updates that run; once more kills the workers")
+                    self.watched.say(
+                        "stopping after the updates that run; once more kills the workers"
+                    )
                     self.send(forwarded)
                 for place in self.places:
                     self._look_after(place, now_s, stopping=bool(forwarded))
                 if all(place.child is None and place.start_at_s is None for place in self.places):
                     return 128 + forwarded if forwarded else self.worst_exit
-                if now_s - ticked_s >= tick_s:
-                    _tick(on_tick, self.run_store, self.waiting)
-                    ticked_s = time.monotonic()
+                self.watched.tick()
                 time.sleep(_POLL_S)
         finally:  # leave nothing behind
             self.send(signal.SIGKILL)
@@ -351,23 +230,13 @@ class _Launcher:
             if place.child is not None:
                 place.child.send_signal(number)
 
-    def ask(self, question: Callable[[store.Store], Answer | None]) -> Answer | None:
-        """Return the answer to a question to the store; None while the store cannot give it."""
-        try:
-            return question(self.run_store)
-        except store.StoreBusy as error:
-            self.waiting(error.problem, error.way_out)
-        except store.StoreError as error:
-            _log.warning("%s", error)
-        return None
-
     def _look_after(self, place: _Place, now_s: float, stopping: bool) -> None:
         if place.child is None:
             if stopping:
                 place.start_at_s = None
             if place.start_at_s is not None and now_s >= place.start_at_s:
                 try:
-                    place.start(self.command, self.run_dir, self.environment, now_s)
+                    place.start(self.command, self.watched.run_dir, self.environment, now_s)
                 except OSError as error:
                     self._start_later(place, error, now_s)
             return
@@ -381,7 +250,7 @@ class _Launcher:
             if now_s - place.aborted_s > _ABORT_GRACE_S:
                 place.child.kill()
         elif now_s - place.progress_s > self.hang_s:
-            self.say(
+            self.watched.say(
                 f"worker {place.index} (process {place.child.pid}) made no progress for"
                 f" {self.hang_s:.0f} s: killed; its stacks are in {place.log}"
             )
@@ -392,7 +261,7 @@ class _Launcher:
         """Say what several workers may end with only once."""
         if line not in self._said:
             self._said.add(line)
-            self.say(line)
+            self.watched.say(line)
 
     def _start_later(self, place: _Place, error: OSError, now_s: float) -> None:
         """Try again to start a worker, after a pause. The system may be short of processes."""
@@ -400,10 +269,10 @@ class _Launcher:
         if not starting_works and place.restarts >= MAX_STILLBORN:
             place.start_at_s = None
             self.worst_exit = max(self.worst_exit, 1)
-            self.say(f"worker {place.index} cannot be started: {error}")
+            self.watched.say(f"worker {place.index} cannot be started: {error}")
             return
         pause_s = self._pause(place, now_s)
-        self.say(
+        self.watched.say(
             f"worker {place.index} cannot be started ({error}); trying again in {pause_s:.1f} s"
         )
 
@@ -418,7 +287,7 @@ class _Launcher:
         """Start another worker later, unless it would end for the same reason."""
         # Whatever the worker died of, there may be nothing left to do. And a user may ask a single
         # worker to leave.
-        over = self.ask(verdict.of)
+        over = self.watched.ask(verdict.of)
         if exit_code in _ASKED_TO_LEAVE or over is not None:
             return
         if exit_code in _NOT_RESTARTED:
@@ -426,9 +295,7 @@ class _Launcher:
             if exit_code != 0:
                 self._say_once(place.last_words())
             return
-        if exit_code == verdict.EXIT_DEAD and (
-            away := self.ask(lambda run_store: _why_away(self.run_dir, run_store.identity()))
-        ):
+        if exit_code == verdict.EXIT_DEAD and (away := self.watched.why_away()):
             self.worst_exit = max(self.worst_exit, exit_code)
             self._say_once(away)
             return
@@ -436,13 +303,13 @@ class _Launcher:
             place.restarts = 0
         if place.restarts >= (MAX_RESTARTS if place.lived else MAX_STILLBORN):
             self.worst_exit = max(self.worst_exit, 1)
-            self.say(
+            self.watched.say(
                 f"worker {place.index} died {place.restarts + 1} times in a row, it stays away:"
                 f" {place.last_words()}"
             )
             return
         pause_s = self._pause(place, now_s)
-        self.say(
+        self.watched.say(
             f"worker {place.index} {_describe(exit_code)}; another one starts in {pause_s:.1f} s;"
             f" its log is {place.log}"
         )
@@ -473,25 +340,6 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _tick(
-    on_tick: Callable[[store.Store], None] | None,
-    run_store: store.Store,
-    waiting: process.Waiting,
-) -> None:
-    """Show the run; without `on_tick`, only look whether the store can be used."""
-    try:
-        if on_tick is None:
-            run_store.now()
-        else:
-            on_tick(run_store)
-    except store.StoreBusy as error:
-        waiting(error.problem, error.way_out)
-    except store.StoreError as error:
-        _log.warning("the run's state cannot be shown: %s", error)
-    except Exception:
-        _log.exception("showing the run's state failed; training goes on")
 
 
 def _describe(exit_code: int) -> str:
