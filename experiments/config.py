@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from agents import actor_critic, feudal, ppo, unreal
+from experiments import cluster
 from experiments.analysis import schedule
 from experiments.members import learner
-from pbt import local, run, space, store
+from pbt import run, space, store
 
 Hyperparameter = Literal[
     "learning_rate",
@@ -53,8 +54,8 @@ class EngineConfig:
     population: int = 8
     """Number of members."""
     workers: int | None = None
-    """Number of worker processes; default: one per core, at most one per member. A resumed run may
-    have another number."""
+    """Number of worker processes; default: one per core, at most one per member, and on a cluster
+    one per member. A resumed run may have another number."""
     total_steps: int = 2_000_000
     """Steps of each member, exact."""
     report_interval: int = 20_000
@@ -96,6 +97,10 @@ class EngineConfig:
     store: str | None = None
     """PostgreSQL database that keeps the run, such as postgresql://user@host/name; default: a
     SQLite file in the run's directory. The password comes from PGPASSWORD or ~/.pgpass."""
+    where: Annotated[tyro.conf.OmitArgPrefixes[cluster.Cluster], tyro.conf.arg(name="cluster")] = (
+        dataclasses.field(default_factory=cluster.Cluster)
+    )
+    """Where the worker processes are."""
 
     def check(self) -> None:
         """Refuse settings that make no sense, alone or together.
@@ -105,6 +110,7 @@ class EngineConfig:
         """
         check_workers(self.workers)
         check_store(self.store)
+        self.where.check()
         if self.fork is not None and self.run_dir is None:
             raise ValueError(f"--fork {self.fork}: name the new run's directory too, --run-dir NEW")
         if self.fork is not None and self.fork == self.run_dir:
@@ -119,8 +125,8 @@ class EngineConfig:
         return ()
 
     def num_workers(self) -> int:
-        """Return the number of worker processes to start on this machine."""
-        return default_workers(self.population) if self.workers is None else self.workers
+        """Return the number of worker processes to start."""
+        return self.where.num_workers(self.workers, self.population)
 
     def name(self) -> str:
         """Return what the members learn in a word, such as "Pong". Subclasses implement it."""
@@ -373,11 +379,6 @@ class PopulationConfig(EngineConfig):
             min_episodes=max(10, 2 * self.num_envs),
             step_multiple=self.num_envs,
         )
-
-
-def default_workers(population: int) -> int:
-    """Return the number of workers if none is given: one per core, at most one per member."""
-    return min(local.available_cores(), population)
 
 
 def check_workers(workers: int | None) -> None:

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from experiments import cli, config
-from experiments.analysis import history, provenance, scores, tasks, units, wording
+from experiments import cli, cluster, config
+from experiments.analysis import history, provenance, scores, tasks, units
 from experiments.members import checks, evaluation
 from experiments.pages import run_report
 from experiments.projections import progress, tensorboard
@@ -48,7 +48,14 @@ def run_population(
         cli.fail(error)
     labels = settings.labels(next(iter(presets[settings.preset].values())))
     run_dir = settings.run_dir or Path("results/runs") / "-".join((name, *labels))
-    run_and_exit(run_dir, run_config, settings.num_workers(), settings.fork, settings.store)
+    run_and_exit(
+        run_dir,
+        run_config,
+        settings.num_workers(),
+        settings.fork,
+        settings.store,
+        settings.where,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +105,14 @@ def run_and_exit(
     workers: int,
     fork: Path | None = None,
     url: str | None = None,
+    where: cluster.Cluster = cluster.THIS_MACHINE,
 ) -> NoReturn:
     """Run a population as a command does: exit with the code of `run_experiment`.
 
     A run that cannot begin ends in one line on the standard error.
     """
     try:
-        exit_code = _train(run_dir, run_config, workers, fork, url)
+        exit_code = _train(run_dir, run_config, workers, fork, url, where)
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -117,6 +125,7 @@ def run_experiment(
     workers: int,
     fork: Path | None = None,
     url: str | None = None,
+    where: cluster.Cluster = cluster.THIS_MACHINE,
 ) -> Result:
     """Run a population until it is finished or interrupted, and return what it came to.
 
@@ -136,15 +145,21 @@ def run_experiment(
         fork: Directory of another run to start from.
         url: The PostgreSQL database that holds the run's store; None for SQLite, or for where the
             run is.
+        where: Where the workers run; on this machine by default.
 
     Raises:
         Refused: The run cannot begin, with the exit code 1, 2 or 74.
     """
-    return _result(run_dir, _train(run_dir, run_config, workers, fork, url))
+    return _result(run_dir, _train(run_dir, run_config, workers, fork, url, where))
 
 
 def _train(
-    run_dir: Path, run_config: run.RunConfig, workers: int, fork: Path | None, url: str | None
+    run_dir: Path,
+    run_config: run.RunConfig,
+    workers: int,
+    fork: Path | None,
+    url: str | None,
+    where: cluster.Cluster,
 ) -> int:
     """Do what `run_experiment` does; return the exit code alone."""
     try:
@@ -165,7 +180,7 @@ def _train(
     if refused := supervise.refusal(run_dir):
         raise Refused(*refused)
     provenance.record(run_dir)
-    working = wording.counted(workers, "worker")
+    working = where.described(workers)
     with _one_line():
         others = _at_work(run_dir)
     if others:
@@ -201,7 +216,10 @@ def _train(
                 projector.update()
             table.tick(watched)
 
-        exit_code = local.run(run_dir, workers, on_tick=show)
+        try:
+            exit_code = where.run(run_dir, workers, on_tick=show)
+        except ValueError as error:  # the cluster's
+            raise Refused(verdict.EXIT_DEAD, error) from error
         is_over = exit_code in (0, verdict.EXIT_UNSPENT)
         if is_over:
             projector.close(wait_s=tensorboard.LEASE_SECONDS)

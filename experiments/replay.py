@@ -21,7 +21,7 @@ from typing import Annotated, NoReturn
 
 import tyro
 
-from experiments import cli, config, launch
+from experiments import cli, cluster, config, launch
 from experiments.analysis import schedule, tasks, units
 from experiments.members import episodes, trust
 from experiments.members import make_scheduled_task as make_task  # noqa: F401 - old run directories
@@ -64,6 +64,10 @@ class Arguments:
     store: str | None = None
     """PostgreSQL database that keeps the new run, such as postgresql://user@host/name; default: a
     SQLite file in its directory. The password comes from PGPASSWORD or ~/.pgpass."""
+    where: Annotated[tyro.conf.OmitArgPrefixes[cluster.Cluster], tyro.conf.arg(name="cluster")] = (
+        dataclasses.field(default_factory=cluster.Cluster)
+    )
+    """Where the worker processes are."""
     trust: bool = False
     """Play the run's environment though it is of other code than the suite's and Gymnasium's: that
     code is executed."""
@@ -94,6 +98,7 @@ class Arguments:
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed}: use 0 or more")
         config.check_store(self.store)
+        self.where.check()
 
 
 def prepare(arguments: Arguments) -> run.RunConfig:
@@ -186,8 +191,8 @@ def main() -> NoReturn:
         *(["final"] if arguments.final else []),
     ]
     run_dir = arguments.run_dir or Path("results/runs") / "-".join(parts)
-    workers = arguments.workers or config.default_workers(arguments.members)
-    launch.run_and_exit(run_dir, run_config, workers, url=arguments.store)
+    workers = arguments.where.num_workers(arguments.workers, arguments.members)
+    launch.run_and_exit(run_dir, run_config, workers, url=arguments.store, where=arguments.where)
 
 
 if __name__ == "__main__":

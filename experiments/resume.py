@@ -9,11 +9,11 @@ The settings are those that the run stores. In a second terminal the command add
 
 import dataclasses
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import tyro
 
-from experiments import cli, config, launch
+from experiments import cli, cluster, config, launch
 from experiments.members import trust
 from pbt import run, store
 
@@ -25,12 +25,17 @@ class Arguments:
     run_dir: tyro.conf.Positional[Path]
     """Directory of the run, e.g. results/runs/atari-Pong."""
     workers: int | None = None
-    """Number of worker processes; default: one per core, at most one per member."""
+    """Number of worker processes; default: one per core, at most one per member, and on a cluster
+    one per member."""
     total_steps: int | None = None
     """Steps of each member, as many as the run has or more; default: the run's."""
     trust: bool = False
     """Go on though the run names other code than the suite's and Gymnasium's: that code is
     executed."""
+    where: Annotated[tyro.conf.OmitArgPrefixes[cluster.Cluster], tyro.conf.arg(name="cluster")] = (
+        dataclasses.field(default_factory=cluster.Cluster)
+    )
+    """Where the worker processes are."""
 
 
 def prepare(arguments: Arguments) -> run.RunConfig:
@@ -41,6 +46,7 @@ def prepare(arguments: Arguments) -> run.RunConfig:
         pbt.store.StoreError: There is no run.
     """
     config.check_workers(arguments.workers)
+    arguments.where.check()
     with store.Store.open(arguments.run_dir) as run_store:
         if not arguments.trust:
             trust.check_run(run_store)
@@ -61,8 +67,8 @@ def main() -> NoReturn:
         run_config = prepare(arguments)
     except (ValueError, store.StoreError, OSError) as error:
         cli.fail(error)
-    workers = arguments.workers or config.default_workers(run_config.population)
-    launch.run_and_exit(arguments.run_dir, run_config, workers)
+    workers = arguments.where.num_workers(arguments.workers, run_config.population)
+    launch.run_and_exit(arguments.run_dir, run_config, workers, where=arguments.where)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def tune(
             'under `if __name__ == "__main__":`'
         )
     # A worker imports the learner's file, and with it this module, but needs none of these.
-    from experiments import config, launch
+    from experiments import cluster, config, launch
 
     config.check_workers(workers)
     hyper = space if isinstance(space, spaces.Space) else _space(space)
@@ -102,7 +102,7 @@ def tune(
     directory = Path(run_dir or Path("results/runs") / learner.__name__.lower())
     _check(run_config, directory)
     return launch.run_experiment(
-        directory, run_config, workers or config.default_workers(population)
+        directory, run_config, cluster.THIS_MACHINE.num_workers(workers, population)
     )
 
 

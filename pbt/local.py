@@ -5,6 +5,7 @@ at any time; its workers notice and end as well. A launcher that is started agai
 directory resumes the run. A second launcher joins, and its workers help those of the first.
 """
 
+import argparse
 import contextlib
 import os
 import re
@@ -349,3 +350,32 @@ def _describe(exit_code: int) -> str:
         return f"was killed by {signal.Signals(-exit_code).name}"
     except ValueError:
         return f"was killed by signal {-exit_code}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Look after workers of a run that exists, and return the exit code of `run`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pbt.local", description="Add workers of this machine to a run."
+    )
+    parser.add_argument("run_dir", type=Path, help="directory of the run")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="number of worker processes (default: 1)"
+    )
+    parser.add_argument("--log-name", default="worker", help="first part of the logs' names")
+    parser.add_argument(
+        "--stopped-is-success",
+        action="store_true",
+        help="exit with code 0 after a signal that stopped the workers cleanly, for schedulers "
+        "that call every other code a failure",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        exit_code = run(options.run_dir, options.workers, log_name=options.log_name)
+    except (ValueError, store.StoreError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return verdict.EXIT_NO_RUN
+    return 0 if options.stopped_is_success and exit_code > 128 else exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -49,7 +49,7 @@ def one_process(monkeypatch):
         print(message[1])
         return message[0]
 
-    monkeypatch.setattr(launch.local, "run", work)
+    monkeypatch.setattr(launch.cluster.local, "run", work)
     monkeypatch.setattr(
         launch.run_report,
         "write_report",
