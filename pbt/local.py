@@ -89,34 +89,33 @@ def run(
     """
     if workers < 1:
         raise ValueError(f"workers {workers} is too small: use 1 or more")
-
-    def train(watched: supervise.Watched) -> int:
-        config = watched.store.config
-        share = -(-config.population // workers) + 1
-        hang = hang_s or 3 * config.lease_seconds
-        at_work = owner.at_work(watched.patiently(store.Store.owners))
-        added = _environment(workers, joins=bool(at_work))
-        launcher = _Launcher(
-            watched=watched,
-            command=[
-                *command,
-                f"--residents={residents or share}",
-                f"--exit-after={hang + _ORPHAN_GRACE_S}",
-            ],
-            environment={**os.environ, **added, **(environment or {})},
-            hang_s=hang,
-            restart_pause_s=restart_pause_s,
-            places=[
-                _Place(index, run_dir / "logs" / f"{log_name}-{index}.log")
-                for index in range(workers)
-            ],
-        )
-        with process.Stop(lambda: launcher.send(signal.SIGKILL)).installed() as stop:
-            return launcher.watch(stop)
-
-    return supervise.supervise(
-        run_dir, train, on_tick=on_tick, tick_s=tick_s, busy_timeout_s=busy_timeout_s, say=say
-    )
+    with supervise.supervised(
+        run_dir, on_tick=on_tick, tick_s=tick_s, busy_timeout_s=busy_timeout_s, say=say
+    ) as watched:
+        if watched.exit_code is None:
+            config = watched.store.config
+            share = -(-config.population // workers) + 1
+            hang_s = hang_s or 3 * config.lease_seconds
+            at_work = owner.at_work(watched.patiently(store.Store.owners))
+            added = _environment(workers, joins=bool(at_work))
+            launcher = _Launcher(
+                watched=watched,
+                command=[
+                    *command,
+                    f"--residents={residents or share}",
+                    f"--exit-after={hang_s + _ORPHAN_GRACE_S}",
+                ],
+                environment={**os.environ, **added, **(environment or {})},
+                hang_s=hang_s,
+                restart_pause_s=restart_pause_s,
+                places=[
+                    _Place(index, run_dir / "logs" / f"{log_name}-{index}.log")
+                    for index in range(workers)
+                ],
+            )
+            with process.Stop(lambda: launcher.send(signal.SIGKILL)).installed() as stop:
+                watched.exit_code = launcher.watch(stop)
+    return watched.exit_code
 
 
 @dataclass

@@ -11,7 +11,6 @@ import importlib
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,22 +60,22 @@ def run(
     ray = load()
     check_reachable()
 
-    def train(watched: supervise.Watched) -> int:
-        with _connected(ray, cpus * workers, say):
-            machines = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-            _check_machines(machines, watched.store.path)
-            _warn_of_want(ray, cpus, gpus, say)
-            place = ray.remote(_place).options(
-                num_cpus=cpus,
-                num_gpus=gpus,
-                max_retries=-1,
-                retry_exceptions=[Stopped],
-                scheduling_strategy="SPREAD",
-            )
-            tasks = [place.remote(str(run_dir.absolute()), index) for index in range(workers)]
-            return _watch(ray, tasks, watched)
-
-    return supervise.supervise(run_dir, train, on_tick=on_tick, say=say)
+    with supervise.supervised(run_dir, on_tick=on_tick, say=say) as watched:
+        if watched.exit_code is None:
+            with _connected(ray, cpus * workers, say):
+                machines = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+                _check_machines(machines, watched.store.path)
+                _warn_of_want(ray, cpus, gpus, say)
+                place = ray.remote(_place).options(
+                    num_cpus=cpus,
+                    num_gpus=gpus,
+                    max_retries=-1,
+                    retry_exceptions=[Stopped],
+                    scheduling_strategy="SPREAD",
+                )
+                tasks = [place.remote(str(run_dir.absolute()), index) for index in range(workers)]
+                watched.exit_code = _watch(ray, tasks, watched)
+    return watched.exit_code
 
 
 def load() -> Any:
@@ -205,8 +204,6 @@ def _watch(ray: Any, tasks: list[Any], watched: supervise.Watched) -> int:
             for task in done:
                 worst = max(worst, _exit_code(ray, task, watched))
             watched.tick()
-            if not done:
-                time.sleep(0)
     return 128 + stop() if stop() else worst
 
 

@@ -58,27 +58,27 @@ def run(
     """
     check()
 
-    def train(watched: supervise.Watched) -> int:
-        note = run_dir / "logs" / _JOB_NAME
-        job = note.read_text().strip() if note.exists() else ""
-        if job and _is_queued(job):
-            say(f"job {job} works on the run already, so nothing was submitted")
-        else:
-            job = _submit(run_dir, workers, cpus, gpus, options)
-            note.write_text(job)
-            say(f"submitted job {job}: {workers} tasks; their logs are in {run_dir / 'logs'}")
-        if watched.store.path.name == store.FILE_NAME:
+    with supervise.supervised(run_dir, on_tick=on_tick, say=say) as watched:
+        if watched.exit_code is None:
+            if watched.store.path.name == store.FILE_NAME:
+                say(
+                    "the run is in an SQLite file, whose locks hold on one machine only: keep the "
+                    "job on one (--sbatch=--nodelist=NAME), or begin with --store postgresql://..."
+                )
+            note = run_dir / "logs" / _JOB_NAME
+            job = note.read_text().strip() if note.exists() else ""
+            if job and _is_queued(job):
+                say(f"job {job} works on the run already, so nothing was submitted")
+            else:
+                job = _submit(run_dir, workers, cpus, gpus, options)
+                note.write_text(job)
+                say(f"submitted job {job}: {workers} tasks; their logs are in {run_dir / 'logs'}")
             say(
-                "the run is in an SQLite file, whose locks hold on one machine only: keep the job "
-                "on one (--sbatch=--nodelist=NAME), or begin with --store postgresql://..."
+                f"to end its workers cleanly: scancel --signal=TERM {job}. To join by hand, on any "
+                f"machine: {shlex.join(_command(run_dir))}"
             )
-        say(
-            f"to end its workers cleanly: scancel --signal=TERM {job}. To join by hand, on any "
-            f"machine: {shlex.join(_command(run_dir))}"
-        )
-        return _watch(job, watched)
-
-    return supervise.supervise(run_dir, train, on_tick=on_tick, say=say)
+            watched.exit_code = _watch(job, watched)
+    return watched.exit_code
 
 
 def check() -> None:

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,6 +58,8 @@ class Watched:
         self.store, self.run_dir, self.say = run_store, run_dir, say
         self._on_tick, self._tick_s, self._waiting = on_tick, tick_s, waiting
         self._ticked_s = 0.0
+        self.exit_code: int | None = None
+        """How the workers ended; None while there is something to train."""
 
     def ask(self, question: Callable[[store.Store], Answer | None]) -> Answer | None:
         """Return the answer to a question to the store; None while the store cannot give it."""
@@ -107,31 +109,34 @@ class Watched:
         return self.ask(lambda run_store: _why_away(self.run_dir, run_store.identity()))
 
 
-def supervise(
+@contextlib.contextmanager
+def supervised(
     run_dir: Path,
-    train: Callable[[Watched], int],
     *,
     on_tick: Callable[[store.Store], None] | None = None,
     tick_s: float = 1.0,
     busy_timeout_s: float = BUSY_TIMEOUT_S,
     say: Callable[[str], None] = print_at_once,
-) -> int:
-    """Let workers train a run unless it is over; say how it ended, and return the exit code.
+) -> Iterator[Watched]:
+    """Open a run for those who keep its workers at work; say at the end how it ended.
+
+        with supervise.supervised(run_dir) as watched:
+            if watched.exit_code is None:
+                watched.exit_code = ...  # train, and call `watched.tick` often
+        return watched.exit_code
+
+    `exit_code` is None if there is something to train. Inside it is set to 0 if the workers ended
+    for a good reason, to 128 + n if signal n stopped them, else to a code of `pbt.verdict`. After
+    the block it is 0 if the run is over, 1 if all members or all workers died, 74 if the disk is
+    full, 128 + n if signal n stopped it.
 
     Args:
         run_dir: The run's directory, see `pbt.create.create_run`.
-        train: Keeps workers at work and calls `Watched.tick` often. It returns when the last one
-            has ended: 0 if for a good reason, 128 + n if signal n stopped them, else a code of
-            `pbt.verdict`.
         on_tick: See `Watched`; called once at the end too.
         tick_s: See `Watched`.
-        busy_timeout_s: Seconds that a call waits for a locked store or a lost server before `train`
-            goes on. It is asked again as long as that lasts.
+        busy_timeout_s: Seconds that a call waits for a locked store or a lost server before the
+            workers are looked after again. It is asked again as long as that lasts.
         say: Shows a line to the user.
-
-    Returns:
-        0 if the run is over, 1 if all members or all workers died, 74 if the disk is full, 128 + n
-        if signal n stopped it.
 
     Raises:
         store.NotARun: There is no run.
@@ -140,28 +145,17 @@ def supervise(
     opened = _patiently(lambda: store.Store.open(run_dir, busy_timeout_s=busy_timeout_s), waiting)
     with opened as run_store:
         watched = Watched(run_store, run_dir, on_tick, tick_s, say, waiting)
-        if (cannot := _begin(watched)) is not None:
-            return cannot
-        over = watched.patiently(verdict.of)
-        exit_code = train(watched) if over is None else over[0]
-        if over is None:
-            # Who asked to stop does not wait.
-            over = watched.ask(verdict.of) if exit_code > 128 else watched.patiently(verdict.of)
-        watched.tidy()
-        watched.tick(now=True)
-    if over is not None:
-        # A run that is over is over, even if a signal came at the last moment.
-        exit_code, message = over
-        say(message)
-    elif exit_code > 128:
-        say(f"stopped by {signal.Signals(exit_code - 128).name}; the same command goes on")
-    elif exit_code == verdict.EXIT_DISK_FULL:  # a worker's log may have had no room to say so
-        say(_no_space(run_dir))
-    return exit_code
+        begun = watched.exit_code = _begin(watched)
+        yield watched
+        if begun is not None:
+            return
+        assert watched.exit_code is not None  # the block sets it
+        is_stopped = watched.exit_code > 128  # who asked to stop does not wait
+        _end(watched, watched.ask(verdict.of) if is_stopped else watched.patiently(verdict.of))
 
 
 def _begin(watched: Watched) -> int | None:
-    """Give members that failed another try. Return an exit code if nobody can train the run."""
+    """Give members that failed another try. Return an exit code if there is nothing to train."""
     run_dir = watched.run_dir
     # Runs of before were not marked.
     identity = watched.patiently(store.Store.identity)
@@ -170,19 +164,35 @@ def _begin(watched: Watched) -> int | None:
     holders = watched.patiently(store.Store.owners)
     gone, at_work = owner.gone(holders), owner.at_work(holders)
     over = watched.patiently(verdict.of)
-    if over is not None and over[0] == 0:
-        return None
-    if refused := refusal(run_dir):
-        watched.say(refused[1])
-        return refused[0]
-    # While the disk is away, nobody could train whom this revives.
-    if is_there and (changed := watched.patiently(lambda it: it.forgive(gone, at_work))):
-        _log.info("members %s may be tried again", changed)
-    over = watched.patiently(verdict.of)
-    if over is not None and not is_there:
-        watched.say(_why_away(run_dir, identity) or over[1])
-        return verdict.EXIT_DEAD
-    return None
+    if over is None or over[0] != 0:
+        if refused := refusal(run_dir):
+            watched.say(refused[1])
+            return refused[0]
+        # While the disk is away, nobody could train whom this revives.
+        if is_there and (changed := watched.patiently(lambda it: it.forgive(gone, at_work))):
+            _log.info("members %s may be tried again", changed)
+        over = watched.patiently(verdict.of)
+        if over is not None and not is_there:
+            watched.say(_why_away(run_dir, identity) or over[1])
+            return verdict.EXIT_DEAD
+    if over is not None:
+        _end(watched, over)
+    return watched.exit_code
+
+
+def _end(watched: Watched, over: tuple[int, str] | None) -> None:
+    """Tidy up, show the run once more, and say how it ended."""
+    watched.tidy()
+    watched.tick(now=True)
+    if over is not None:
+        # A run that is over is over, even if a signal came at the last moment.
+        watched.exit_code, message = over
+        watched.say(message)
+    elif (exit_code := watched.exit_code or 0) > 128:
+        name = signal.Signals(exit_code - 128).name
+        watched.say(f"stopped by {name}; the same command goes on")
+    elif exit_code == verdict.EXIT_DISK_FULL:  # a worker's log may have had no room to say so
+        watched.say(_no_space(watched.run_dir))
 
 
 def _patiently(call: Callable[[], Answer], waiting: process.Waiting) -> Answer:
