@@ -16,7 +16,7 @@ says what the policy sees and does, and where it comes from.
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,31 @@ def seen_obs(obs: NDArray[Any], device: torch.device) -> torch.Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)  # as convolutions want it
 
 
-def seen_action(action: torch.Tensor, one_hot: torch.Tensor) -> torch.Tensor:
-    """Return actions as the network sees them a step later, [B, A].
+class OneHot:
+    """Actions as the network sees them a step later, [B, A].
 
     Args:
-        action: Discrete actions, int64 [B], or continuous ones, [B, A].
-        one_hot: The unit matrix, [A, A].
+        width: A: number of discrete actions, of the values of all parts of one of several parts, or
+            dimensions of a continuous one.
+        offsets: Where the codes of the parts begin; empty for an action in one piece.
+        device: Where the actions are.
     """
-    return action if action.is_floating_point() else one_hot[action]
+
+    def __init__(self, width: int, offsets: Sequence[int], device: torch.device) -> None:
+        self.width = width
+        self._offsets = torch.tensor(offsets, device=device) if offsets else None  # [P]
+        # As many actions of several parts as StarCraft's would need too large a matrix.
+        self._codes = None if offsets else torch.eye(width, device=device)  # [A, A]
+
+    def __call__(self, action: torch.Tensor) -> torch.Tensor:
+        """Return the codes [B, A] of actions int64 [B] or [B, P]; continuous ones as they are."""
+        if action.is_floating_point():
+            return action
+        if self._offsets is None:
+            assert self._codes is not None
+            return self._codes[action]
+        codes = torch.zeros(len(action), self.width, device=action.device)
+        return codes.scatter_(1, action + self._offsets, 1.0)
 
 
 def seen_reward(
@@ -72,7 +89,7 @@ class Policy:
         self.description = description
         self.step = step
         self.generator = torch.Generator().manual_seed(seed)
-        self._one_hot = torch.eye(description["action_size"])  # [A, A]
+        self._one_hot = OneHot(description["action_size"], (), torch.device("cpu"))
         self._warned = False
         self.reset()
 
@@ -130,7 +147,7 @@ class Policy:
         )
         with torch.no_grad():
             action, self._state = self._choose(inputs)  # [1] or [1, A]
-        self._last_action = seen_action(action, self._one_hot)
+        self._last_action = self._one_hot(action)
         self._is_first = False
         if not action.is_floating_point():
             return int(action)
