@@ -8,8 +8,8 @@ log-probabilities and entropies of the parts are summed. The first part may deci
 others count, as a function of StarCraft II decides which arguments it takes (Vinyals et al. 2017,
 https://arxiv.org/abs/1708.04782, section 4.1). See `rollout.ActionParts`.
 
-Where an environment says which actions are legal, the logits of all others are set to the least
-finite number before the softmax. Their probability is exactly 0, they add nothing to the entropy,
+Where an environment says which actions are legal, the logits of all others are set to `ILLEGAL`
+before the softmax. Their probability is exactly 0, they add nothing to the entropy,
 and no gradient flows through them.
 """
 
@@ -21,13 +21,14 @@ from torch.nn import functional
 
 from agents import rollout
 
+ILLEGAL = -1e9
+"""Logit of an illegal action. Its exponential is 0. Minus infinity would make the entropy 0 * inf,
+and the least finite number overflows in products."""
+
 
 def masked(logits: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Return logits [..., A] with the least finite number where the mask [..., A] is false."""
-    if mask is None:
-        return logits
-    # Minus infinity would make the entropy 0 * inf.
-    return logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+    """Return logits [..., A] with `ILLEGAL` where the mask [..., A] is false."""
+    return logits if mask is None else logits.masked_fill(~mask, ILLEGAL)
 
 
 class Categorical(nn.Module):
@@ -96,7 +97,6 @@ class MultiCategorical(nn.Module):
         """
         of_parts = log_probs.gather(-1, action + self.offsets)  # [..., P]
         if self.counts is not None:
-            # Not a product: what does not count may be as low as the least finite number.
             of_parts = of_parts.masked_fill(~self.counts[action[..., 0]], 0.0)
         return of_parts.sum(-1)
 
