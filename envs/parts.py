@@ -216,9 +216,12 @@ def _masks(leaf: spaces.Space[Any], mask: Any) -> list[NDArray[np.bool_]]:
     if isinstance(leaf, spaces.MultiBinary):
         # Of each number: 0 and 1 say its only value, 2 leaves it free.
         return [np.array([one != 1, one != 0]) for one in np.asarray(mask).flatten()]
-    if isinstance(leaf, spaces.MultiDiscrete) and leaf.nvec.ndim > 1:
-        rows = [leaf[at] for at in range(len(leaf.nvec))]
-        return [
-            part for row, of_row in zip(rows, mask, strict=True) for part in _masks(row, of_row)
-        ]
-    return [np.array(part, np.bool_) for part in mask]
+    assert isinstance(leaf, spaces.MultiDiscrete)
+    if leaf.nvec.ndim == 1:
+        of_all = (
+            np.ones(size) if of_one is None else of_one
+            for size, of_one in zip(leaf.nvec, mask, strict=True)
+        )
+        return [np.array(of_one, np.bool_) for of_one in of_all]
+    rows = zip((leaf[at] for at in range(len(leaf.nvec))), mask, strict=True)
+    return [part for row, of_row in rows for part in _masks(row, of_row)]
