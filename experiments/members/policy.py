@@ -103,7 +103,12 @@ class Policy:
         self._is_first = True
 
     def act(
-        self, observation: Any, reward: float | None = None, *, first: bool = False
+        self,
+        observation: Any,
+        reward: float | None = None,
+        *,
+        first: bool = False,
+        action_mask: Any = None,
     ) -> int | NDArray[np.float32]:
         """Choose an action, and remember what was seen.
 
@@ -112,6 +117,8 @@ class Policy:
             reward: Raw reward of the last action, 0 at the first step. A network with a memory sees
                 it. Without one it sees 0, which is said once.
             first: Whether an episode begins here, which is the same as calling `reset` before.
+            action_mask: Which discrete actions are legal, [A], where the environment says so in
+                `info["action_mask"]`. None for all.
 
         Returns:
             A discrete action, or a continuous one within the environment's bounds, [A].
@@ -145,8 +152,9 @@ class Policy:
             seen_reward(raw, scale, clips, cpu),
             torch.tensor([self._is_first]),
         )
+        mask = None if action_mask is None else torch.tensor(np.array([action_mask], np.bool_))
         with torch.no_grad():
-            action, self._state = self._choose(inputs)  # [1] or [1, A]
+            action, self._state = self._choose(inputs, mask)  # [1] or [1, A]
         self._last_action = self._one_hot(action)
         self._is_first = False
         if not action.is_floating_point():
@@ -155,13 +163,17 @@ class Policy:
         bounded: NDArray[np.float32] = np.clip(action[0].numpy(), low, high).astype(np.float32)
         return bounded
 
-    def _choose(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, State]:
+    def _choose(
+        self, inputs: tuple[torch.Tensor, ...], mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, State]:
         """Return an action, int64 [1] or float32 [1, A], and the next state."""
         parameters, _, state = self.step(*inputs, self._state)
         if self.description["continuous"]:
             mean, log_std = parameters.unbind(-2)  # [1, A] each
             noise = torch.randn(mean.shape, generator=self.generator)
             return mean + log_std.exp() * noise, state
+        if mask is not None:  # the network's softmax, over what is legal
+            parameters = parameters.masked_fill(~mask, -1e9).log_softmax(-1)
         action = torch.multinomial(parameters.exp(), 1, generator=self.generator)  # [1, 1]
         return action.squeeze(-1), state
 

@@ -8,7 +8,7 @@ from gymnasium import spaces
 
 from agents import actor_critic, ppo
 from envs import function_call, make
-from experiments.members import learner, portable
+from experiments.members import learner, policy, portable
 
 AGENTS = ("a3c", "ppo")
 FAST = {  # hyperparameters that learn small environments, by agent
@@ -300,6 +300,24 @@ def test_policies_that_act_alone_have_one_part():
     agent = learner.make_agent(config, make.describe("Told-v0"), seed=0)
     with pytest.raises(ValueError, match=r"act alone.*experiments\.evaluate"):
         portable.describe(agent, config)
+
+
+@pytest.mark.parametrize("agent", ["a3c", "feudal"])
+def test_policies_that_act_alone_keep_to_a_mask(agent):
+    config = learner.LearnerConfig(TAXI, 1, agent=agent)
+    made = learner.make_agent(config, make.describe(TAXI), seed=0)
+    alone = policy.Policy(portable.describe(made, config), portable.step_of(made))
+    env = make.make_single(TAXI)
+    obs, info = env.reset(seed=0)
+    illegal = 0
+    for _ in range(60):
+        assert info["action_mask"][alone.act(obs, -1.0, action_mask=info["action_mask"])]
+        illegal += not info["action_mask"][alone.act(obs, -1.0)]
+        legal = np.flatnonzero(info["action_mask"])
+        obs, _, terminated, truncated, info = env.step(legal[0])
+        assert not (terminated or truncated)
+    assert illegal
+    env.close()
 
 
 def test_one_environment_has_the_parts_of_many():
