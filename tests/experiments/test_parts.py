@@ -314,8 +314,8 @@ def test_policies_that_act_alone_keep_to_a_mask(agent):
         assert info["action_mask"][alone.act(obs, -1.0, action_mask=info["action_mask"])]
         illegal += not info["action_mask"][alone.act(obs, -1.0)]
         legal = np.flatnonzero(info["action_mask"])
-        obs, _, terminated, truncated, info = env.step(legal[0])
-        assert not (terminated or truncated)
+        obs, _, terminated, _, info = env.step(legal[0])
+        assert not terminated
     assert illegal
     env.close()
 
