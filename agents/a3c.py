@@ -6,6 +6,7 @@ A batch of environments decorrelates the data as the paper's asynchronous actors
 members of the population keep the cores busy.
 """
 
+import operator
 from collections.abc import Iterator
 from types import MappingProxyType
 
@@ -31,8 +32,8 @@ class A3C(actor_critic.FlatAgent):
 
     def __init__(
         self,
-        obs_shape: tuple[int, ...],
-        action_size: int,
+        obs_shape: rollout.ObsShape,
+        action_size: rollout.ActionSize,
         continuous: bool,
         config: actor_critic.AgentConfig,
         learning_rate: float,
@@ -137,13 +138,13 @@ class A3C(actor_critic.FlatAgent):
                 torch.stack([step.value for step in batch.steps]),
             )
             return
-        inputs = rollout.Inputs(*(torch.stack(field) for field in zip(*batch.inputs, strict=True)))
+        inputs = rollout.stack(batch.inputs)
         action = torch.stack([step.action for step in batch.steps])  # [T, B, ...]
         width = max(1, self.config.graph_steps // length)
         for begin in range(0, num_envs, width):
             part = slice(begin, begin + width)
             parameters, value = self.network.unroll(
-                rollout.Inputs(*(field[:, part] for field in inputs)),
+                inputs.map(operator.itemgetter((slice(None), part))),
                 tuple(tensor[part] for tensor in batch.initial_state),
             )
             yield (

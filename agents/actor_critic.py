@@ -89,8 +89,9 @@ class Agent(abc.ABC):
             agent.update(rollout, **hyperparameters)
 
     Args:
-        obs_shape: (C, H, W) of uint8 images, or (D,) of vectors.
-        action_size: Number of discrete actions, or dimensions of a continuous one.
+        obs_shape: (C, H, W) of uint8 images, (D,) of vectors, or the shapes of several such parts.
+        action_size: Number of discrete actions, dimensions of a continuous one, or the parts of one
+            of several.
         continuous: Whether actions are continuous.
         config: Settings that stay fixed.
         seed: Seed of the initial weights and of the sampled actions.
@@ -106,18 +107,19 @@ class Agent(abc.ABC):
 
     def __init__(
         self,
-        obs_shape: tuple[int, ...],
-        action_size: int,
+        obs_shape: rollout.ObsShape,
+        action_size: rollout.ActionSize,
         continuous: bool,
         config: AgentConfig,
         seed: int,
         device: str = "cpu",
     ) -> None:
-        self.is_image = len(obs_shape) == 3
+        self.is_image = len(networks.split_shape(obs_shape)[1]) == 3
+        sees_images = networks.sees_images(obs_shape)
         torso = config.torso
         if torso == "auto":
-            torso = "a3c" if self.is_image else "mlp"
-        width = config.width or (256 if self.is_image else 64)
+            torso = "a3c" if sees_images else "mlp"
+        width = config.width or (256 if sees_images else 64)
         self.config = config
         self.device = torch.device(device)
         self.package = optimiser.PACKAGES[config.package]
@@ -142,8 +144,8 @@ class Agent(abc.ABC):
     @abc.abstractmethod
     def build(
         self,
-        obs_shape: tuple[int, ...],
-        action_size: int,
+        obs_shape: rollout.ObsShape,
+        action_size: rollout.ActionSize,
         continuous: bool,
         torso: networks.Torso,
         width: int,
@@ -238,8 +240,8 @@ class Agent(abc.ABC):
 
     def observe(self, inputs: Sequence[rollout.Inputs]) -> None:
         """Update the normaliser of observations, where there is one, by steps of [B, ...]."""
-        if not self.is_image or self.package.centre_images:
-            self.network.torso.observe(torch.cat([step.obs for step in inputs]))
+        obs: Any = rollout.cat_obs([step.obs for step in inputs])
+        self.network.torso.observe(obs, self.package.centre_images)
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Set the learning rate of all later updates."""
@@ -290,8 +292,8 @@ class FlatAgent(Agent):
 
     def build(
         self,
-        obs_shape: tuple[int, ...],
-        action_size: int,
+        obs_shape: rollout.ObsShape,
+        action_size: rollout.ActionSize,
         continuous: bool,
         torso: networks.Torso,
         width: int,

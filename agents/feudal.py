@@ -23,6 +23,7 @@ PPO's reuse of samples is left out. After its first epoch the latent states are 
 them the intrinsic rewards and the directions that goals were set in.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -141,7 +142,7 @@ class Feudal(actor_critic.Agent):
         device: As in `Agent`.
 
     Raises:
-        ValueError: Actions are continuous, or `gamma` is 0.
+        ValueError: Actions are continuous or have several parts, or `gamma` is 0.
     """
 
     hyperparameters = MappingProxyType({"entropy_cost": 0.01, "intrinsic_cost": 0.5})
@@ -149,8 +150,8 @@ class Feudal(actor_critic.Agent):
 
     def __init__(
         self,
-        obs_shape: tuple[int, ...],
-        action_size: int,
+        obs_shape: rollout.ObsShape,
+        action_size: rollout.ActionSize,
         continuous: bool,
         config: actor_critic.AgentConfig,
         feudal: FeudalConfig,
@@ -162,6 +163,11 @@ class Feudal(actor_critic.Agent):
             raise ValueError(
                 "FeUdal Networks choose among discrete actions by a softmax: use agent 'a3c' or "
                 "'ppo' where actions are continuous"
+            )
+        if isinstance(action_size, rollout.ActionParts):
+            raise ValueError(
+                "FeUdal Networks choose among discrete actions by a softmax: use agent 'a3c' or "
+                f"'ppo' where actions have several parts, here of {action_size.sizes} values"
             )
         if config.gamma == 0:
             raise ValueError("gamma 0: a Manager that sees no future sets no goals, use more")
@@ -175,14 +181,15 @@ class Feudal(actor_critic.Agent):
 
     def build(
         self,
-        obs_shape: tuple[int, ...],
-        action_size: int,
+        obs_shape: rollout.ObsShape,
+        action_size: rollout.ActionSize,
         continuous: bool,
         torso: networks.Torso,
         width: int,
         dtype: torch.dtype,
     ) -> feudal_network.FeudalNetwork:
         """See `Agent.build`."""
+        assert isinstance(action_size, int)
         return feudal_network.FeudalNetwork(
             obs_shape,
             action_size,
@@ -283,7 +290,7 @@ class Feudal(actor_critic.Agent):
         acted = [state.latents[0] for state in states]
         latent = torch.stack((*begin.latents[::-1], *acted, following))  # [c + T + 1, B, d]
         goal = torch.stack((*begin.goals[::-1], *(state.goals[0] for state in states)))
-        is_first = frames.without_obs(batch.inputs)[-1]  # [T, B]
+        is_first = frames.without_obs(batch.inputs).is_first  # [T, B]
         is_first = torch.cat((is_first, batch.following.is_first.unsqueeze(0)))
         age = goals.ages(begin.age, is_first)  # [T + 1, B]
         intrinsic = goals.intrinsic_reward(latent, goal, age, horizon)[1:]  # [T, B]
@@ -357,8 +364,7 @@ class Feudal(actor_critic.Agent):
         length, num_envs = batch.reward.shape
         gradient = torch.empty_like(z)
         action = torch.stack([step.action for step in batch.steps])  # [T, B]
-        # The observations are not used again; the rewards take their place.
-        inputs = rollout.Inputs(batch.reward, *frames.without_obs(batch.inputs))
+        inputs = frames.without_obs(batch.inputs)
         scale = length if self.package.time_reduction == "sum" else 1
         sums = z.new_zeros(len(_SUMS))
         width = max(1, self.config.graph_steps // length)
@@ -368,7 +374,7 @@ class Feudal(actor_critic.Agent):
             unrolled = self.network.unroll(
                 leaves[0],
                 leaves[1],
-                rollout.Inputs(*(field[:, part] for field in inputs)),
+                inputs.map(operator.itemgetter((slice(None), part))),
                 tuple(tensor[part] for tensor in batch.initial_state),
                 targets.pooled[:, part],
                 targets.age[:-1, part],
@@ -451,7 +457,9 @@ class Feudal(actor_critic.Agent):
             return
         steps = max(1, TORSO_STEPS // z.shape[1])
         for begin in range(0, len(inputs), steps):
-            obs = torch.cat([one.obs for one in inputs[begin : begin + steps]])  # [n * B, ...]
+            obs = rollout.cat_obs(
+                [one.obs for one in inputs[begin : begin + steps]]
+            )  # [n * B, ...]
             again = self.network.torso(obs)  # [n * B, features]
             again.backward(gradient[begin : begin + steps].flatten(0, 1))
 

@@ -29,7 +29,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from agents import goals, networks, rollout
+from agents import goals, networks, policies, rollout
 
 Goals = Literal["learned", "fixed", "zero"]
 
@@ -130,7 +130,7 @@ class Manager(nn.Module):
         return goals.unit(goals.pool(torch.cat(outputs), age, horizon))
 
 
-class Worker(networks.Categorical):
+class Worker(policies.Categorical):
     """The lower level, which acts towards the pooled goals.
 
     Args:
@@ -185,12 +185,20 @@ class Worker(networks.Categorical):
             outputs.append(out)
         return torch.cat(outputs), state
 
-    def forward(self, hidden: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-        """Return log-probabilities [..., A], from `unroll`'s [..., hidden] and pooled goals."""
+    def forward(
+        self, hidden: torch.Tensor, pooled: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return log-probabilities [..., A].
+
+        Args:
+            hidden: What `unroll` returned, [..., hidden].
+            pooled: Pooled goals, [..., d].
+            mask: Which actions are legal, bool [..., A], or None.
+        """
         w = self.phi(pooled).unsqueeze(-1)  # [..., k, 1]
         u = self.embedding(hidden).unflatten(-1, self._shape)  # [..., A, k]
         logits = (u @ w).squeeze(-1)  # [..., A]
-        return functional.log_softmax(logits, dim=-1)
+        return functional.log_softmax(policies.masked(logits, mask), dim=-1)
 
 
 class FeudalNetwork(networks.Network):
@@ -211,7 +219,7 @@ class FeudalNetwork(networks.Network):
 
     def __init__(
         self,
-        obs_shape: tuple[int, ...],
+        obs_shape: rollout.ObsShape,
         action_size: int,
         torso: networks.Torso,
         core: Literal["lstm", "feedforward"],
@@ -282,7 +290,7 @@ class FeudalNetwork(networks.Network):
         pooled = _pool((goal, *state.goals), age)  # [B, d]
         if steer is not None:
             pooled = steer(pooled)
-        one = rollout.Inputs(*(field.unsqueeze(0) for field in inputs))
+        one = inputs.map(lambda field: field.unsqueeze(0))
         out, worker = self.worker.unroll(z.unsqueeze(0), one, state.worker)  # [1, B, hidden]
         value = torch.cat((self.manager.value(z), self.worker.value(out[0])), dim=-1)
         following = State(
@@ -294,7 +302,7 @@ class FeudalNetwork(networks.Network):
             age + 1,
             was_random,
         )
-        return self.worker(out[0], pooled), value, following.pack()
+        return self.worker(out[0], pooled, inputs.action_mask), value, following.pack()
 
     def unroll(
         self,
@@ -323,7 +331,7 @@ class FeudalNetwork(networks.Network):
         return Unrolled(
             goal,
             self.manager.value(manager_z).squeeze(-1),
-            self.worker(out, pooled.detach()),
+            self.worker(out, pooled.detach(), inputs.action_mask),
             self.worker.value(out),
         )
 

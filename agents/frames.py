@@ -37,10 +37,11 @@ class SharedFrames(Sequence[rollout.Inputs]):
         self._new: list[torch.Tensor] = []  # frames that came with each step, [n, c, H, W]
         self._at: list[torch.Tensor] = []  # numbers of the frames of each step's stacks, [B, k]
         self._begin: list[int] = []  # number of the first frame of each step
-        self._rest: list[tuple[torch.Tensor, ...]] = []  # the inputs without observations
+        self._rest: list[rollout.Inputs] = []  # the inputs, with rewards for observations
 
     def append(self, inputs: rollout.Inputs) -> None:
         """Add the inputs of one step, [B, ...]."""
+        assert isinstance(inputs.obs, torch.Tensor)  # a stack of frames has no parts
         frames = split(inputs.obs, self._channels)  # [B, k, c, H, W]
         batch, stack = frames.shape[:2]
         whole = inputs.is_first if self._new else torch.ones_like(inputs.is_first)  # [B]
@@ -55,7 +56,7 @@ class SharedFrames(Sequence[rollout.Inputs]):
         self._new.append(torch.cat((frames[:, -1], older.flatten(0, 1))))
         self._at.append(at)
         self._begin.append(begin)
-        self._rest.append(tuple(inputs[1:]))
+        self._rest.append(inputs._replace(obs=inputs.last_reward))
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -74,14 +75,15 @@ class SharedFrames(Sequence[rollout.Inputs]):
         oldest = max(0, t + 1 - self._at[t].shape[1])
         frames = torch.cat(self._new[oldest : t + 1])
         obs = frames[self._at[t] - self._begin[oldest]].flatten(1, 2)  # [B, C, H, W]
-        return rollout.Inputs(obs, *self._rest[t])
+        return self._rest[t]._replace(obs=obs)
 
-    def rest(self) -> list[tuple[torch.Tensor, ...]]:
-        """Return the other inputs of all steps: last action, last reward and `is_first`."""
+    def rest(self) -> list[rollout.Inputs]:
+        """Return the inputs of all steps, with the last rewards in place of the observations."""
         return self._rest
 
 
-def without_obs(inputs: Sequence[rollout.Inputs]) -> list[torch.Tensor]:
-    """Return the inputs of T steps but the observations, [T, B, ...] each."""
-    rest = inputs.rest() if isinstance(inputs, SharedFrames) else [one[1:] for one in inputs]
-    return [torch.stack(field) for field in zip(*rest, strict=True)]
+def without_obs(inputs: Sequence[rollout.Inputs]) -> rollout.Inputs:
+    """Return the inputs of T steps, [T, B, ...], with rewards in place of the observations."""
+    if isinstance(inputs, SharedFrames):
+        return rollout.stack(inputs.rest())
+    return rollout.stack([one._replace(obs=one.last_reward) for one in inputs])

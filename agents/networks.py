@@ -6,6 +6,7 @@ https://arxiv.org/abs/1611.05397), section 4; the Nature torso is of Mnih et al.
 """
 
 import math
+import operator
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from agents import rollout
+from agents import policies, rollout
 
 Torso = Literal["a3c", "nature", "mlp"]
 
@@ -76,7 +77,7 @@ class ConvTorso(nn.Module):
         channels, height, image_width = obs_shape
         self.convolutions = nn.ModuleList()
         for out_channels, kernel, stride in layers:
-            if min(height, image_width) < kernel:
+            if min(height, image_width) < kernel:  # see `_is_convolved`
                 raise ValueError(
                     f"images of {obs_shape[1]} x {obs_shape[2]} pixels are too small for the "
                     f"{kind!r} torso, made for 84 x 84: wrap the environment in Gymnasium's "
@@ -93,8 +94,10 @@ class ConvTorso(nn.Module):
         self.register_buffer("count", torch.zeros(()))
 
     @torch.no_grad()
-    def observe(self, obs: torch.Tensor) -> None:
-        """Update the running mean image by images [N, C, H, W]."""
+    def observe(self, obs: torch.Tensor, centre_images: bool = True) -> None:
+        """Update the running mean image by images [N, C, H, W], unless images stay as they are."""
+        if not centre_images:
+            return
         self.count.add_(1)
         self.mean.lerp_(obs.float().mean(0), (1 / self.count).clamp(min=self.MEAN_RATE))
 
@@ -152,7 +155,7 @@ class MLPTorso(nn.Module):
         self.width = width
 
     @torch.no_grad()
-    def observe(self, obs: torch.Tensor) -> None:
+    def observe(self, obs: torch.Tensor, centre_images: bool = True) -> None:
         """Update the running statistics by observations [N, D] (Chan et al. 1979)."""
         obs = obs.double()
         n = obs.shape[0]
@@ -171,97 +174,113 @@ class MLPTorso(nn.Module):
         return features
 
 
+class PartsTorso(nn.Module):
+    """One torso for each image among an observation's parts, and one for all that is left.
+
+    The features of all torsos are concatenated. What is left is one vector: all vectors, and images
+    that are too small for the convolutions.
+
+    Args:
+        kind: Convolutions for images; "mlp" sees their pixels as vectors.
+        shapes: Shapes of the parts: (C, H, W) of uint8 images, or (D,) of vectors.
+        width: Units of the MLP's layers.
+        dtype: As in `ConvTorso`.
+
+    Raises:
+        ValueError: There is no image for the convolutions.
+    """
+
+    def __init__(
+        self, kind: Torso, shapes: tuple[tuple[int, ...], ...], width: int, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        convolved = [kind != "mlp" and _is_convolved(kind, shape) for shape in shapes]
+        if kind != "mlp" and not any(convolved):
+            raise ValueError(
+                f"the {kind!r} torso takes images (C, H, W), and none of the parts of shapes "
+                f"{shapes} is one that is large enough: use torso 'mlp'"
+            )
+        self._images = [at for at, is_image in enumerate(convolved) if is_image]
+        self._rest = [at for at, is_image in enumerate(convolved) if not is_image]
+        self.images = nn.ModuleList(
+            make_torso(kind, shapes[at], width, dtype) for at in self._images
+        )
+        size = sum(math.prod(shapes[at]) for at in self._rest)
+        self.rest = MLPTorso(size, width) if self._rest else None
+        self.width = sum(torso.width for torso in (*self.images, self.rest) if torso is not None)
+
+    def observe(self, obs: tuple[torch.Tensor, ...], centre_images: bool = True) -> None:
+        """Update the statistics of all torsos by observations [N, ...]; see `ConvTorso.observe`."""
+        for at, torso in zip(self._images, self.images, strict=True):
+            assert isinstance(torso, ConvTorso)
+            torso.observe(obs[at][::8], centre_images)  # enough for a mean image
+        if self.rest is not None:
+            self.rest.observe(self._vector(obs))
+
+    def forward(self, obs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Return the features, [N, width], of the parts of observations, [N, ...] each."""
+        features = [torso(obs[at]) for at, torso in zip(self._images, self.images, strict=True)]
+        if self.rest is not None:
+            features.append(self.rest(self._vector(obs)))
+        return torch.cat(features, dim=-1)
+
+    def _vector(self, obs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Return what no convolution sees, [N, D]."""
+        return torch.cat([obs[at].flatten(1).float() for at in self._rest], dim=-1)
+
+
+def split_shape(
+    obs_shape: rollout.ObsShape,
+) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
+    """Return the shapes of an observation's parts, or none and its own shape if it has no parts."""
+    return (
+        tuple(part for part in obs_shape if isinstance(part, tuple)),
+        tuple(size for size in obs_shape if isinstance(size, int)),
+    )
+
+
+def sees_images(obs_shape: rollout.ObsShape) -> bool:
+    """Return whether an observation is an image, or has a part that convolutions fit."""
+    parts, shape = split_shape(obs_shape)
+    return len(shape) == 3 or any(_is_convolved("a3c", part) for part in parts)
+
+
+def _is_convolved(kind: Torso, shape: tuple[int, ...]) -> bool:
+    """Return whether a part is an image as large as the convolutions need."""
+    if len(shape) != 3:
+        return False
+    side = min(shape[1:])
+    for _, kernel, stride in _CONVOLUTIONS[kind][0]:
+        if side < kernel:
+            return False
+        side = (side - kernel) // stride + 1
+    return True
+
+
 def make_torso(
-    torso: Torso, obs_shape: tuple[int, ...], width: int, dtype: torch.dtype
-) -> "ConvTorso | MLPTorso":
+    torso: Torso, obs_shape: rollout.ObsShape, width: int, dtype: torch.dtype
+) -> ConvTorso | MLPTorso | PartsTorso:
     """Return a torso for such observations. Arguments and errors are those of `ActorCritic`."""
+    parts, shape = split_shape(obs_shape)
+    if parts:
+        return PartsTorso(torso, parts, width, dtype)
     if torso == "mlp":
-        if len(obs_shape) != 1:
+        if len(shape) != 1:
             raise ValueError(
                 f"the 'mlp' torso takes vectors, not observations of shape {obs_shape}"
             )
-        return MLPTorso(obs_shape[0], width)
-    if len(obs_shape) != 3:
+        return MLPTorso(shape[0], width)
+    if len(shape) != 3:
         raise ValueError(
             f"the {torso!r} torso takes images (C, H, W), not observations of shape {obs_shape}"
         )
-    return ConvTorso(torso, (obs_shape[0], obs_shape[1], obs_shape[2]), dtype)
-
-
-class Categorical(nn.Module):
-    """A policy over discrete actions, given by log-probabilities."""
-
-    def sample(self, log_probs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Sample actions, int64 [B], from log-probabilities [B, A]."""
-        return torch.multinomial(log_probs.detach().exp(), 1, generator=generator).squeeze(-1)
-
-    def log_prob(self, log_probs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """Return the log-probability of `action` [...] under log-probabilities [..., A]."""
-        return log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
-
-    def entropy(self, log_probs: torch.Tensor) -> torch.Tensor:
-        """Return the entropy [...] in nats."""
-        return -(log_probs.exp() * log_probs).sum(-1)
-
-
-class CategoricalHead(Categorical):
-    """Softmax policy over discrete actions."""
-
-    def __init__(self, width: int, num_actions: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, num_actions)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return log-probabilities [..., A] of features [..., width]."""
-        return functional.log_softmax(self.linear(x), dim=-1)
-
-
-class GaussianHead(nn.Module):
-    """Diagonal Gaussian policy over continuous actions.
-
-    The log-std is one parameter per dimension. It starts at 0, and a scaled tanh keeps it in
-    [-4, 1], so that an entropy bonus cannot drive it to infinity. Actions are not clipped here: the
-    environment clips them, and the log-probability is that of the sampled action.
-    """
-
-    LOG_STD_LOW, LOG_STD_HIGH = -4.0, 1.0
-
-    def __init__(self, width: int, action_size: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, action_size)
-        centre = (self.LOG_STD_LOW + self.LOG_STD_HIGH) / 2
-        half = (self.LOG_STD_HIGH - self.LOG_STD_LOW) / 2
-        self.raw_log_std = nn.Parameter(torch.full((action_size,), math.atanh(-centre / half)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return mean and log-std, [..., 2, A], of features [..., width]."""
-        mean = self.linear(x)
-        half = (self.LOG_STD_HIGH - self.LOG_STD_LOW) / 2
-        log_std = self.LOG_STD_LOW + half * (self.raw_log_std.tanh() + 1)
-        return torch.stack((mean, log_std.expand_as(mean)), dim=-2)
-
-    def sample(self, parameters: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Sample actions, float32 [B, A], from mean and log-std [B, 2, A]."""
-        mean, log_std = parameters.detach().unbind(-2)  # [B, A] each
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        return mean + log_std.exp() * noise
-
-    def log_prob(self, parameters: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """Return the log-density [...] of `action` [..., A]."""
-        mean, log_std = parameters.unbind(-2)
-        squared = ((action - mean) * (-log_std).exp()) ** 2
-        return -(0.5 * squared + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
-
-    def entropy(self, parameters: torch.Tensor) -> torch.Tensor:
-        """Return the differential entropy [...] in nats; it may be negative."""
-        _, log_std = parameters.unbind(-2)
-        return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+    return ConvTorso(torso, (shape[0], shape[1], shape[2]), dtype)
 
 
 class Network(nn.Module):
     """A network that an agent can act and learn with: a torso, and a state between steps."""
 
-    torso: ConvTorso | MLPTorso
+    torso: ConvTorso | MLPTorso | PartsTorso
     gains: Mapping[str, float] = MappingProxyType({})
     """Gains of the orthogonal initialisation by module name; see `initialise`."""
 
@@ -283,10 +302,11 @@ class ActorCritic(Network):
     `is_first` is true, the core's state is set to zero before the step.
 
     Args:
-        obs_shape: (C, H, W) of uint8 images, or (D,) of vectors.
-        action_size: Number of discrete actions, or dimensions of a continuous one.
+        obs_shape: (C, H, W) of uint8 images, (D,) of vectors, or the shapes of several such parts.
+        action_size: Number of discrete actions, dimensions of a continuous one, or the parts of one
+            of several.
         continuous: Whether actions are continuous.
-        torso: "a3c" or "nature" for images, "mlp" for vectors.
+        torso: "a3c" or "nature" for images, "mlp" for vectors. See `PartsTorso` for parts.
         core: "lstm", or "feedforward", where the heads see the torso's features alone, as in A3C's
             feed-forward agent.
         width: Units of the LSTM and of the MLP torso.
@@ -298,8 +318,8 @@ class ActorCritic(Network):
 
     def __init__(
         self,
-        obs_shape: tuple[int, ...],
-        action_size: int,
+        obs_shape: rollout.ObsShape,
+        action_size: rollout.ActionSize,
         continuous: bool,
         torso: Torso,
         core: Literal["lstm", "feedforward"],
@@ -308,15 +328,10 @@ class ActorCritic(Network):
     ) -> None:
         super().__init__()
         self.torso = make_torso(torso, obs_shape, width, dtype)
-        self.core = (
-            nn.LSTMCell(self.torso.width + action_size + 1, width) if core == "lstm" else None
-        )
+        seen = self.torso.width + rollout.action_width(action_size) + 1
+        self.core = nn.LSTMCell(seen, width) if core == "lstm" else None
         self.core_width = self.torso.width if self.core is None else width
-        self.policy: CategoricalHead | GaussianHead = (
-            GaussianHead(self.core_width, action_size)
-            if continuous
-            else CategoricalHead(self.core_width, action_size)
-        )
+        self.policy = policies.make_head(self.core_width, action_size, continuous)
         self.value = nn.Linear(self.core_width, 1)
         self.width = width
         self.gains = GAINS
@@ -340,27 +355,26 @@ class ActorCritic(Network):
         """Take one step; return policy parameters [B, ...], values [B] and the next state."""
         x = self.torso(inputs.obs)  # [B, features]
         x, state = self._core_step(x, inputs, state)  # [B, core_width]
-        return self.policy(x), self.value(x).squeeze(-1), state
+        return self.policy(x, inputs.action_mask), self.value(x).squeeze(-1), state
 
     def unroll(
         self, inputs: rollout.Inputs, state: rollout.CoreState
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take T steps, [T, B, ...]; return policy parameters [T, B, ...] and values [T, B]."""
         x = self.core_outputs(inputs, state)  # [T, B, core_width]
-        return self.policy(x), self.value(x).squeeze(-1)
+        return self.policy(x, inputs.action_mask), self.value(x).squeeze(-1)
 
     def core_outputs(self, inputs: rollout.Inputs, state: rollout.CoreState) -> torch.Tensor:
         """Return the inputs of the heads over T steps, [T, B, core_width]."""
         length, batch = inputs.is_first.shape
-        features = self.torso(inputs.obs.flatten(0, 1))  # [T * B, features]
+        obs = rollout.map_obs(lambda part: part.flatten(0, 1), inputs.obs)  # [T * B, ...]
+        features = self.torso(obs)  # [T * B, features]
         features = features.unflatten(0, (length, batch))  # [T, B, features]
         if self.core is not None and not bool(inputs.is_first[1:].any()):
             return self._core_sequence(features, inputs, state)
         outputs = []
         for t in range(length):
-            x, state = self._core_step(
-                features[t], rollout.Inputs(*(field[t] for field in inputs)), state
-            )
+            x, state = self._core_step(features[t], inputs.map(operator.itemgetter(t)), state)
             outputs.append(x)
         return torch.stack(outputs)
 
@@ -369,8 +383,8 @@ class ActorCritic(Network):
     ) -> torch.Tensor:
         """Return the core's outputs by one call; no state may be reset on the way."""
         assert self.core is not None
-        first = rollout.Inputs(*(field[0] for field in inputs))
-        return lstm_sequence(self.core, core_input(features, inputs), _kept(state, first))[0]
+        begin = _kept(state, inputs.map(operator.itemgetter(0)))
+        return lstm_sequence(self.core, core_input(features, inputs), begin)[0]
 
     def _core_step(
         self, features: torch.Tensor, inputs: rollout.Inputs, state: rollout.CoreState

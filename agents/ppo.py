@@ -7,6 +7,7 @@ update, as in R2D2's stored states (Kapturowski et al. 2019, section 3).
 """
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -52,10 +53,9 @@ def _stack(inputs: Sequence[rollout.Inputs]) -> rollout.Inputs:
 
     Channels last, each image is copied as it lies, and converted once however often it is used.
     """
-    obs, *others = zip(*inputs, strict=True)
-    if obs[0].dim() == 4:
-        obs = tuple(images.permute(0, 2, 3, 1) for images in obs)
-    return rollout.Inputs(torch.stack(obs), *(torch.stack(field) for field in others))
+    return rollout.stack(
+        [one.map(lambda x: x.permute(0, 2, 3, 1) if x.dim() == 4 else x) for one in inputs]
+    )
 
 
 def _sequences(inputs: rollout.Inputs, at: torch.Tensor, env: torch.Tensor) -> rollout.Inputs:
@@ -66,8 +66,8 @@ def _sequences(inputs: rollout.Inputs, at: torch.Tensor, env: torch.Tensor) -> r
         at: Steps of the sequences, [unroll, n].
         env: Environments of the sequences, [n].
     """
-    obs, *others = (field[at, env] for field in inputs)
-    return rollout.Inputs(obs.permute(0, 1, 4, 2, 3) if obs.dim() == 5 else obs, *others)
+    chosen = inputs.map(operator.itemgetter((at, env)))
+    return chosen.map(lambda x: x.permute(0, 1, 4, 2, 3) if x.dim() == 5 else x)
 
 
 def check_package(package: str) -> None:
@@ -103,8 +103,8 @@ class PPO(actor_critic.FlatAgent):
 
     def __init__(
         self,
-        obs_shape: tuple[int, ...],
-        action_size: int,
+        obs_shape: rollout.ObsShape,
+        action_size: rollout.ActionSize,
         continuous: bool,
         config: actor_critic.AgentConfig,
         ppo: PPOConfig,

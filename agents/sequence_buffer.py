@@ -107,6 +107,7 @@ class SequenceBuffer:
         for t, (inputs, step, ending) in enumerate(
             zip(batch.inputs, batch.steps, batch.endings, strict=True)
         ):
+            assert isinstance(inputs.obs, torch.Tensor)  # images have no parts
             stacks = frames.split(inputs.obs, self._frame_channels)  # [B, stack, c, H, W]
             if self.stack > 1 and bool(inputs.is_first.any()):
                 begun = envs[inputs.is_first]
@@ -120,6 +121,7 @@ class SequenceBuffer:
             self._terminated[envs, at] = False
             if ending is not None:
                 self._terminated[ending.slots, at[ending.slots]] = ending.terminated
+                assert isinstance(ending.obs, torch.Tensor)
                 last = frames.split(ending.obs, self._frame_channels)[:, -1]  # [n, c, H, W]
                 self._write(ending.slots, last, _FINAL)
 

@@ -92,22 +92,36 @@ def check_replay(replay_steps: int, num_envs: int, unroll_length: int, stack: in
         )
 
 
-def unsupported(obs_shape: tuple[int, ...], continuous: bool) -> str | None:
+def unsupported(
+    obs_shape: rollout.ObsShape, action_size: rollout.ActionSize, continuous: bool
+) -> str | None:
     """Return why UNREAL cannot learn in such an environment, and the way out; None if it can.
 
     Args:
-        obs_shape: Shape of one observation.
+        obs_shape: Shape of one observation, or of its parts.
+        action_size: Number of discrete actions, or the parts of one of several.
         continuous: Whether actions are continuous.
     """
-    if len(obs_shape) != 3:
+    parts, shape = networks.split_shape(obs_shape)
+    if parts:
+        return (
+            f"UNREAL learns to change the pixels of one image, and observations have the parts "
+            f"{parts}: use agent 'a3c' or 'ppo'"
+        )
+    if len(shape) != 3:
         return (
             f"UNREAL learns to change pixels, and observations of shape {obs_shape} have none: "
             "use agent 'a3c', or an environment with images"
         )
-    if obs_shape[1:] != (84, 84):
+    if shape[1:] != (84, 84):
         return (
-            f"UNREAL's 20 x 20 cells are made for images of 84 x 84, not {obs_shape[1]} x "
-            f"{obs_shape[2]}: resize them, for example with Gymnasium's ResizeObservation"
+            f"UNREAL's 20 x 20 cells are made for images of 84 x 84, not {shape[1]} x "
+            f"{shape[2]}: resize them, for example with Gymnasium's ResizeObservation"
+        )
+    if isinstance(action_size, rollout.ActionParts):
+        return (
+            "UNREAL's pixel control is Q-learning over discrete actions: use agent 'a3c' or 'ppo' "
+            f"where actions have several parts, here of {action_size.sizes} values"
         )
     if continuous:
         return (
@@ -184,25 +198,27 @@ class UNREAL:
         frame_channels: Channels of one frame; an observation may be a stack of frames.
 
     Raises:
-        ValueError: Observations are not images of 84 x 84, or actions are continuous.
+        ValueError: Observations are not images of 84 x 84, or actions are not plainly discrete.
     """
 
     def __init__(
         self,
         base: actor_critic.FlatAgent,
-        obs_shape: tuple[int, ...],
-        action_size: int,
+        obs_shape: rollout.ObsShape,
+        action_size: rollout.ActionSize,
         continuous: bool,
         auxiliary: UNREALConfig,
         seed: int,
         frame_channels: int = 1,
     ) -> None:
-        problem = unsupported(obs_shape, continuous)
+        problem = unsupported(obs_shape, action_size, continuous)
         if problem is not None:
             raise ValueError(problem)
+        assert isinstance(action_size, int)
         self.base = base
         self.auxiliary = auxiliary
-        self._obs_shape, self._frame_channels = obs_shape, frame_channels
+        self._obs_shape = networks.split_shape(obs_shape)[1]
+        self._frame_channels = frame_channels
         self._num_actions = action_size
         self._core_width, torso = self.base.network.core_width, self.base.network.torso
         assert isinstance(torso, networks.ConvTorso)  # as all images have
@@ -345,7 +361,9 @@ class UNREAL:
         """
         length, count = sequences.action.shape
         losses.check("x", x, "T + 1, N, width", (length + 1, count, self._core_width))
-        frames = sequences.inputs.obs[:, :, -self._frame_channels :]  # [T + 1, N, c, 84, 84]
+        obs = sequences.inputs.obs
+        assert isinstance(obs, torch.Tensor)  # `unsupported` refuses parts
+        frames = obs[:, :, -self._frame_channels :]  # [T + 1, N, c, 84, 84]
         change = losses.pixel_change(frames)  # [T, N, 20, 20]
         q = self.heads.pixel_control(x[:-1])  # [T, N, A, 20, 20]
         with torch.no_grad():

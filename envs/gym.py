@@ -11,17 +11,17 @@ Spaces of an environment, and the spaces that the learner sees:
 | observation `Box` of one dimension, any number type | unchanged |
 | observation `Discrete(n)`, with any `start` | one-hot float32 vector `[n]` |
 | observation `Box` uint8 image `[H, W, C]`, `[C, H, W]` or `[H, W]` | `[C, H, W]`, contiguous |
-| observation `Dict`, `Tuple`, `MultiDiscrete` or `MultiBinary` of numbers | vector, by `flatten` |
 | action `Discrete(n, start=s)` | `Discrete(n)`: 0 is played as `s` |
 | action `Box` of one dimension, float | the same bounds; actions outside are clipped to them |
+| observations and actions of several parts | see `envs.parts` |
 
-`gymnasium.spaces.flatten` shows `Discrete` parts one-hot. The smaller one of an image's first and
-last axis is its channels, the last if both are equal. All other spaces are refused.
+All other spaces are refused. Masks of discrete actions in `info["action_mask"]` become bool arrays,
+as `envs.make.make_vec` says.
 """
 
 import importlib.util
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -30,7 +30,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from envs import atari, doom, ids, slots, toy
+from envs import atari, doom, ids, parts, slots, toy
 
 PACKAGES = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "MiniWorld-": "miniworld"}
 """Packages that register environments when they are imported, by how the names begin."""
@@ -40,32 +40,30 @@ def unsupported(
     env_id: str, observation: spaces.Space[Any], action: spaces.Space[Any]
 ) -> str | None:
     """Return why the learner cannot use these spaces, and what it can use; None if it can."""
-    if not isinstance(action, spaces.Discrete) and not (
+    if not parts.is_of_discrete(action) and not (
         isinstance(action, spaces.Box)
         and len(action.shape) == 1
         and np.issubdtype(action.dtype, np.floating)
     ):
         return (
-            f"{env_id} has action space {action}: supported is Discrete, or a float Box of one "
-            "dimension"
+            f"{env_id} has action space {action}: supported is Discrete, MultiDiscrete, "
+            "MultiBinary, a Dict or Tuple of these, or a float Box of one dimension"
         )
-    if (
-        isinstance(observation, spaces.Discrete)
-        or _is_vector_or_image(observation)
-        or _is_flattened(observation)
-    ):
+    if isinstance(observation, spaces.Box):
+        if len(observation.shape) == 1 or parts.is_image(observation):
+            return None
+        return f"{_described(env_id, observation)}. {wrapping(env_id, 'FlattenObservation(e)')}"
+    if parts.is_of_numbers(observation):
         return None
-    wrapped, picked = "FlattenObservation(e)", ""
+    kept: list[Any] = []
     if isinstance(observation, spaces.Dict):
-        parts = [name for name, part in observation.items() if _is_vector_or_image(part)]
-        if not parts:
-            return _described(env_id, observation) + ": write a wrapper that returns one of these"
-        name = next((one for one in parts if len(observation[one].shape or ()) > 1), parts[0])
-        wrapped = f"TransformObservation(e, lambda o: o[{name!r}], e.observation_space[{name!r}])"
-        picked = f" to learn from {name!r} alone"
-    elif not isinstance(observation, spaces.Box):
+        kept = [name for name, part in observation.items() if parts.is_of_numbers(part)]
+    elif isinstance(observation, spaces.Tuple):
+        kept = [at for at, part in enumerate(observation) if parts.is_of_numbers(part)]
+    if not kept:
         return _described(env_id, observation) + ": write a wrapper that returns one of these"
-    return f"{_described(env_id, observation)}. {wrapping(env_id, wrapped)}{picked}"
+    wrapped = wrapping(env_id, f"FilterObservation(e, {kept})")
+    return f"{_described(env_id, observation)}. {wrapped} to learn from {kept} alone"
 
 
 def wrapping(env_id: str, wrapped: str) -> str:
@@ -86,28 +84,7 @@ def _described(env_id: str, observation: spaces.Space[Any]) -> str:
     return (
         f"{env_id} has observation space {textwrap.shorten(said, 300)}: supported is a Box of one "
         "dimension (a vector), a uint8 Box of two or three (an image), Discrete (seen one-hot), "
-        "and what Gymnasium flattens into a vector of numbers"
-    )
-
-
-def _is_vector_or_image(space: spaces.Space[Any]) -> bool:
-    return isinstance(space, spaces.Box) and (
-        len(space.shape) == 1 or (len(space.shape) in (2, 3) and space.dtype == np.uint8)
-    )
-
-
-def _is_flattened(space: spaces.Space[Any]) -> bool:
-    """Return whether a space is a composite one of numbers, and none of its parts an image."""
-    if isinstance(space, spaces.Dict):
-        return all(_is_flattened(part) or _is_number(part) for part in space.values())
-    if isinstance(space, spaces.Tuple):
-        return all(_is_flattened(part) or _is_number(part) for part in space)
-    return isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary)
-
-
-def _is_number(space: spaces.Space[Any]) -> bool:
-    return isinstance(space, spaces.Discrete) or (
-        isinstance(space, spaces.Box) and (len(space.shape) < 2 or space.dtype != np.uint8)
+        "MultiDiscrete, MultiBinary, and a Dict or Tuple of these and of other boxes"
     )
 
 
@@ -121,22 +98,20 @@ class Normalised(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
         inner, action = env.observation_space, env.action_space
-        self._convert_obs: Callable[[Any], NDArray[Any]] = np.array  # a copy
+        self._convert_obs: Callable[[Any], Any] = np.array  # a copy
         if isinstance(inner, spaces.Discrete):
             first, count = int(inner.start), int(inner.n)
             self.observation_space = spaces.Box(0.0, 1.0, (count,), np.float32)
             one_hot = np.eye(count, dtype=np.float32)
             self._convert_obs = lambda obs: one_hot[int(obs) - first].copy()
-        elif _is_flattened(inner):
-            self.observation_space = spaces.flatten_space(inner)
-            self._convert_obs = lambda obs: np.array(spaces.flatten(inner, obs))
         elif isinstance(inner, spaces.Box) and len(inner.shape) > 1:
-            channels_first = _channels_first(inner.shape)
-            self.observation_space = spaces.Box(
-                channels_first(inner.low).copy(), channels_first(inner.high).copy(), dtype=np.uint8
-            )
-            self._convert_obs = lambda obs: channels_first(np.asarray(obs)).copy(order="C")
+            image = parts.Image(inner)
+            self.observation_space, self._convert_obs = image.outer, image.seen
+        elif not isinstance(inner, spaces.Box):
+            several = parts.Observation(inner)
+            self.observation_space, self._convert_obs = several.outer, several.seen
         self._convert_action: Callable[[Any], Any] = lambda action: action
+        self._action = None if isinstance(action, spaces.Box) else parts.Action(action)
         if isinstance(action, spaces.Discrete):
             start = action.start
             self.action_space = spaces.Discrete(int(action.n))
@@ -145,27 +120,27 @@ class Normalised(gymnasium.Wrapper[Any, Any, Any, Any]):
         elif isinstance(action, spaces.Box):
             low, high, dtype = action.low, action.high, action.dtype
             self._convert_action = lambda chosen: np.clip(chosen, low, high).astype(dtype)
+        elif self._action is not None:
+            self.action_space, self._convert_action = self._action.outer, self._action.played
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[Any], dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
         obs, info = self.env.reset(seed=seed, options=options)
-        return self._convert_obs(obs), info
+        return self._convert_obs(obs), self._convert_info(info)
 
-    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Play one step."""
         obs, reward, terminated, truncated, info = self.env.step(self._convert_action(action))
+        info = self._convert_info(info)
         return self._convert_obs(obs), float(reward), bool(terminated), bool(truncated), info
 
-
-def _channels_first(shape: tuple[int, ...]) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """Return a function that moves the channels of an image of this shape to the front."""
-    if len(shape) == 2:
-        return lambda image: image[None]  # [1, H, W]
-    if shape[2] <= shape[0]:
-        return lambda image: image.transpose(2, 0, 1)  # [H, W, C] -> [C, H, W]
-    return lambda image: image
+    def _convert_info(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Return an info whose mask of discrete actions, if it has one, is a bool array."""
+        if self._action is None or parts.MASK not in info:
+            return info
+        return {**info, parts.MASK: self._action.mask(info[parts.MASK])}
 
 
 class GymVectorEnv(gymnasium.vector.VectorWrapper):
@@ -198,6 +173,7 @@ class GymVectorEnv(gymnasium.vector.VectorWrapper):
         seeds: Any = slots.slot_seeds(seed, self.num_envs)
         obs, info = self.env.reset(seed=seeds, options=options)
         self._started = True
+        self._gives_masks = parts.MASK in info
         return obs, info
 
     def step(self, actions: Any) -> slots.Stepped:
@@ -208,19 +184,39 @@ class GymVectorEnv(gymnasium.vector.VectorWrapper):
         last = info.get("final_obs")  # an object array with None where no episode ended
         info["final_obs"] = None
         if last is not None:
-            info["final_obs"] = np.zeros_like(obs)
-            for slot in np.flatnonzero(terminated | truncated):
-                info["final_obs"][slot] = last[slot]
+            info["final_obs"] = _rows(obs, last, np.flatnonzero(terminated | truncated))
         info["life_lost"] = np.zeros(self.num_envs, dtype=np.bool_)
+        if (parts.MASK in info) != self._gives_masks or not info.get(f"_{parts.MASK}", _ALL).all():
+            raise ValueError(
+                f"the environment gives info['{parts.MASK}'] in some steps only: give it in every "
+                "reset and step, with 1 for all actions where all are legal"
+            )
         return obs, reward, terminated, truncated, info
 
     def _checked(self, actions: NDArray[Any]) -> NDArray[Any]:
         action = self.single_action_space
         if isinstance(action, spaces.Discrete):
             return slots.discrete(actions, self.num_envs, int(action.n))
+        if isinstance(action, spaces.MultiDiscrete):
+            return slots.multi_discrete(actions, self.num_envs, action.nvec)
         if actions.shape != self.action_space.shape:
             raise ValueError(f"actions have shape {actions.shape}: give {self.action_space.shape}")
         return actions
+
+
+_ALL = np.ones(1, dtype=np.bool_)
+
+
+def _rows(obs: Any, last: Sequence[Any] | NDArray[Any], ended: NDArray[np.intp]) -> Any:
+    """Return arrays like `obs` with the last observations of the slots that `ended`."""
+    if isinstance(obs, tuple):
+        columns = [[one if one is None else one[at] for one in last] for at in range(len(obs))]
+        pairs = zip(obs, columns, strict=True)
+        return tuple(_rows(part, column, ended) for part, column in pairs)
+    rows = np.zeros_like(obs)
+    for slot in ended:
+        rows[slot] = last[slot]
+    return rows
 
 
 def inspect(env_id: str, keywords: dict[str, Any]) -> tuple[spaces.Space[Any], spaces.Space[Any]]:

@@ -33,17 +33,19 @@ class EnvSpec:
 
     name: str
     """The id in its shortest form: `Pong` for `ALE/Pong-v5`."""
-    single_observation_space: spaces.Box
-    """Space of one observation: a vector of any number type, or a uint8 image `[C, H, W]`."""
-    single_action_space: spaces.Discrete | spaces.Box
-    """Space of one action: `Discrete(n)` from 0, or a float `Box` of one dimension."""
+    single_observation_space: spaces.Box | spaces.Tuple[Any] | spaces.Dict
+    """Space of one observation: a vector of any number type, or a uint8 image `[C, H, W]`; or
+    several of these, see `envs.parts`."""
+    single_action_space: spaces.Discrete | spaces.MultiDiscrete | spaces.Box
+    """Space of one action: `Discrete(n)` from 0, `MultiDiscrete` from 0 (also `FunctionCall`), or a
+    float `Box` of one dimension."""
     frames_per_step: int
     """Emulator frames per agent step; 1 without an emulator."""
     is_atari: bool
     """Whether this is an Atari game: rewards need clipping, and `life_lost` may be true."""
     frame_channels: int
-    """Channels of one frame: 1 for Atari, which stacks 4 frames, and for vectors; all channels for
-    other images."""
+    """Channels of one frame: 1 for Atari, which stacks 4 frames, and without images; all channels
+    for other images."""
     reward_scale: float = 1.0
     """Factor of raw rewards to learn from; 1 where none is known."""
 
@@ -110,10 +112,13 @@ def make_vec(
       the next episode's first.
     - `step` returns observations `[B, ...]`, raw rewards float64 `[B]`, `terminated` and
       `truncated` bool `[B]`, and `info`. Both flags mean the end of the whole game, never of a
-      life.
+      life. Observations of several parts are a tuple or dict of such arrays.
     - `info["final_obs"]` is None if no episode ended. Else it is an array like the observations,
       whose row `i` is the last observation of the episode that ended in slot `i`. Other rows are
       meaningless.
+    - `info["action_mask"]` says which discrete actions are legal for the observations that `reset`
+      or `step` returns, bool `[B, n]`; of a `MultiDiscrete`, with the values of all parts side by
+      side. It is in every info or in none.
     - `info["life_lost"]`, bool `[B]`, is true where a life was lost and the game continues. It is
       false outside Atari.
     - The caller may keep all arrays: none is written again.
@@ -196,15 +201,16 @@ def find_level(env_id: str) -> doom.Level | lab.Level | None:
 
 
 def _spec(name: str, observation: spaces.Space[Any], action: spaces.Space[Any]) -> EnvSpec:
-    assert isinstance(observation, spaces.Box)
-    assert isinstance(action, (spaces.Discrete, spaces.Box))
+    assert isinstance(observation, (spaces.Box, spaces.Tuple, spaces.Dict))
+    assert isinstance(action, (spaces.Discrete, spaces.MultiDiscrete, spaces.Box))
+    shape = observation.shape or ()
     return EnvSpec(
         name,
         observation,
         action,
         frames_per_step=1,
         is_atari=False,
-        frame_channels=observation.shape[0] if len(observation.shape) == 3 else 1,
+        frame_channels=shape[0] if len(shape) == 3 else 1,
     )
 
 

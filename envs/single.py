@@ -4,6 +4,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.vector.utils import iterate
 
 
 class SingleEnv(gymnasium.Env[Any, Any]):
@@ -25,32 +26,41 @@ class SingleEnv(gymnasium.Env[Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; return its first observation. There are no options."""
+        """Begin an episode; return its first observation and info. There are no options."""
         super().reset(seed=seed)
-        obs, _ = self._envs.reset(seed=seed)
-        return obs[0], {}
+        obs, info = self._envs.reset(seed=seed)
+        return self._only(obs), _mask(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Act once.
 
         Args:
-            action: A discrete action, or an array of the dimensions of a continuous one.
+            action: A discrete action, or an array of its parts or of the dimensions of a
+                continuous one.
 
         Returns:
             Observation, raw reward, whether the episode terminated, whether it was truncated, and
-            `{"life_lost": ...}`.
+            an info with "life_lost" and, where the environment gives it, "action_mask".
         """
         obs, reward, terminated, truncated, info = self._envs.step(np.asarray(action)[None])
         ended = bool(terminated[0] or truncated[0])
         last = info["final_obs"] if ended else obs  # [1, ...]
         return (
-            last[0],
+            self._only(last),
             float(reward[0]),
             bool(terminated[0]),
             bool(truncated[0]),
-            {"life_lost": bool(info["life_lost"][0])},
+            {"life_lost": bool(info["life_lost"][0])} | _mask(info),
         )
+
+    def _only(self, obs: Any) -> Any:
+        """Return the observation of the only environment."""
+        return next(iter(iterate(self._envs.observation_space, obs)))
 
     def close(self) -> None:
         """Close the environment."""
         self._envs.close()
+
+
+def _mask(info: dict[str, Any]) -> dict[str, Any]:
+    return {"action_mask": info["action_mask"][0]} if "action_mask" in info else {}

@@ -13,9 +13,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 Seed = int | Sequence[int] | NDArray[np.integer[Any]] | None
-Stepped = tuple[
-    NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
-]
+Stepped = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 """Observation, reward, terminated, truncated and info, as `envs.make.make_vec` says."""
 
 
@@ -62,6 +60,33 @@ def discrete(actions: Any, num_envs: int, num_actions: int) -> NDArray[np.intege
         raise ValueError(
             f"actions {given} ({given.dtype}, shape {given.shape}) are not {num_envs} integers in "
             f"0..{num_actions - 1}"
+        )
+    return given
+
+
+def multi_discrete(
+    actions: Any, num_envs: int, sizes: NDArray[np.integer[Any]]
+) -> NDArray[np.integer[Any]]:
+    """Return the actions of one step, of P parts each, as an array `[B, P]`.
+
+    Args:
+        actions: One integer per slot and part.
+        num_envs: Number of slots.
+        sizes: Number of values of each part, `[P]`.
+
+    Raises:
+        ValueError: There is not one integer per slot and part, or one is out of its range.
+    """
+    given: NDArray[Any] = np.asarray(actions)
+    if (
+        given.shape != (num_envs, len(sizes))
+        or not np.issubdtype(given.dtype, np.integer)
+        or given.min() < 0
+        or (given >= sizes).any()
+    ):
+        raise ValueError(
+            f"actions {given} ({given.dtype}, shape {given.shape}) are not {num_envs} rows of "
+            f"{len(sizes)} integers, each from 0 and below {sizes.tolist()}"
         )
     return given
 

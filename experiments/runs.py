@@ -100,10 +100,12 @@ class Agent(policy.Policy):
         return make.make_single(self.config.env_id, preset=self.config.preset)
 
     def _choose(
-        self, inputs: tuple[torch.Tensor, ...]
+        self, inputs: tuple[torch.Tensor, ...], mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """See `policy.Policy`. The agent samples as it does in training and evaluation."""
-        step = self.agent.act(rollout.Inputs(*inputs), self._state)
+        obs, last_action, last_reward, is_first = inputs
+        seen = rollout.Inputs(obs, last_action, last_reward, is_first, mask)
+        step = self.agent.act(seen, self._state)
         return step.action, step.state
 
 

@@ -20,6 +20,7 @@ from agents import (
     losses,
     networks,
     optimiser,
+    policies,
     ppo,
     sequence_buffer,
     unreal,
@@ -173,8 +174,8 @@ AGENTS = [
     ("LSTM inputs", IMAGE.core.input_size, 256 + 6 + 1, f"{UNREAL}, section 4"),
     ("width for vectors", agent((5,)).network.core_width, 64, OURS),
     ("rate of the mean image", networks.ConvTorso.MEAN_RATE, 1e-3, OURS),
-    ("least log-std", networks.GaussianHead.LOG_STD_LOW, -4.0, OURS),
-    ("largest log-std", networks.GaussianHead.LOG_STD_HIGH, 1.0, OURS),
+    ("least log-std", policies.GaussianHead.LOG_STD_LOW, -4.0, OURS),
+    ("largest log-std", policies.GaussianHead.LOG_STD_HIGH, 1.0, OURS),
     ("UNREAL: replay", unreal.UNREALConfig().replay_steps, 2_000, f"{UNREAL}, section 4"),
     (
         "UNREAL: pixel control discount",

@@ -102,8 +102,9 @@ class LearnerConfig:
             feudal.check_unroll(self.feudal_settings, shortest)
         if self.agent in ("unreal", "unreal-ppo"):
             spec = make.describe(self.env_id, preset=self.preset)
-            obs_shape = spec.single_observation_space.shape
-            stack = obs_shape[0] // spec.frame_channels
+            shape = spec.single_observation_space.shape
+            assert shape is not None  # UNREAL refuses observations of several parts
+            stack = shape[0] // spec.frame_channels
             unreal.check_replay(self.auxiliary.replay_steps, self.num_envs, longest, stack)
 
     def __post_init__(self) -> None:
@@ -141,9 +142,7 @@ def make_agent(config: LearnerConfig, envs: VectorEnv | make.EnvSpec, seed: int)
     Raises:
         ValueError: The agent does not fit these environments.
     """
-    obs_shape = envs.single_observation_space.shape
-    assert obs_shape is not None  # make_vec refuses such environments
-    size = actor.action_size(envs)
+    obs_shape, size = actor.obs_shape(envs), actor.action_size(envs)
     continuous = isinstance(envs.single_action_space, gymnasium.spaces.Box)
     device, rate = config.device, 1e-4
     if config.agent == "feudal":

@@ -16,7 +16,7 @@ says what the policy sees and does, and where it comes from.
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,31 @@ def seen_obs(obs: NDArray[Any], device: torch.device) -> torch.Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)  # as convolutions want it
 
 
-def seen_action(action: torch.Tensor, one_hot: torch.Tensor) -> torch.Tensor:
-    """Return actions as the network sees them a step later, [B, A].
+class OneHot:
+    """Actions as the network sees them a step later, [B, A].
 
     Args:
-        action: Discrete actions, int64 [B], or continuous ones, [B, A].
-        one_hot: The unit matrix, [A, A].
+        width: A: number of discrete actions, of the values of all parts of one of several parts, or
+            dimensions of a continuous one.
+        offsets: Where the codes of the parts begin; empty for an action in one piece.
+        device: Where the actions are.
     """
-    return action if action.is_floating_point() else one_hot[action]
+
+    def __init__(self, width: int, offsets: Sequence[int], device: torch.device) -> None:
+        self.width = width
+        self._offsets = torch.tensor(offsets, device=device) if offsets else None  # [P]
+        # As many actions of several parts as StarCraft's would need too large a matrix.
+        self._codes = None if offsets else torch.eye(width, device=device)  # [A, A]
+
+    def __call__(self, action: torch.Tensor) -> torch.Tensor:
+        """Return the codes [B, A] of actions int64 [B] or [B, P]; continuous ones as they are."""
+        if action.is_floating_point():
+            return action
+        if self._offsets is None:
+            assert self._codes is not None
+            return self._codes[action]
+        codes = torch.zeros(len(action), self.width, device=action.device)
+        return codes.scatter_(1, action + self._offsets, 1.0)
 
 
 def seen_reward(
@@ -72,7 +89,7 @@ class Policy:
         self.description = description
         self.step = step
         self.generator = torch.Generator().manual_seed(seed)
-        self._one_hot = torch.eye(description["action_size"])  # [A, A]
+        self._one_hot = OneHot(description["action_size"], (), torch.device("cpu"))
         self._warned = False
         self.reset()
 
@@ -86,7 +103,12 @@ class Policy:
         self._is_first = True
 
     def act(
-        self, observation: Any, reward: float | None = None, *, first: bool = False
+        self,
+        observation: Any,
+        reward: float | None = None,
+        *,
+        first: bool = False,
+        action_mask: Any = None,
     ) -> int | NDArray[np.float32]:
         """Choose an action, and remember what was seen.
 
@@ -95,6 +117,8 @@ class Policy:
             reward: Raw reward of the last action, 0 at the first step. A network with a memory sees
                 it. Without one it sees 0, which is said once.
             first: Whether an episode begins here, which is the same as calling `reset` before.
+            action_mask: Which discrete actions are legal, [A], where the environment says so in
+                `info["action_mask"]`. None for all.
 
         Returns:
             A discrete action, or a continuous one within the environment's bounds, [A].
@@ -128,9 +152,10 @@ class Policy:
             seen_reward(raw, scale, clips, cpu),
             torch.tensor([self._is_first]),
         )
+        mask = None if action_mask is None else torch.tensor(np.array([action_mask], np.bool_))
         with torch.no_grad():
-            action, self._state = self._choose(inputs)  # [1] or [1, A]
-        self._last_action = seen_action(action, self._one_hot)
+            action, self._state = self._choose(inputs, mask)  # [1] or [1, A]
+        self._last_action = self._one_hot(action)
         self._is_first = False
         if not action.is_floating_point():
             return int(action)
@@ -138,13 +163,17 @@ class Policy:
         bounded: NDArray[np.float32] = np.clip(action[0].numpy(), low, high).astype(np.float32)
         return bounded
 
-    def _choose(self, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, State]:
+    def _choose(
+        self, inputs: tuple[torch.Tensor, ...], mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, State]:
         """Return an action, int64 [1] or float32 [1, A], and the next state."""
         parameters, _, state = self.step(*inputs, self._state)
         if self.description["continuous"]:
             mean, log_std = parameters.unbind(-2)  # [1, A] each
             noise = torch.randn(mean.shape, generator=self.generator)
             return mean + log_std.exp() * noise, state
+        if mask is not None:  # the network's softmax, over what is legal
+            parameters = parameters.masked_fill(~mask, -1e9).log_softmax(-1)
         action = torch.multinomial(parameters.exp(), 1, generator=self.generator)  # [1, 1]
         return action.squeeze(-1), state
 

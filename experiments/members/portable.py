@@ -65,9 +65,18 @@ def describe(agent: actor.Agent, config: learner.LearnerConfig) -> dict[str, Any
     Args:
         agent: The agent.
         config: The settings that it was trained with.
+
+    Raises:
+        ValueError: Observations or actions have several parts.
     """
     spec = make.describe(config.env_id, preset=config.preset)
     seen, action = spec.single_observation_space, spec.single_action_space
+    size = actor.action_size(spec)
+    if not isinstance(seen, gymnasium.spaces.Box) or not isinstance(size, int):
+        raise ValueError(
+            f"{spec.name} has observations {seen} and actions {action}: policies that act alone "
+            "have one of each; play this one with `python -m experiments.evaluate`"
+        )
     continuous = isinstance(action, gymnasium.spaces.Box)
     bounds: tuple[Any, Any] = (None, None)
     if isinstance(action, gymnasium.spaces.Box):
@@ -77,7 +86,7 @@ def describe(agent: actor.Agent, config: learner.LearnerConfig) -> dict[str, Any
         "observation_shape": list(seen.shape),
         "observation_dtype": str(seen.dtype),
         "continuous": continuous,
-        "action_size": actor.action_size(spec),
+        "action_size": size,
         "action_low": bounds[0],
         "action_high": bounds[1],
         "reward_scale": config.reward_scale,
@@ -104,6 +113,7 @@ def write(
         The paths of the files.
 
     Raises:
+        ValueError: As in `describe`.
         OSError: A file cannot be written.
     """
     step = step_of(agent)

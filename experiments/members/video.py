@@ -56,7 +56,7 @@ def record(agent: actor.Agent, config: learner.LearnerConfig, path: Path, seed: 
     import imageio.v2
 
     spec = make.describe(config.env_id, preset=config.preset)
-    sees_images = len(spec.single_observation_space.shape) == 3
+    sees_images = len(spec.single_observation_space.shape or ()) == 3
     if not sees_images and config.env_id in toy.ENVS:
         raise ValueError(f"--video: {config.env_id} cannot be rendered, evaluate it without")
     keywords: dict[str, Any] = {} if sees_images else {"render_mode": "rgb_array"}

@@ -139,7 +139,7 @@ def slow_pass(agent, batches):
             for inputs, step in zip(batch.inputs, batch.steps, strict=True):
                 z = agent.network.torso(inputs.obs[slot : slot + 1])[0]
                 state = feudal_network.State.unpack(step.state, slow.c)
-                one = (field[slot] for field in inputs[1:])
+                one = (field[slot] for field in inputs[1:4])
                 found = slow.step(z, *one, set_goal=state.goals[0][slot])
                 answers[n][slot].append((*found, slow.g[-1], slow.s[-1], slow.t - 1))
     return answers
@@ -313,7 +313,7 @@ def slow_gradient_of_the_last_unroll(agent, batches, after, scale):
             for inputs, step in zip(batch.inputs, batch.steps, strict=True):
                 z = agent.network.torso(inputs.obs[slot : slot + 1])[0]
                 state = feudal_network.State.unpack(step.state, slow.c)
-                one = (field[slot] for field in inputs[1:])
+                one = (field[slot] for field in inputs[1:4])
                 found = slow.step(z, *one, set_goal=state.goals[0][slot])
                 steps.append((*found, slow.g[-1], slow.s[-1], slow.t - 1))
         answers.append(steps)
@@ -352,7 +352,7 @@ def reached(agent, wanted):
     targets = agent.targets(batch)
     z = torch.stack([step.features for step in batch.steps]).detach()
     leaves = {"z of manager": z.clone().requires_grad_(), "z of worker": z.clone().requires_grad_()}
-    columns = [torch.stack(field) for field in list(zip(*batch.inputs, strict=True))[1:]]
+    columns = rollout.stack(batch.inputs)[1:4]
     unrolled = agent.network.unroll(
         *leaves.values(),
         rollout.Inputs(batch.reward, *columns),
@@ -414,7 +414,7 @@ def test_goals_computed_again_are_those_that_were_set():
         batch = player.unroll(length)
         targets = agent.targets(batch)
         z = torch.stack([step.features for step in batch.steps])
-        columns = [torch.stack(field) for field in list(zip(*batch.inputs, strict=True))[1:]]
+        columns = rollout.stack(batch.inputs)[1:4]
         inputs = rollout.Inputs(batch.reward, *columns)
         again = agent.network.unroll(
             z, z, inputs, batch.initial_state, targets.pooled, targets.age[:-1]
@@ -465,7 +465,7 @@ def test_with_zero_goals_and_no_intrinsic_cost_only_the_plain_worker_is_left():
         assert all(p.grad is None or not p.grad.any() for p in agent.network.manager.parameters())
     # The plain worker: policy gradient, entropy and value of the environment's rewards.
     agent, batch = agents[0], batches[0]
-    columns = [torch.stack(field) for field in list(zip(*batch.inputs, strict=True))[1:]]
+    columns = rollout.stack(batch.inputs)[1:4]
     z = agent.network.torso(torch.cat([one.obs for one in batch.inputs])).unflatten(0, (10, 4))
     u, _ = agent.network.worker.unroll(
         z, rollout.Inputs(batch.reward, *columns), batch.initial_state[:2]
@@ -534,7 +534,7 @@ def test_the_shares_are_those_of_gradients_taken_one_by_one():
     _, extra = agent.backward(batch, 0.01, 0.5)
     action = torch.stack([step.action for step in batch.steps])
     z = torch.stack([step.features for step in batch.steps]).detach()
-    columns = [torch.stack(field) for field in list(zip(*batch.inputs, strict=True))[1:]]
+    columns = rollout.stack(batch.inputs)[1:4]
     log_probs = agent.network.unroll(
         z, z, rollout.Inputs(batch.reward, *columns), batch.initial_state, targets.pooled,
         targets.age[:-1],

@@ -4,7 +4,7 @@ import scipy.stats
 import torch
 from torch.nn import functional
 
-from agents import networks, rollout
+from agents import networks, policies, rollout
 
 
 def make(core="lstm", obs_shape=(5,), torso="mlp", continuous=False, how="orthogonal"):
@@ -28,7 +28,7 @@ def inputs_of(length, batch, obs_shape=(5,), seed=0):
 
 
 def at(inputs, t, batch=slice(None)):
-    return rollout.Inputs(*(field[t, batch] for field in inputs))
+    return inputs.map(lambda field: field[t, batch])
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a3c_torso_has_the_papers_shapes():
 
 
 def test_categorical_head_against_scipy():
-    head = networks.CategoricalHead(4, 3)
+    head = policies.CategoricalHead(4, 3)
     log_probs = head(torch.randn(5, 4))
     p = log_probs.detach().exp().numpy()
     np.testing.assert_allclose(
@@ -114,7 +114,7 @@ def test_categorical_head_against_scipy():
 
 
 def test_gaussian_head_against_scipy():
-    head = networks.GaussianHead(4, 2).double()  # a log probability near 0 has no float32 digits
+    head = policies.GaussianHead(4, 2).double()  # a log probability near 0 has no float32 digits
     with torch.no_grad():
         head.raw_log_std.copy_(torch.tensor([0.3, -0.7]))
     parameters = head(torch.randn(5, 4, dtype=torch.float64))
@@ -130,7 +130,7 @@ def test_gaussian_head_against_scipy():
     draws = head.sample(parameters[:1].expand(20_000, 2, 2), torch.Generator().manual_seed(0))
     first_dimension = scipy.stats.norm(mean[0, 0], np.exp(log_std[0, 0]))
     assert scipy.stats.kstest(draws[:, 0].numpy(), first_dimension.cdf).pvalue > 1e-3
-    fresh = networks.GaussianHead(4, 2)(torch.zeros(1, 4))
+    fresh = policies.GaussianHead(4, 2)(torch.zeros(1, 4))
     assert fresh[0, 1].abs().max() < 1e-6  # starts at standard deviation 1
     with torch.no_grad():
         head.raw_log_std.fill_(1e9)

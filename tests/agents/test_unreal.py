@@ -315,7 +315,7 @@ def test_the_gradient_is_the_weighted_sum_of_four(package, scale):
     # What is left is A3C's own, from the same unroll acted again.
     twin = make(package=package)
     twin.load_state_dict(agent.state_dict())
-    inputs = rollout.Inputs(*(torch.stack(f) for f in zip(*batch.inputs, strict=True)))
+    inputs = rollout.stack(batch.inputs)
     log_probs, value = twin.base.network.unroll(inputs, batch.initial_state)
     action = torch.stack([step.action for step in batch.steps])
     returns = losses.n_step_returns(*batch[3:8], 0.99)

@@ -143,6 +143,26 @@ class Words(Sampled):
     observation_space = spaces.Tuple((spaces.Text(9), spaces.Discrete(2)))
 
 
+class Parts(Sampled):
+    """Images, vectors and numbers are seen; actions have parts, and of the first one is illegal."""
+
+    observation_space = spaces.Dict(
+        {"image": Picture.observation_space, "rest": Nested.observation_space}
+    )
+    action_space = spaces.Dict({"where": spaces.MultiDiscrete([3, 2]), "fire": spaces.Discrete(2)})
+
+    @property
+    def info(self):
+        return {"action_mask": {"where": (np.array([1, 0, 1], np.int8), None), "fire": None}}
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0], self.info
+
+    def step(self, action):
+        assert self.action_space.contains(action) and action["where"][0] != 1, action
+        return *super().step(action)[:-1], self.info
+
+
 class NeedsMore(Length):
     def __init__(self):
         raise gymnasium.error.DependencyNotInstalled("run `pip install more`")
@@ -159,7 +179,7 @@ class Broken(Length):
 
 
 for env in (
-    *(Length, Slow, Picture, Nested, Pair, Tiny, Grid, Words),
+    *(Length, Slow, Picture, Nested, Pair, Tiny, Grid, Words, Parts),
     *(NeedsMore, Imports, Broken),
 ):
     gymnasium.register(f"{env.__name__}-v0", env)

@@ -82,9 +82,9 @@ def test_unknown_games(refused, arguments, words):
         ("", ["CartPole-v1"]),
         ("no_such_module:Env-v0", ["no_such_module", "install"]),
         ("small_envs:Lenght-v0", ["Lenght-v0", "Length-v0"]),
-        ("small_envs:Grid-v0", ["Dict", "supported is", "TransformObservation", "'image'"]),
+        ("small_envs:Grid-v0", ["Dict", "supported is", "FilterObservation", "'image'"]),
         ("small_envs:Tiny-v0", ["7 x 7", "FlattenObservation", "--env mine:Mine-v0"]),
-        ("small_envs:Words-v0", ["Tuple", "Text", "write a wrapper"]),
+        ("small_envs:Words-v0", ["Tuple", "Text", "FilterObservation", "[1]"]),
         ("MiniGrid-Empty-5x5-v0", ["import minigrid", "minigrid:MiniGrid-Empty-5x5-v0"]),
         ("SomethingElse-v3", ["SomethingElse-v3", "module:SomethingElse-v3"]),
         ("small_envs:NeedsMore-v0", ["NeedsMore-v0", "pip install more"]),
@@ -115,6 +115,22 @@ def test_the_hint_to_wrap_an_environment_works(
 @pytest.mark.parametrize("env", ["Blackjack-v1", "small_envs:Nested-v0", "small_envs:Pair-v0"])
 def test_observations_of_several_numbers_are_flattened(command, here, one_process, env):
     assert command(gym, *TINY, "--env", env, "--run-dir", "run").code == 0
+
+
+@pytest.mark.parametrize("agent", ["a3c", "ppo"])
+def test_observations_and_actions_of_several_parts_are_learned_and_played(
+    command, here, one_process, agent
+):
+    result = command(
+        gym, *TINY, "--env", "small_envs:Parts-v0", "--agent", agent, "--run-dir", "run"
+    )
+    assert result.code == 0, result
+    played = command(evaluate, "run", "--member", "0", "--episodes", "4", "--trust")
+    assert played.code is None, played
+    result = command(export, "run", "--to", "torch", "--member", "0", "--trust")
+    assert result.code == 2, result
+    assert "policies that act alone have one of each" in result.err
+    assert not (here / "run" / "export").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,231 @@
+"""Policies over actions of several parts: against enumeration, and against slow sums in numpy."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from agents import a3c, actor_critic, policies, ppo, rollout
+
+SIZES = (3, 2, 4)
+USED = ((True, False), (False, False), (True, True))
+INDEPENDENT = rollout.ActionParts(SIZES)
+CONDITIONAL = rollout.ActionParts(SIZES, USED)
+BOTH = pytest.mark.parametrize("parts", [INDEPENDENT, CONDITIONAL], ids=["independent", "table"])
+# Of the values of all parts side by side; each part has a legal one.
+MASK = np.array([True, False, True, True, True, False, True, True, False])
+
+
+def softmax(logits, mask):
+    """Return probabilities, computed without what is masked."""
+    probs = np.zeros(len(logits))
+    probs[mask] = np.exp(logits[mask]) / np.exp(logits[mask]).sum()
+    return probs
+
+
+def joint(parts, logits, mask):
+    """Return the probability of each action, enumerated; parts that do not count are None."""
+    split = np.cumsum(parts.sizes)[:-1]
+    of_parts = [softmax(*p) for p in zip(np.split(logits, split), np.split(mask, split))]  # noqa: B905
+    found = {}
+    for function in range(parts.sizes[0]):
+        uses = parts.used[function] if parts.used else (True,) * (len(parts.sizes) - 1)
+        values = [
+            range(n) if used else [None] for n, used in zip(parts.sizes[1:], uses, strict=True)
+        ]
+        for arguments in itertools.product(*values):
+            action = (function, *arguments)
+            chances = [p[v] for p, v in zip(of_parts, action, strict=True) if v is not None]
+            found[action] = math.prod(chances)
+    return found
+
+
+@BOTH
+@pytest.mark.parametrize("mask", [None, MASK], ids=["free", "masked"])
+def test_probabilities_and_entropy_are_those_of_the_enumerated_actions(parts, mask):
+    logits = np.random.default_rng(3).normal(size=sum(SIZES))
+    policy = policies.MultiCategorical(parts)
+    legal = np.ones(len(logits), bool) if mask is None else mask
+    log_probs = policy.log_probs(torch.tensor(logits), None if mask is None else torch.tensor(mask))
+    expected = joint(parts, logits, legal)
+    assert sum(expected.values()) == pytest.approx(1)
+    entropy = -sum(p * math.log(p) for p in expected.values() if p > 0)
+    assert float(policy.entropy(log_probs)) == pytest.approx(entropy)
+    for action, chance in expected.items():
+        for unused in (0, 1):  # whatever stands in the parts that do not count
+            row = torch.tensor([unused if value is None else value for value in action])
+            assert math.exp(policy.log_prob(log_probs, row)) == pytest.approx(chance)
+
+
+@BOTH
+def test_samples_have_these_probabilities_and_no_illegal_one_is_drawn(parts):
+    logits = np.random.default_rng(4).normal(size=sum(SIZES))
+    policy = policies.MultiCategorical(parts)
+    log_probs = policy.log_probs(torch.tensor(logits), torch.tensor(MASK))
+    count = 20_000
+    drawn = policy.sample(log_probs.expand(count, -1), torch.Generator().manual_seed(0))
+    assert (drawn.shape, drawn.dtype) == ((count, 3), torch.int64)
+    rows, counts = np.unique(drawn.numpy(), axis=0, return_counts=True)
+    expected = {
+        tuple(0 if value is None else value for value in action): chance
+        for action, chance in joint(parts, logits, MASK).items()
+        if chance > 0
+    }
+    found = dict(zip(map(tuple, rows.tolist()), counts / count, strict=True))
+    assert found.keys() == expected.keys()
+    for action, chance in expected.items():
+        assert found[action] == pytest.approx(chance, abs=5 * math.sqrt(chance / count))
+
+
+@BOTH
+def test_gradients_are_finite_and_leave_masked_logits_alone(parts):
+    logits = torch.randn(5, sum(SIZES), generator=torch.Generator().manual_seed(0))
+    logits.requires_grad_()
+    policy = policies.MultiCategorical(parts)
+    log_probs = policy.log_probs(logits, torch.tensor(MASK).expand(5, -1))
+    action = policy.sample(log_probs, torch.Generator().manual_seed(1))
+    (policy.log_prob(log_probs, action) - policy.entropy(log_probs)).sum().backward()
+    assert logits.grad.isfinite().all()
+    assert (logits.grad[:, ~MASK] == 0).all()
+    assert logits.grad[:, MASK].any(0).all() or parts.used
+
+
+def test_the_entropys_gradient_is_that_of_finite_differences():
+    policy = policies.MultiCategorical(CONDITIONAL)
+    logits = torch.randn(2, sum(SIZES), dtype=torch.float64).requires_grad_()
+    mask = torch.tensor(MASK)
+    assert torch.autograd.gradcheck(lambda x: policy.entropy(policy.log_probs(x, mask)), logits)
+
+
+def test_a_mask_of_one_part_acts_as_the_smaller_softmax():
+    head = policies.CategoricalHead(4, 5)
+    x = torch.randn(6, 4)
+    mask = torch.tensor([True, False, True, True, False])
+    log_probs = head(x, mask)
+    smaller = torch.log_softmax(head.linear(x)[:, mask], -1)
+    torch.testing.assert_close(log_probs[:, mask], smaller)
+    assert (log_probs.exp()[:, ~mask] == 0).all()
+    torch.testing.assert_close(head.entropy(log_probs), -(smaller.exp() * smaller).sum(-1))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "used", "message"),
+    [
+        ((), (), "at least 1"),
+        ((2, 0), (), "at least 1"),
+        ((2, 3), ((True,),), "2 rows of 1"),
+        ((2, 3), ((True,), (True, True)), "2 rows of 1"),
+    ],
+)
+def test_parts_are_checked(sizes, used, message):
+    with pytest.raises(ValueError, match=message):
+        rollout.ActionParts(sizes, used)
+
+
+# Agents on observations and actions of several parts.
+
+SHAPES = ((3, 24, 20), (1, 7, 7), (4,))
+
+
+def inputs_of(batch, rng, first, masked):
+    obs = tuple(
+        torch.tensor(rng.integers(0, 256, (batch, *shape), dtype=np.uint8))
+        if len(shape) == 3
+        else torch.tensor(rng.normal(size=(batch, *shape)), dtype=torch.float32)
+        for shape in SHAPES
+    )
+    mask = torch.tensor(rng.random((batch, sum(SIZES))) < 0.6)
+    mask[:, [0, 3, 8]] = True
+    return rollout.Inputs(
+        obs,
+        torch.zeros(batch, sum(SIZES)),
+        torch.tensor(rng.normal(size=batch), dtype=torch.float32),
+        torch.tensor(rng.random(batch) < 0.2) | first,
+        mask if masked else None,
+    )
+
+
+def play(agent, keep_graph, masked=True, length=6, batch=4):
+    rng = np.random.default_rng(0)
+    state = agent.initial_state(batch)
+    inputs, steps = [], []
+    for t in range(length):
+        inputs.append(inputs_of(batch, rng, t == 0, masked))
+        steps.append(agent.act(inputs[-1], state, keep_graph))
+        state = steps[-1].state
+    reward = torch.tensor(rng.normal(size=(length, batch)), dtype=torch.float32)
+    return rollout.Rollout(
+        inputs=inputs,
+        initial_state=agent.initial_state(batch),
+        steps=tuple(steps),
+        reward=reward,
+        discount=torch.full((length, batch), 0.99),
+        truncated=torch.zeros(length, batch, dtype=torch.bool),
+        truncation_value=torch.zeros(length, batch),
+        bootstrap_value=torch.zeros(batch),
+    )
+
+
+def make(kind, parts, core="lstm", **settings):
+    config = actor_critic.AgentConfig(core=core, width=16, **settings)
+    if kind == "a3c":
+        return a3c.A3C(SHAPES, parts, False, config, 1e-2, 0)
+    once = ppo.PPOConfig(rollout_steps=6, minibatch_steps=24, trace=1.0, normalise_advantages=False)
+    return ppo.PPO(SHAPES, parts, False, config, once, 1e-2, 0)
+
+
+def gradients(agent):
+    return [parameter.grad.clone() for parameter in agent.network.parameters()]
+
+
+@BOTH
+@pytest.mark.parametrize("core", ["lstm", "feedforward"])
+def test_a_second_pass_and_ppos_first_epoch_have_the_kept_graphs_gradient(parts, core, monkeypatch):
+    """Acting and learning see the same parts and masks in three ways of learning."""
+    found = []
+    for kind, keep_graph in (("a3c", True), ("a3c", False), ("ppo", False)):
+        agent = make(kind, parts, core, graph_steps=100 if keep_graph else 12)
+        batch = play(agent, keep_graph)
+        if kind == "a3c":
+            agent.backward(batch, 0.01)
+        else:
+            monkeypatch.setattr(agent.optimiser, "step", lambda: None)
+            monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.zeros(()))
+            agent.update(batch, 0.01, 6, 1e9, 1)
+        found.append(gradients(agent))
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-6)
+
+
+def test_a_mask_changes_what_is_learned():
+    agent = make("a3c", INDEPENDENT)
+    agent.backward(play(agent, True, masked=False), 0.01)
+    free = gradients(agent)
+    agent = make("a3c", INDEPENDENT)
+    agent.backward(play(agent, True, masked=True), 0.01)
+    masked = gradients(agent)
+    assert not all(torch.allclose(a, b) for a, b in zip(free, masked, strict=True))
+
+
+def test_each_part_has_the_torso_that_fits_it():
+    agent = make("a3c", INDEPENDENT)
+    torso = agent.network.torso
+    assert [t.convolved_size for t in torso.images] == [32 * 1 * 1]
+    assert torso.rest.mean.shape == (1 * 7 * 7 + 4,), "images that are too small are a vector"
+    agent.update(play(agent, True), 0.01)
+    assert torso.images[0].mean.any()
+    assert torso.rest.count == 24
+    reloaded = make("a3c", INDEPENDENT)
+    reloaded.load_state_dict(agent.state_dict())
+    torch.testing.assert_close(reloaded.state_dict(), agent.state_dict())
+
+
+def test_without_images_there_are_no_convolutions():
+    config = actor_critic.AgentConfig(torso="a3c")
+    with pytest.raises(ValueError, match="use torso 'mlp'"):
+        a3c.A3C(((1, 7, 7), (4,)), 3, False, config, 1e-2, 0)
+    agent = a3c.A3C(((1, 7, 7), (4,)), 3, False, actor_critic.AgentConfig(), 1e-2, 0)
+    assert len(agent.network.torso.images) == 0
