@@ -1,19 +1,20 @@
 """Mini-games of StarCraft II through PySC2, for users who have the game.
 
-The StarCraft II Learning Environment (Vinyals et al. 2017, https://arxiv.org/abs/1708.04782) comes
-with seven mini-games (https://github.com/google-deepmind/pysc2/blob/master/docs/mini_games.md). PySC2
-is the extra `starcraft`. The game itself and the maps cannot be had from a package index, and they
-have Blizzard's licence; `envs.starcraft_game.HOW_TO_INSTALL` says where they are. This module was
+The StarCraft II Learning Environment (Vinyals et al. 2017, https://arxiv.org/abs/1708.04782) has
+seven mini-games (https://github.com/google-deepmind/pysc2/blob/master/docs/mini_games.md). PySC2 is
+the extra `starcraft`. The game itself and the maps cannot be had from a package index, and the game
+has Blizzard's licence; `envs.starcraft_game.HOW_TO_INSTALL` says where they are. This module was
 tested against a stand-in that speaks the game's protocol, never against the game.
 
 Ids are `StarCraft/MoveToBeacon`, with screen and minimap of 64 x 64 pixels, or
-`StarCraft/MoveToBeacon-32` for 32 x 32. `envs.starcraft_interface` describes observations and actions.
+`StarCraft/MoveToBeacon-32` for 32 x 32. Module `envs.starcraft_interface` describes observations
+and actions.
 
 - An agent step is 8 game loops. Its reward is the change of the map's score, raw.
-- `info["action_mask"]`, from `reset` and `step`, is bool `[B, S]`: whether each value of each part of
-  an action is legal, the parts side by side as in `action_space`. Functions may be unavailable, all
-  arguments are legal. An action with an unavailable function raises ValueError before any game acts.
-- `info["refused"]`, int64 `[B]`, counts what the game itself refused, such as a full queue of orders.
+- `info["action_mask"]`, from `reset` and `step`, is bool `[B, S]`: whether each value of each part
+  of an action is legal, the parts side by side as in `action_space`. Functions may be unavailable,
+  all arguments are legal. An unavailable function raises ValueError before any game acts.
+- `info["refused"]`, int64 `[B]`, counts the orders that the game refused.
 - An episode is truncated at the map's time limit, which observations do not show. It terminates
   earlier where a map ends it with the player's last unit.
 - Seeding: a seeded `reset` starts new processes, seeded from the slots' generators. Later episodes
@@ -31,6 +32,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
@@ -45,8 +47,10 @@ RESOLUTION = 64
 MAX_RESOLUTION = 256
 """The largest resolution that an id may name."""
 MAX_LOSSES = 3
-"""Number of losses of a slot's process, with no finished episode between them, that are made up for.
+"""Number of losses of a slot's process that are made up for, with no finished episode between them.
 The next one raises."""
+GAME_LOOPS_PER_STEP = starcraft_game.GAME_LOOPS_PER_STEP
+"""Game loops per agent step."""
 GAME_LOOPS_PER_SECOND = 16
 """Game loops per second of the maps' time limits."""
 
@@ -64,7 +68,7 @@ class MiniGame:
     description: str
     """What to do for which rewards."""
     time_limit_s: int | None = None
-    """Time limit in seconds of the game, of maps that may end before it; None if no other end is."""
+    """Time limit in seconds, of maps that may end before it; None for those that cannot."""
     resolution: int = RESOLUTION
     """Pixels a side of screen and minimap."""
 
@@ -73,6 +77,25 @@ class MiniGame:
         """The id in its shortest form."""
         size = "" if self.resolution == RESOLUTION else f"-{self.resolution}"
         return f"{PREFIX}{self.name}{size}"
+
+    @property
+    def observation_space(self) -> spaces.Dict:
+        """Space of one observation."""
+        return starcraft_interface.observation_space(self.resolution)
+
+    @property
+    def action_space(self) -> spaces.MultiDiscrete:
+        """Space of one action."""
+        return starcraft_interface.action_space(self.resolution)
+
+    @property
+    def protocol(self) -> str:
+        """What is played, in one line."""
+        size, functions = self.resolution, len(starcraft_interface.FUNCTIONS)
+        return (
+            f"{self.env_id}: screen and minimap of {size} x {size}, {functions} functions, "
+            f"{GAME_LOOPS_PER_STEP} game loops per agent step"
+        )
 
 
 MINI_GAMES = {
@@ -147,8 +170,8 @@ class StarCraftVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     """
 
     used_arguments: NDArray[np.bool_] = starcraft_interface.USED
-    """Which of an action's later parts each function, the first part, uses: `[functions, parts - 1]`.
-    The values of the others are ignored."""
+    """Which arguments each function uses, `[functions, arguments]`. The values of the others are
+    ignored."""
 
     @staticmethod
     def check(mini_game: MiniGame) -> None:
@@ -164,8 +187,9 @@ class StarCraftVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.num_envs = num_envs
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         batch = gymnasium.vector.utils.batch_space
-        self.single_observation_space = starcraft_interface.observation_space(mini_game.resolution)
-        self.single_action_space = starcraft_interface.action_space(mini_game.resolution)
+        self._sizes = mini_game.action_space.nvec  # of an action's parts, the function first
+        self.single_observation_space = mini_game.observation_space
+        self.single_action_space = mini_game.action_space
         self.observation_space = batch(self.single_observation_space, num_envs)
         self.action_space = batch(self.single_action_space, num_envs)
         self.lost_episodes = 0
@@ -232,7 +256,7 @@ class StarCraftVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """Return the actions of a step, which must be possible now."""
         slots.check_open(self.closed, bool(self._generators))
         given: NDArray[Any] = np.asarray(actions)
-        sizes = self.single_action_space.nvec
+        sizes = self._sizes
         if (
             given.shape != (self.num_envs, len(sizes))
             or not np.issubdtype(given.dtype, np.integer)
@@ -272,7 +296,7 @@ class StarCraftVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         limit_s = mini_game.time_limit_s
         # The last step may be cut short by less than an agent step.
         least = 0 if limit_s is None else limit_s * GAME_LOOPS_PER_SECOND
-        in_time = loops > least - starcraft_game.GAME_LOOPS_PER_STEP
+        in_time = loops > least - GAME_LOOPS_PER_STEP
         first = self._begin(slot)
         return _Outcome(reward, not in_time, in_time, False, refused, seen, first)
 
@@ -312,14 +336,13 @@ class StarCraftVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def _batch(self) -> Observation:
         """Return the observations of all slots, `[B, ...]`, in new memory."""
-        names = self.single_observation_space.spaces
+        names = self._seen[0].obs
         return {name: np.stack([seen.obs[name] for seen in self._seen]) for name in names}
 
     def _mask(self) -> NDArray[np.bool_]:
         """Return which values of an action's parts are legal, `[B, S]`."""
-        sizes = self.single_action_space.nvec
-        mask = np.ones((self.num_envs, int(sizes.sum())), dtype=np.bool_)
-        mask[:, : sizes[0]] = [seen.available for seen in self._seen]
+        mask = np.ones((self.num_envs, int(self._sizes.sum())), dtype=np.bool_)
+        mask[:, : self._sizes[0]] = [seen.available for seen in self._seen]
         return mask
 
     def _played(self, play: Callable[[int], Result]) -> list[Result]:

@@ -1,7 +1,7 @@
 """Start StarCraft II so that no process and no file of it is ever left behind.
 
-A game is PySC2's own `SC2Env`, and a process of its own. PySC2 lets a subclass say how processes are
-started (`pysc2.run_configs`). Ours differs from its default for Linux in these points:
+A game is PySC2's own `SC2Env`, and a process of its own. PySC2 lets a subclass say how processes
+are started (`pysc2.run_configs`). Ours differs from its default for Linux in these points:
 
 - The process asks the kernel to kill it when its owner is gone (on Linux only). Otherwise it would
   outlive an owner that is killed.
@@ -35,9 +35,9 @@ MAX_GAME_LOOPS = 2**18
 
 HOW_TO_INSTALL = (
     "Get the Linux package of the game from https://github.com/Blizzard/s2client-proto#downloads "
-    "(to unpack it, you agree to Blizzard's AI and Machine Learning License), unpack mini_games.zip "
-    "from https://github.com/google-deepmind/pysc2/releases/tag/v1.2 into its directory Maps, and "
-    "set SC2PATH to the game's directory"
+    "(to unpack it, you agree to Blizzard's AI and Machine Learning License), unpack "
+    "mini_games.zip from https://github.com/google-deepmind/pysc2/releases/tag/v1.2 into its "
+    "directory Maps, and set SC2PATH to the game's directory"
 )
 """How to get what pip cannot."""
 
@@ -151,7 +151,8 @@ def _register() -> type[Any]:
 
         def __init__(self, version: Any = None) -> None:
             super().__init__(version)
-            self.data_dir = os.path.abspath(self.data_dir)  # the process has its own directory
+            # The process has a working directory of its own.
+            self.data_dir: str = os.path.abspath(directory())
 
         @classmethod
         def priority(cls) -> int | None:

@@ -1,15 +1,15 @@
 """What an agent sees of StarCraft II and does there: planes, numbers, functions and arguments.
 
 PySC2 shows feature layers, arrays of integers over screen and minimap (Vinyals et al. 2017,
-https://arxiv.org/abs/1708.04782, section 3.3). Here each becomes uint8 planes, which any network for
-images takes. A number becomes one plane, scaled to 0..255. A category becomes one plane per value
-that matters, 255 where the layer has it. These are the layers and the unit types that the seven
-mini-games use.
+https://arxiv.org/abs/1708.04782). Here each becomes uint8 planes, which any network for images
+takes. A number becomes one plane, scaled to 0..255. A category becomes one plane per value that
+matters, 255 where the layer has it. These are the layers and unit types that the seven mini-games
+use.
 
-An action is a function and its arguments (section 3.4). PySC2 has 573 functions. The mini-games take
-those in `FUNCTIONS`. An action is an array of integers: the function's number, then one integer for
-every argument in `ARGUMENTS`, of which the function uses some. A place on the screen or minimap is
-one integer, y times the resolution plus x.
+An action is a function and its arguments. PySC2 has 573 functions, and the mini-games need those in
+`FUNCTIONS`. An action is an array of integers: the function's number, then one integer for every
+argument in `ARGUMENTS`, of which the function uses some. A place on the screen or minimap is one
+integer, y times the resolution plus x.
 """
 
 import dataclasses
@@ -43,8 +43,9 @@ class Layer:
         """Return the planes, [planes, H, W], of a layer, [H, W]."""
         if self.values:
             is_value = layer == np.array(self.values, dtype=np.int32)[:, None, None]
-            return is_value.astype(np.uint8) * np.uint8(255)
-        return (np.clip(layer, 0, self.scale)[None] * 255 // self.scale).astype(np.uint8)
+            return np.where(is_value, np.uint8(255), np.uint8(0))
+        scaled: NDArray[np.int32] = np.clip(layer, 0, self.scale) * 255 // self.scale
+        return scaled[None].astype(np.uint8)
 
 
 UNIT_TYPES: Mapping[str, int] = {
@@ -52,8 +53,8 @@ UNIT_TYPES: Mapping[str, int] = {
     **{"SCV": 45, "Marine": 48, "Baneling": 9, "Zergling": 105, "Roach": 110},
     **{"MineralField": 341, "VespeneGeyser": 342, "MineralField750": 483},
 }
-"""Types of the units in the mini-games, by PySC2's names. Beacons and mineral shards have none here;
-they are the neutral units of their maps."""
+"""Types of the units in the mini-games, by PySC2's names. Beacons and mineral shards have none here,
+as they are the only neutral units of their maps."""
 
 _ON = (1,)
 _SELF, _NEUTRAL, _ENEMY = 1, 3, 4
@@ -136,10 +137,10 @@ def observation_space(resolution: int) -> spaces.Dict:
 
     return spaces.Dict(
         {
-            "screen": images(SCREEN),
+            "available_actions": spaces.Box(0.0, 1.0, (len(FUNCTIONS),), np.float32),
             "minimap": images(MINIMAP),
             "player": spaces.Box(0.0, _LOG_LIMIT, (PLAYER_SIZE,), np.float32),
-            "available_actions": spaces.Box(0.0, 1.0, (len(FUNCTIONS),), np.float32),
+            "screen": images(SCREEN),
         }
     )
 
@@ -157,11 +158,12 @@ def observe(seen: Any) -> dict[str, NDArray[Any]]:
         return np.concatenate([layer.planes(np.asarray(of[layer.name])) for layer in layers])
 
     player = np.log1p(np.maximum(np.asarray(seen["player"], dtype=np.float64), 0))
-    return {
-        "screen": images(SCREEN, seen["feature_screen"]),
+    available = np.isin(_function_ids(), seen["available_actions"])
+    return {  # in the order of the space
+        "available_actions": available.astype(np.float32),
         "minimap": images(MINIMAP, seen["feature_minimap"]),
         "player": player.astype(np.float32),
-        "available_actions": np.isin(_function_ids(), seen["available_actions"]).astype(np.float32),
+        "screen": images(SCREEN, seen["feature_screen"]),
     }
 
 
@@ -194,8 +196,10 @@ def action(name: str, resolution: int, **arguments: int | tuple[int, int]) -> ND
     chosen = np.zeros(1 + len(ARGUMENTS), dtype=np.int64)
     chosen[0] = _ORDER[name]
     for argument, value in arguments.items():
-        is_place = isinstance(value, tuple)
-        chosen[_PART[argument]] = value[1] * resolution + value[0] if is_place else value
+        if isinstance(value, tuple):
+            x, y = value
+            value = y * resolution + x
+        chosen[_PART[argument]] = value
     return chosen
 
 
