@@ -44,8 +44,8 @@ PREFIX = "StarCraft/"
 """Beginning of every id."""
 RESOLUTION = 64
 """Pixels a side of screen and minimap, where an id does not say."""
-MAX_RESOLUTION = 256
-"""The largest resolution that an id may name."""
+RESOLUTIONS = (8, 256)
+"""The least and the largest resolution."""
 MAX_LOSSES = 3
 """Number of losses of a slot's process that are made up for, with no finished episode between them.
 The next one raises."""
@@ -131,9 +131,10 @@ def find_mini_game(env_id: str) -> MiniGame | None:
     if env_id == PREFIX + given:
         return MINI_GAMES[given]
     resolution = int(size) if re.fullmatch(r"[1-9]\d{0,3}", size, re.ASCII) else 0
-    if not 8 <= resolution <= MAX_RESOLUTION:
+    least, most = RESOLUTIONS
+    if not least <= resolution <= most:
         raise ValueError(
-            f"{env_id!r} does not end in a resolution from 8 to {MAX_RESOLUTION}: give "
+            f"{env_id!r} does not end in a resolution from {least} to {most}: give "
             f"{PREFIX}{given}, which is {RESOLUTION} x {RESOLUTION}, or as {PREFIX}{given}-32"
         )
     return dataclasses.replace(MINI_GAMES[given], resolution=resolution)

@@ -53,7 +53,7 @@ UNIT_TYPES: Mapping[str, int] = {
     **{"SCV": 45, "Marine": 48, "Baneling": 9, "Zergling": 105, "Roach": 110},
     **{"MineralField": 341, "VespeneGeyser": 342, "MineralField750": 483},
 }
-"""Types of the units in the mini-games, by PySC2's names. Beacons and mineral shards have none here,
+"""Types of the units in the mini-games, by PySC2's names. Beacons and mineral shards have none,
 as they are the only neutral units of their maps."""
 
 _ON = (1,)

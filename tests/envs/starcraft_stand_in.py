@@ -34,7 +34,7 @@ BEACON_DISTANCE_AT_START, BEACON_DISTANCE, SHARD_DISTANCE = 4.0, 5.0, 2.0  # min
 # published agents reach on the real map.
 FIELD = (22.0, 16.0)
 BEACON_RADIUS = 1.5
-SHARD_RADIUS, SHARD_REACH = 0.25, 0.75
+SHARD_RADIUS, SHARD_REACH = 0.25, 1.0
 MAP_SIDE, CAMERA_WIDTH = 64, 24.0
 MAX_ORDERS = 32
 
@@ -104,6 +104,12 @@ class World:
             if all(math.dist((x, y), (one.x, one.y)) >= distance for one in marines):
                 return x, y
 
+    def walkable(self, place):
+        """Return the place on the field that is nearest to a place on the map."""
+        middle = MAP_SIDE / 2
+        pairs = zip(place, FIELD, strict=True)
+        return tuple(min(max(at, middle - side / 2), middle + side / 2) for at, side in pairs)
+
     def put_targets(self, distance):
         if self.settings["map"] == "MoveToBeacon":
             self.targets = [self.place(distance)]
@@ -139,7 +145,7 @@ class World:
             if len(marine.orders) >= MAX_ORDERS:
                 return "OrderQueueIsFull"
             if target is not None:
-                marine.orders.append(target)
+                marine.orders.append(self.walkable(target))
         return "Success"
 
     def select(self, marines, is_added):
