@@ -576,8 +576,8 @@ PRESETS = [
             "settings": actor_critic.AgentConfig(package="paper", graph_steps=1_000),
             "adapt": ("learning_rate",),
         },
-        f"{PBT}, section 4.1: 30 members, recalled, and the learning rate alone is adapted; {SC2LE}:"
-        " unroll 40, entropy cost 0.001, 600 million steps, learning rate and resolution recalled; "
+        f"{PBT}, section 4.1: 30 members, recalled; the learning rate alone is adapted; {SC2LE}: "
+        "unroll 40, entropy cost 0.001, 600 million steps; learning rate and resolution recalled; "
         f"report interval, environments and bounds are {OURS}",
     ),
     (
