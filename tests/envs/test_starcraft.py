@@ -358,19 +358,16 @@ def test_observations_and_rewards_are_pysc2s(stand_in):
     starcraft_game.close(alone)
 
 
-def test_an_early_end_is_a_termination_where_a_map_can_be_lost(stand_in):
-    game = stand_in()
-    maps = game / "Maps" / "mini_games"
-    for seconds, is_lost in ((5, True), (120, False)):
-        plays = {"map": "MoveToBeacon", "seconds": seconds}
-        (maps / "DefeatRoaches.SC2Map").write_text(json.dumps(plays))
-        envs = make.make_vec("StarCraft/DefeatRoaches-8", 1)
-        envs.reset(seed=0)
-        wait = starcraft_interface.action("no_op", 8)[None]
-        for _ in range(seconds * 2):
-            _, _, terminated, truncated, _ = envs.step(wait)
-        assert (terminated[0], truncated[0]) == (is_lost, not is_lost)
-        envs.close()
+@pytest.mark.parametrize(("limit_s", "is_lost"), [(10, True), (3, False), (None, False)])
+def test_an_early_end_is_a_termination_where_a_map_can_be_lost(stand_in, limit_s, is_lost):
+    stand_in(seconds=3)
+    mini_game = starcraft.MiniGame("MoveToBeacon", "", limit_s, resolution=8)
+    envs = starcraft.StarCraftVectorEnv(mini_game, 1)
+    envs.reset(seed=0)
+    for _ in range(6):
+        _, _, terminated, truncated, _ = envs.step(starcraft_interface.action("no_op", 8)[None])
+    assert (terminated[0], truncated[0]) == (is_lost, not is_lost)
+    envs.close()
 
 
 # Processes and files.
