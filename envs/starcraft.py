@@ -199,7 +199,7 @@ class StarCraftVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._generators: list[np.random.Generator] = []  # one per slot; empty before a reset
         self._games: list[Any] = [None] * num_envs
         self._loops = [0] * num_envs  # played by the slot's process in earlier episodes
-        self._losses = [0] * num_envs  # since the slot's last finished episode
+        self._losses = [0] * num_envs  # since a reset or the slot's last finished episode
         self._seen: list[_Seen] = []
         # The games work while a thread waits. A process ends with the thread that started it.
         self._pool = concurrent.futures.ThreadPoolExecutor(num_envs, thread_name_prefix="starcraft")
@@ -216,6 +216,7 @@ class StarCraftVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             self._close_games()
             from_entropy: list[int | None] = [None] * self.num_envs
             self._generators = [np.random.default_rng(one) for one in seeds or from_entropy]
+        self._losses = [0] * self.num_envs
         self._seen = self._played(self._begin)
         return self._batch(), {"action_mask": self._mask()}
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -457,29 +458,33 @@ def test_a_process_that_has_played_long_is_replaced(stand_in, games, monkeypatch
 
 
 OWNER = """
-import sys, numpy as np
+import numpy as np
 from envs import make
 envs = make.make_vec("StarCraft/MoveToBeacon-16", 2)
 envs.reset(seed=0)
 print("ready", flush=True)
-sys.stdin.read()
+envs.step(np.zeros(envs.action_space.shape, dtype=np.int64))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
 def test_games_die_with_a_killed_owner_and_the_next_one_clears_their_files_away(stand_in, games):
-    stand_in()
+    game = stand_in(hang_at_loop=8, failures=2)
     temporary = tempfile.gettempdir()
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER],
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": temporary, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     assert owner.stdout.readline() == "ready\n"
     running = games(owner.pid)
     assert len(running) == 2
+    # Both hang, so that they cannot see that their owner is gone.
+    deadline = time.monotonic() + 60
+    while len(list(game.glob("failed-*"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     left = list(Path(temporary).iterdir())
     assert len(left) == 2
     owner.send_signal(signal.SIGKILL)
