@@ -14,31 +14,26 @@ Every `vizdoom.DoomGame` is a process of its own, `vizdoom`, driven through shar
 - An engine that is killed raises `ViZDoomUnexpectedExitException` in its owner's next call.
 
 ViZDoom takes the path of one executable without arguments. So a two-line shell script in the
-temporary directory starts `envs/doom_child.py`, which becomes the engine. An owner that is killed
+temporary directory starts `envs/engine_child.py`, which becomes the engine. An owner that is killed
 while it builds its environments leaves that directory and its engines' files. The next owner
-clears both away. A lock on the directory tells whether it is still in use.
+clears both away.
 """
 
 import contextlib
-import fcntl
 import os
 import shlex
-import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from envs import doom_child
+from envs import engine_child, scratch
 
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_MEMORY_NAMES = ("ViZDoomSM", "ViZDoomMQDoom", "ViZDoomMQCtr")
 """Beginnings of file names; the instance's id follows."""
 PREFIX = "pbt-vizdoom-"
 """Beginning of the names of temporary directories."""
-STALE_S = 60.0
-"""Age in seconds below which a directory is left alone, since it may not be locked yet."""
 
 
 @contextlib.contextmanager
@@ -53,16 +48,12 @@ def launcher(engine: str) -> Iterator[str]:
     Raises:
         ValueError: The temporary directory cannot hold executables.
     """
-    _clear_stale()
-    directory = tempfile.mkdtemp(prefix=PREFIX)
-    lock = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        script = Path(directory, "vizdoom")
-        child = [sys.executable, "-I", "-S", doom_child.__file__, directory]
-        script.write_text(
-            f'#!/bin/sh\nexec {shlex.join([*child, str(os.getpid()), engine])} "$@"\n'
-        )
+    scratch.clear_stale(PREFIX, _unlink_noted)
+    with scratch.directory(PREFIX) as directory:
+        script = directory / "vizdoom"
+        child = [sys.executable, "-I", "-S", engine_child.__file__, str(directory)]
+        child += [str(os.getpid()), "+viz_instance_id", engine]
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(child)} "$@"\n')
         script.chmod(0o700)
         if not os.access(script, os.X_OK):
             raise ValueError(
@@ -70,25 +61,12 @@ def launcher(engine: str) -> Iterator[str]:
                 "that is not mounted noexec"
             )
         yield str(script)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-        os.close(lock)
 
 
-def _clear_stale() -> None:
-    """Remove the directories and files of owners that were killed while they started engines."""
-    for directory in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # another user's, or another process removes it now
-            if time.time() - directory.stat().st_mtime < STALE_S:
-                continue
-            lock = os.open(directory, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for note in directory.glob(f"{doom_child.NOTE}*"):
-                    unlink_shared_memory(note.name.removeprefix(doom_child.NOTE))
-                shutil.rmtree(directory)
-            finally:
-                os.close(lock)
+def _unlink_noted(directory: Path) -> None:
+    """Unlink the shared memory of the engines that were started from a directory."""
+    for note in directory.glob(f"{engine_child.NOTE}*"):
+        unlink_shared_memory(note.name.removeprefix(engine_child.NOTE))
 
 
 def unlink_shared_memory(instance_id: str) -> None:

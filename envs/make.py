@@ -7,8 +7,9 @@
 
 Ids: an Atari game by plain name (`Pong`, `MsPacman`) or as `ALE/Pong-v5`; a first-person level of
 ViZDoom (`Doom/MyWayHome`, or `VizdoomMyWayHome-v1`) or of DeepMind Lab (`Lab/nav_maze_static_01`);
-a toy environment (`Catch`, `MemoryChain`, `RepeatPrevious`, `CuedTMaze`, `Counter`); a Gymnasium id
-(`CartPole-v1`); `module:EnvId`, where importing `module` registers `EnvId`.
+a mini-game of StarCraft II (`StarCraft/MoveToBeacon`); a toy environment (`Catch`, `MemoryChain`,
+`RepeatPrevious`, `CuedTMaze`, `Counter`); a Gymnasium id (`CartPole-v1`); `module:EnvId`, where
+importing `module` registers `EnvId`.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ import numpy as np
 from ale_py import roms
 from gymnasium import spaces
 
-from envs import atari, doom, first_person, gym, lab, single, toy
+from envs import atari, doom, first_person, gym, lab, single, starcraft, toy
 
 _FIRST_PERSON: dict[type, Any] = {doom.Level: doom.DoomVectorEnv, lab.Level: lab.LabVectorEnv}
 
@@ -78,6 +79,20 @@ def describe(env_id: str, *, preset: str | atari.Preset = "a3c2016", **keywords:
             is_atari=False,
             frame_channels=first_person.OBSERVATION_SHAPE[0],
             reward_scale=level.reward_scale,
+        )
+    mini_game = starcraft.find_mini_game(env_id)
+    if mini_game is not None:
+        _check_keywords(mini_game.env_id, starcraft.StarCraftVectorEnv, keywords)
+        starcraft.StarCraftVectorEnv.check(mini_game)
+        observation: Any = mini_game.observation_space  # spaces of several parts
+        action: Any = mini_game.action_space
+        return EnvSpec(
+            name=mini_game.env_id,
+            single_observation_space=observation,
+            single_action_space=action,
+            frames_per_step=starcraft.GAME_LOOPS_PER_STEP,
+            is_atari=False,
+            frame_channels=1,
         )
     game = atari.find_game(env_id)
     if game is None:
@@ -146,6 +161,9 @@ def make_vec(
         envs: first_person.FirstPersonVectorEnv
         envs = _FIRST_PERSON[type(level)](level, num_envs, **keywords)
         return envs
+    mini_game = starcraft.find_mini_game(env_id)
+    if mini_game is not None:
+        return starcraft.StarCraftVectorEnv(mini_game, num_envs)
     if env_id in toy.ENVS:
         return _make_toy(env_id, num_envs, keywords)
     return gym.GymVectorEnv(spec.name, num_envs, keywords)
@@ -174,6 +192,9 @@ def protocol(env_id: str, *, preset: str | atari.Preset = "a3c2016") -> str:
             f"{spec.name}: 84 x 84 RGB, {level.num_actions} actions, "
             f"{spec.frames_per_step} frames per agent step{limit}"
         )
+    mini_game = starcraft.find_mini_game(env_id)
+    if mini_game is not None:
+        return mini_game.protocol
     if not spec.is_atari:
         return f"{spec.name}, as Gymnasium registers it" if env_id not in toy.ENVS else spec.name
     chosen = atari.find_preset(preset)
@@ -221,7 +242,7 @@ def _make_toy(name: str, num_envs: int, keywords: dict[str, Any]) -> toy.ToyVect
 
 
 def _check_keywords(name: str, vector_env: type[Any], keywords: dict[str, Any]) -> None:
-    known = set(inspect.signature(vector_env).parameters) - {"num_envs", "level"}
+    known = set(inspect.signature(vector_env).parameters) - {"num_envs", "level", "mini_game"}
     unknown = sorted(set(keywords) - known)
     if unknown:
         raise ValueError(f"{name} does not take {unknown}: give {sorted(known) or 'nothing'}")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from agents import actor_critic, transformer
-from envs import atari, doom, lab
+from envs import atari, doom, lab, starcraft
 from experiments import config
 from experiments.members import gan, learner, translation
 from pbt import run, space
@@ -64,8 +64,8 @@ class GymConfig(config.PopulationConfig):
     def check(self) -> None:
         """See `PopulationConfig.check`."""
         super().check()
-        if self.reward_scale is not None and not 0 < self.reward_scale < math.inf:
-            raise ValueError(f"--reward-scale {self.reward_scale}: use a number above 0")
+        if self.reward_scale is not None:
+            check_reward_scale(self.reward_scale)
 
     def learned_scale(self) -> float:
         """Return the factor of rewards in force."""
@@ -103,12 +103,37 @@ class LabConfig(config.PopulationConfig):
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StarCraftConfig(config.PopulationConfig):
+    """StarCraft II mini-games. An agent step is 8 game loops. Rewards are not clipped."""
+
+    preset: Literal["default", "paper"] = "default"
+    """Set of defaults that all other flags start from; described above."""
+    map: str = "MoveToBeacon"
+    """Any of the seven mini-games, listed above."""
+    resolution: int = 32
+    """Pixels a side of screen and minimap."""
+    reward_scale: float = 1.0
+    """Factor of the rewards that members learn from. Scores are raw."""
+
+    def check(self) -> None:
+        """See `PopulationConfig.check`."""
+        super().check()
+        find_mini_game(self.map, self.resolution)
+        check_reward_scale(self.reward_scale)
+
+    def learner_config(self) -> learner.LearnerConfig:
+        """See `PopulationConfig.learner_config`."""
+        mini_game = find_mini_game(self.map, self.resolution)
+        return self.in_environment(mini_game.env_id, reward_scale=self.reward_scale)
+
+
 REWARD_SCALES = {"CartPole-v0": 0.05, "CartPole-v1": 0.05, "Pendulum-v1": 0.1}
 """Factors of rewards by environment. CartPole pays 1 per step, so discounted returns reach 100, and
 Pendulum pays as little as -16. Unscaled, the gradient's norm is far above the clip of 0.5, and
 policies that had learned to balance unlearned it."""
 
-Family = TypeVar("Family", AtariConfig, GymConfig, LabConfig)
+Family = TypeVar("Family", AtariConfig, GymConfig, LabConfig, StarCraftConfig)
 
 
 def by_agent(*settings: Family) -> Mapping[str, Family]:
@@ -228,6 +253,31 @@ _LAB_PAPER = dataclasses.replace(
 LAB: Mapping[str, Mapping[str, LabConfig]] = {
     "default": _led_by("unreal", by_agent(_LAB, _ppo(_LAB))),
     "paper": _led_by("unreal", by_agent(_LAB_PAPER, _ppo(_LAB_PAPER))),
+}
+
+
+# Every environment is a game process of its own, so there are fewer of them.
+_STARCRAFT = StarCraftConfig(num_envs=8, settings=actor_critic.AgentConfig(graph_steps=1_000))
+# Population and ready interval are those of Jaderberg et al. 2017, whose A3C agents on StarCraft II
+# adapt the learning rate alone (section 4.1). Unroll, entropy cost, resolution, steps and the prior
+# of the learning rate are those of Vinyals et al. 2017 (https://arxiv.org/abs/1708.04782).
+_STARCRAFT_PAPER = dataclasses.replace(
+    _STARCRAFT,
+    preset="paper",
+    population=30,
+    total_steps=600_000_000,
+    report_interval=100_000,
+    ready_interval=1_000_000,
+    resolution=64,
+    learning_rate=config.Range((1e-5, 1e-3), (1e-6, 1e-1)),
+    entropy_cost=config.Range((1e-3, 1e-3), (1e-5, 1.0)),
+    unroll_length=config.Range((40, 40), (1, 50)),
+    settings=actor_critic.AgentConfig(package="paper", graph_steps=1_000),
+    adapt=("learning_rate",),
+)
+STARCRAFT: Mapping[str, Mapping[str, StarCraftConfig]] = {
+    "default": by_agent(_STARCRAFT, _ppo(_STARCRAFT)),
+    "paper": by_agent(_STARCRAFT_PAPER),
 }
 
 
@@ -472,6 +522,33 @@ def find_level(name: str) -> doom.Level | lab.Level:
         f"{', '.join(doom.LEVELS)}, and {lab.PREFIX}NAME for DeepMind Lab's. Other environments: "
         "python -m experiments.gym --env"
     )
+
+
+def find_mini_game(name: str, resolution: int) -> starcraft.MiniGame:
+    """Return a mini-game, from its plain name or its id, with screen and minimap of this size.
+
+    Raises:
+        ValueError: There is no such mini-game or resolution; the message names close matches.
+    """
+    plain = name.removeprefix(starcraft.PREFIX)
+    known = starcraft.MINI_GAMES
+    if plain not in known:
+        hint = _close_matches(plain, {one.lower(): one for one in known})
+        raise ValueError(f"--map {name}: unknown mini-game{hint} There are {', '.join(known)}")
+    least, most = starcraft.RESOLUTIONS
+    if not least <= resolution <= most:
+        raise ValueError(f"--resolution {resolution}: use {least} to {most}")
+    return dataclasses.replace(known[plain], resolution=resolution)
+
+
+def check_reward_scale(reward_scale: float) -> None:
+    """Refuse a factor that is not above 0.
+
+    Raises:
+        ValueError: One line with the value given and the values allowed.
+    """
+    if not 0 < reward_scale < math.inf:
+        raise ValueError(f"--reward-scale {reward_scale}: use a number above 0")
 
 
 def _close_matches(name: str, known: Mapping[str, str]) -> str:

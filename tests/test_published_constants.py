@@ -25,7 +25,7 @@ from agents import (
     sequence_buffer,
     unreal,
 )
-from envs import atari, doom, first_person, lab, make, toy
+from envs import atari, doom, first_person, lab, make, starcraft, toy
 from experiments import config, presets
 from experiments import toy as figure_2
 from experiments.analysis import aggregates
@@ -36,6 +36,7 @@ A3C = "Mnih et al. 2016 (1602.01783)"
 NATURE = "Mnih et al. 2015 (Human-level control), methods"
 UNREAL = "Jaderberg et al. 2016 (1611.05397)"
 PBT = "Jaderberg et al. 2017 (1711.09846)"
+SC2LE = "Vinyals et al. 2017 (1708.04782)"
 FUN = "Vezhnevets et al. 2017 (1703.01161)"
 MACHADO = "Machado et al. 2018 (1709.06009)"
 A2C = "OpenAI Baselines, A2C"
@@ -303,6 +304,18 @@ ENVS = [
         },
         f"tics of ViZDoom's scenarios; actions and scales are {OURS}",
     ),
+    ("StarCraft II: resolution", starcraft.RESOLUTION, 64, f"{SC2LE}; recalled"),
+    ("StarCraft II: game loops per step", starcraft.GAME_LOOPS_PER_STEP, 8, f"{SC2LE}, section 4"),
+    (
+        "StarCraft II: time limits of maps that may end before, in seconds",
+        {one.name: one.time_limit_s for one in starcraft.MINI_GAMES.values() if one.time_limit_s},
+        {
+            "FindAndDefeatZerglings": 180,
+            "DefeatRoaches": 120,
+            "DefeatZerglingsAndBanelings": 120,
+        },
+        "PySC2, docs/mini_games.md",
+    ),
     (
         "Catch: board",
         inspect.signature(toy.Catch).parameters["rows"].default
@@ -542,9 +555,36 @@ PRESETS = [
         f" A.1; steps and report interval are {OURS}",
     ),
     (
+        "StarCraft II: default",
+        changed(presets.STARCRAFT["default"]["a3c"]),
+        {"num_envs": 8, "settings": actor_critic.AgentConfig(graph_steps=1_000)},
+        OURS,
+    ),
+    (
+        "StarCraft II: paper",
+        changed(presets.STARCRAFT["paper"]["a3c"]),
+        {
+            "preset": "paper",
+            "num_envs": 8,
+            "population": 30,
+            "total_steps": 600_000_000,
+            "report_interval": 100_000,
+            "ready_interval": 1_000_000,
+            "resolution": 64,
+            "learning_rate": config.Range((1e-5, 1e-3), (1e-6, 1e-1)),
+            "entropy_cost": config.Range((1e-3, 1e-3), (1e-5, 1.0)),
+            "unroll_length": config.Range((40, 40), (1, 50)),
+            "settings": actor_critic.AgentConfig(package="paper", graph_steps=1_000),
+            "adapt": ("learning_rate",),
+        },
+        f"{PBT}, section 4.1: 30 members, recalled; the learning rate alone is adapted; {SC2LE}: "
+        "unroll 40, entropy cost 0.001, 600 million steps; learning rate and resolution recalled; "
+        f"report interval, environments and bounds are {OURS}",
+    ),
+    (
         "names",
-        [list(one) for one in (presets.ATARI, presets.GYM, presets.LAB)],
-        [["default", "paper"], ["default", "quick", "paper"], ["default", "paper"]],
+        [list(one) for one in (presets.ATARI, presets.GYM, presets.LAB, presets.STARCRAFT)],
+        [["default", "paper"], ["default", "quick", "paper"], *[["default", "paper"]] * 2],
         OURS,
     ),
     (

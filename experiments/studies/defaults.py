@@ -4,6 +4,7 @@
 |---|---|---|
 | Atari game | `presets.ATARI["default"]` | clipped to [-1, 1] |
 | first-person level | `presets.LAB["default"]` | scaled by the level's factor, then clipped |
+| StarCraft II mini-game | `presets.STARCRAFT["default"]` | raw |
 | "translation", "gan" | `presets.TRANSLATION["default"]`, `presets.GAN["default"]` | none |
 | any other | `presets.GYM["default"]` | scaled by the environment's factor, if it has one |
 """
@@ -12,7 +13,7 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 
-from envs import doom, lab, make
+from envs import doom, lab, make, starcraft
 from experiments import config, presets
 from experiments.members import learner
 
@@ -55,6 +56,12 @@ def defaults(env_id: str, agent: str = "a3c") -> config.PopulationConfig:
         settings = dataclasses.replace(presets.ATARI["default"][agent], game=spec.name)
     elif doom.find_level(spec.name) or lab.find_level(spec.name):
         settings = dataclasses.replace(presets.LAB["default"][agent], level=spec.name)
+    elif mini_game := starcraft.find_mini_game(spec.name):
+        settings = dataclasses.replace(
+            presets.STARCRAFT["default"][agent],
+            map=mini_game.name,
+            resolution=mini_game.resolution,
+        )
     else:
         settings = dataclasses.replace(presets.GYM["default"][agent], env=spec.name)
     return settings
