@@ -114,6 +114,20 @@ def of_history(history: History) -> dict[str, list[Point]]:
     return points
 
 
+def copied(history: History, member: int) -> dict[str, str]:
+    """Return the steps at which a member copied others, by `copied/<the other's run>`."""
+    steps: dict[str, list[str]] = {}
+    for event in history.events:
+        version = history.tree.versions[event.member, event.version]
+        if event.member == member and event.kind in ("exploit", "reseed"):
+            other = donor(version, history.tree.versions)
+            assert other is not None
+            steps.setdefault(f"copied/{member_run(other.member)}", []).append(
+                f"{event.agent_steps:,}"
+            )
+    return {tag: "; ".join(at) for tag, at in steps.items()}
+
+
 def of_lineage(
     steps: Sequence[lineage.Step], reports: Iterable[Report], config: run.RunConfig
 ) -> list[Point]:
