@@ -254,8 +254,8 @@ def mark(drawn: artists.Artist, *marks: tuple[int | None, str]) -> None:
 
     Args:
         drawn: A line or text with one mark, or a collection of lines with one for each.
-        marks: The member, None for several of them, and what is said where the mouse is. Without
-            words, the script reads the value off the axes.
+        marks: The member, and what is said of it where the mouse is. Without words, the script
+            reads the value off the axes. For a line of several members None, and its name.
     """
     drawn.set_gid(_MARK + json.dumps(marks))
 

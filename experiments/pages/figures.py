@@ -50,9 +50,10 @@ def learning_curves(history: History) -> Figure:
             rasterized=len(x) > drawing.RASTER_FROM,
         )
         best = curves.moving_mean(x, y, smooth)
-        axes.plot(*best, color=drawing.PAPER, linewidth=3.8, zorder=5)
+        (edge,) = axes.plot(*best, color=drawing.PAPER, linewidth=3.8, zorder=5)
+        drawing.mark(edge, (None, "best lineage"))
         (line,) = axes.plot(*best, color=drawing.BEST, linewidth=2.0, zorder=6)
-        drawing.mark(line, (None, ""))
+        drawing.mark(line, (None, "best lineage"))
         handles += [
             drawing.line(drawing.BEST, "best lineage, same mean", 2.0),
             drawing.dot(drawing.BEST, f"its {history.units.many}", 3),
@@ -87,7 +88,7 @@ def _draw_population(axes: Axes, history: History) -> Line2D:
     )
     means = [aggregates.iqm(column) for column in at_each]
     (line,) = axes.plot(population.steps, means, color=drawing.POPULATION, linewidth=1.6, zorder=4)
-    drawing.mark(line, (None, ""))
+    drawing.mark(line, (None, "population"))
     return drawing.line(drawing.POPULATION, "population: IQM and middle half", 1.6)
 
 
@@ -103,7 +104,7 @@ def schedule(history: History) -> Figure:
     # Without a score there is a gap. A line through it would hide what happened there.
     panels[0].plot(*curves.earned_scores(history.lineage), color=drawing.BEST, linewidth=1.6)
     panels[0].lines[-1].set(marker="o", markersize=2.2)  # a score between two gaps has no line
-    drawing.mark(panels[0].lines[-1], (None, ""))
+    drawing.mark(panels[0].lines[-1], (None, "best lineage"))
     panels[0].set_ylabel("training score")
     copies = [s.start for s in segments[1:] if s.kind in ("exploit", "reseed")]
     changes = _changes(history, rows)
@@ -111,7 +112,7 @@ def schedule(history: History) -> Figure:
         steps = [row.agent_steps for row in rows]
         used = [history.used(row)[name] for row in rows]
         (line,) = axes.step(steps, used, where="post", color=drawing.BEST, linewidth=1.8, zorder=3)
-        drawing.mark(line, (None, ""))
+        drawing.mark(line, (None, "best lineage"))
         marks = [history.used(row)[name] for row in changes]
         axes.scatter([r.agent_steps for r in changes], marks, s=14, color=drawing.INK, zorder=5)
         if history.followed is None:

@@ -109,8 +109,10 @@ const tell = (event) => {
   says.hidden = mark === null;
   if (mark === null) return;
   const member = mark.dataset.member;
-  const whose = member === "" ? "" : "member " + member + ", ";
-  says.textContent = whose + (mark.dataset.says || read(mark, event));
+  const words = mark.dataset.says;
+  says.textContent = member === ""
+    ? words + ", " + read(mark, event)
+    : "member " + member + ", " + (words || read(mark, event));
   const room = document.documentElement.clientWidth - says.offsetWidth - 8;
   says.style.left = Math.max(4, Math.min(event.clientX + 12, room)) + "px";
   says.style.top = Math.max(4, event.clientY - says.offsetHeight - 12) + "px";
@@ -124,9 +126,11 @@ for (const member of members) select.append(new Option("member " + member, membe
 const keep = "picked member of " + location.pathname;
 const pick = (member) => {
   select.value = member;
-  document.body.classList.toggle("picking", member !== "");
   for (const mark of marks) {
     mark.classList.toggle("picked", member !== "" && mark.dataset.member === member);
+  }
+  for (const figure of document.querySelectorAll("figure")) {
+    figure.classList.toggle("picking", figure.querySelector(".picked") !== null);
   }
   try { sessionStorage.setItem(keep, member); } catch { /* a page of a file may have no storage */ }
 };

@@ -88,7 +88,8 @@ figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figure svg text { fill: var(--ink); font-variant-numeric: tabular-nums; }
 figcaption { color: var(--muted); font-size: .92rem; margin-top: .7rem; max-width: 46rem; }
 .pick {
-  position: sticky; top: 0; z-index: 2; width: fit-content; margin: 0 0 0 auto;
+  position: sticky; top: 0; z-index: 2; display: block; width: fit-content;
+  margin: 0 0 0 auto;
   padding: .3rem 0 .3rem .6rem; background: var(--paper); color: var(--muted); font-size: .85rem;
 }
 .pick select { font: inherit; color: var(--ink); background: var(--paper); max-width: 10rem; }

@@ -102,7 +102,7 @@ def test_a_browser_tells_values_and_picks_out_members(page, tmp_path):
     found = json.loads(text[1].replace("&amp;", "&").replace("&gt;", ">"))
     assert found["options"] == ["", "0", "1", "2", "3"]
     assert found["slice"] == f"member 2, {found['sliceSays']}"
-    assert re.fullmatch(r"about [\d.]+k: training score -?[\d.]+", found["best"])
+    assert re.fullmatch(r"best lineage, about [\d.]+k: training score -?[\d.]+", found["best"])
     value, chosen, own, other = found["afterClick"]
     assert (value, own, other) == ("2", 1, 0.1)
     assert chosen == [["2"], ["2"], [], ["2"]]  # the winner's schedule is of several members
