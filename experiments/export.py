@@ -1,9 +1,11 @@
-"""Write what a run did as tables, or its best policy for use without this suite.
+"""Write what a run did as tables or for a tracker, or its best policy for use without this suite.
 
     python -m experiments.export RUN_DIR                  # CSV files in RUN_DIR/export
     python -m experiments.export RUN_DIR --to parquet     # needs the extra "parquet"
     python -m experiments.export RUN_DIR --out tables
     python -m experiments.export RUN_DIR --to torch       # the policy, in RUN_DIR/export/policy
+    python -m experiments.export RUN_DIR --to mlflow      # needs the extra "mlflow"
+    python -m experiments.export RUN_DIR --to wandb       # needs the extra "wandb"
 
 There are five tables, one file each: members, versions, reports (one row per slice of training),
 episodes, and events (decisions, with their evidence). docs/run-directory.md describes every
@@ -12,11 +14,20 @@ column. A run can be exported at any time, also while it trains.
 The policy is that of the best member. It is exported as `torch.export` writes it, with its state
 dict and a file that acts with it. These files need PyTorch and NumPy alone:
 `import policy; policy.load(".").act(observation, reward)`.
+
+A tracker gets a run per member, with schedules and returns over the member's own steps. MLflow's
+store in RUN_DIR/export/mlflow has them nested in a run of the population, and may hold other runs
+with `--out`. The offline runs of Weights & Biases are in RUN_DIR/export/wandb. Nothing is sent, and
+a second export doubles nothing.
 """
 
 import contextlib
 import dataclasses
+import hashlib
+import importlib
 import itertools
+import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,26 +37,33 @@ import tyro
 from experiments import cli
 from experiments.analysis import files, history, tables, wording
 from experiments.members import evaluation, portable
+from experiments.projections import to_mlflow, to_wandb
 from pbt import checkpoint, store
 
 FORMATS = ("csv", "parquet")
 """Formats of tables."""
 POLICY = "torch"
 """Format of a policy."""
+TRACKERS = ("mlflow", "wandb")
+"""Formats of trackers."""
+NEEDED = {"parquet": ("pyarrow",), "mlflow": ("mlflow", "alembic"), "wandb": ("wandb",)}
+"""Packages that a format needs, which are extras of its name."""
 BATCH = 50_000
 """Rows that are in memory at a time as columns of a Parquet file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Write what a run did as tables, or its best policy for use without this suite."""
+    """Write what a run did as tables or for a tracker, or its best policy."""
 
     run_dir: tyro.conf.Positional[Path]
     """Directory of the run, e.g. results/runs/atari-Pong."""
     to: str = "csv"
-    """Format of the files: csv or parquet for tables, torch for a policy."""
+    """Format of the files: csv or parquet for tables, mlflow or wandb for a tracker, torch for a
+    policy."""
     out: Path | None = None
-    """Directory for the files; by default RUN_DIR/export, or RUN_DIR/export/policy for a policy."""
+    """Directory for the files; by default RUN_DIR/export, and export/policy, export/mlflow or
+    export/wandb below RUN_DIR for other things than tables."""
     member: int | None = None
     """Number of the member whose policy is exported; default: the best one."""
     trust: bool = False
@@ -54,20 +72,20 @@ class Arguments:
 
     def check(self) -> None:
         """Raise `ValueError`, one line, for a format that cannot be written."""
-        if self.to not in (*FORMATS, POLICY):
-            raise ValueError(f"--to {self.to}: choose from {', '.join((*FORMATS, POLICY))}")
+        if self.to not in (known := (*FORMATS, *TRACKERS, POLICY)):
+            raise ValueError(f"--to {self.to}: choose from {', '.join(known)}")
         if self.to != POLICY and self.member is not None:
             raise ValueError(
-                f"--member {self.member}: tables have all members; leave it out, or export a "
+                f"--member {self.member}: all members are exported; leave it out, or export a "
                 f"policy with --to {POLICY}"
             )
-        if self.to == "parquet":
+        for package in NEEDED.get(self.to, ()):
             try:
-                import pyarrow  # noqa: F401 - an extra
+                importlib.import_module(package)
             except ImportError as error:
                 raise ValueError(
-                    "--to parquet needs pyarrow: pip install -c constraints.txt -e '.[parquet]', "
-                    "or use --to csv"
+                    f"--to {self.to} needs {package}: "
+                    f"pip install -c constraints.txt -e '.[{self.to}]', or use --to csv"
                 ) from error
 
 
@@ -80,9 +98,16 @@ def main() -> None:
         if arguments.to == POLICY:
             return export_policy(arguments)
         with store.Store.open(arguments.run_dir) as run_store:
-            out = arguments.out or run_store.path.parent / "export"
+            run_dir = run_store.path.parent
+            out = arguments.out or run_dir / "export"
+            if arguments.out is None and arguments.to in TRACKERS:
+                out /= arguments.to
             _check_out(out)
-            read = history.History.read(run_store, run_store.path.parent.name)
+            read = history.History.read(run_store, run_dir.resolve().name)
+            # Letters and digits alone, for ids of trackers.
+            identity = hashlib.sha256(json.dumps(run_store.identity()).encode()).hexdigest()[:12]
+        if arguments.to in TRACKERS:
+            return export_to_tracker(arguments.to, read, run_dir, identity, out)
         out.mkdir(parents=True, exist_ok=True)
         counts = write(read, out, arguments.to)
     except (ValueError, store.StoreError, checkpoint.CheckpointError, OSError) as error:
@@ -91,6 +116,34 @@ def main() -> None:
         print(f"note: {read.damage}", file=sys.stderr)
     for path, count in counts.items():
         print(f"{path}: {wording.counted(count, 'row')}")
+
+
+def export_to_tracker(
+    tracker: str, read: history.History, run_dir: Path, identity: str, out: Path
+) -> None:
+    """Write a run for a tracker, and print what was added and how to look at it.
+
+    Args:
+        tracker: One of `TRACKERS`.
+        read: The run.
+        run_dir: Its directory.
+        identity: What tells the run from all others.
+        out: Directory of the tracker's files. Made if it is missing.
+
+    Raises:
+        OSError: A file cannot be written.
+        ValueError: The tracker refused something.
+    """
+    if tracker == "mlflow":
+        counts = to_mlflow.export(read, run_dir, identity, out)
+        store_file = f"sqlite:///{out.resolve() / to_mlflow.STORE_NAME}"
+        way = f"mlflow ui --backend-store-uri {shlex.quote(store_file)}"
+    else:
+        counts = to_wandb.export(read, run_dir, identity, out)
+        way = f"wandb sync {shlex.quote(str(out))}/offline-run-*-{identity}-*"
+    for name, count in counts.items():
+        print(f"{name}: {wording.counted(count, 'new value')}")
+    print(f"to look at: {way}")
 
 
 def export_policy(arguments: Arguments) -> None:

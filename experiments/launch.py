@@ -357,7 +357,9 @@ def _conclude(run_dir: Path) -> int:
                     print(played.text())
             except (ValueError, checkpoint.CheckpointError) as error:
                 print(f"no evaluation: {error}")  # the run is complete all the same
-            run_report.write_report(run_store, run_dir / "report", run_dir / "tensorboard")
+            run_report.write_report(run_store, run_dir / "report")
+            # Another member may be the best now.
+            tensorboard.Projector(run_store, run_dir / "tensorboard").close()
         print(f"report: {run_dir / 'report'}")
     except KeyboardInterrupt:
         print("stopped by SIGINT; the same command goes on")

@@ -19,8 +19,8 @@ so they can be deleted and made again:
     events.jsonl          one object per decision, with its evidence (`pbt.records.event_record`)
 
 They are written to RUN_DIR/report. The TensorBoard files in RUN_DIR/tensorboard are brought up to
-date, or made again if they were deleted, and the run `best-lineage` is added. With `--out`, all
-files go to DIR and DIR/tensorboard, and nothing in RUN_DIR changes.
+date, or made again if they were deleted. With `--out`, all files go to DIR and DIR/tensorboard, and
+nothing in RUN_DIR changes.
 
 With `--serve` the page is shown at http://127.0.0.1:8000/ to browsers on this machine alone, until
 the command is stopped. It is drawn anew while the run trains, and no file is written.
@@ -85,14 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     event_files = base / "tensorboard"
     with store:
         try:
-            text = run_report.write_report(store, directory, event_files)
+            text = run_report.write_report(store, directory)
         except stores.StoreError as error:
             cli.fail(error)
         except OSError as error:
             cli.fail(f"the report cannot be written: {error}")
-        with tensorboard.Projector(store, event_files) as projector:
-            is_projected = projector.update()
-            keeper = None if is_projected else _keeper(store)
+        is_projected = tensorboard.Projector(store, event_files).close()
+        keeper = None if is_projected else _keeper(store)
     print(text)
     print(wording.printable(f"Written to {directory}; to look at: {directory / markup.FILE_NAME}"))
     if keeper is not None:

@@ -16,16 +16,15 @@ covers the true one."""
 
 
 CAPTIONS: Mapping[str, str] = {
-    "scores": "Grey: one run, by fresh {} of its best member. Blue: interquartile mean over "
-    "seeds, with its 95 % bootstrap interval.",
+    "scores": "Grey: one run, by fresh {samples} of its best member. Blue: interquartile "
+    "mean{over}.",
     "training scores": "Grey: one run, by the score that the axis names. Training scores chose the "
-    "members and are biased upward. Blue: interquartile mean over seeds, with its 95 % bootstrap "
-    "interval.",
+    "members and are biased upward. Blue: interquartile mean{over}.",
     "curves": "Training scores, by which members are compared and chosen; the best of several is "
-    "biased upward. Thick: mean over seeds with its 95 % bootstrap interval. Thin: runs that are "
+    "biased upward. Thick: mean{over}. Thin: runs that are "
     "left out. Times compare only where the machine and its load were the same.",
     "schedules": "What the winners' weights were trained with, followed through their donors. "
-    "Thin: one run. Thick: geometric mean over seeds with its 95 % bootstrap interval.",
+    "Thin: one run. Thick: geometric mean{over}.",
 }
 """Captions by figure."""
 

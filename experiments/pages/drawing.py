@@ -6,6 +6,7 @@ lightness and stays visible on white and on black. Nothing here uses pyplot.
 """
 
 import io
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
+from matplotlib import artist as artists
 from matplotlib import cm, collections, colors, ticker
 from matplotlib.axes import Axes
 from matplotlib.backends import backend_agg, backend_svg
@@ -56,6 +58,8 @@ high."""
 LAP = 0.0015
 """Overlap of adjacent line segments, as a fraction of the axis; hides the hairline gaps that
 browsers draw."""
+_MARK = "mark:"
+"""Beginning of a group id that carries the marks of `mark`."""
 RASTER_FROM = 2_500
 """Number of marks of one kind above which they are drawn as pixels, also inside an SVG."""
 
@@ -218,6 +222,7 @@ def slices(
     scores: Sequence[float | None],
     scale: Any,
     width: float,
+    marks: Sequence[tuple[int, str]],
 ) -> None:
     """Draw slices of training, coloured by training score.
 
@@ -227,17 +232,32 @@ def slices(
         scores: Score of each slice. None is drawn grey.
         scale: The colours, from `score_scale`. None if no slice has a score.
         width: Width of the lines in points.
+        marks: The member of each slice, and what else is said of it beside its score.
     """
-    axes.add_collection(
-        collections.LineCollection(
-            lines,
-            colors=[UNKNOWN if score is None else scale.to_rgba(score) for score in scores],
-            linewidths=width,
-            capstyle="butt",
-            zorder=3,
-            rasterized=len(lines) > RASTER_FROM,
-        )
+    drawn = collections.LineCollection(
+        lines,
+        colors=[UNKNOWN if score is None else scale.to_rgba(score) for score in scores],
+        linewidths=width,
+        capstyle="butt",
+        zorder=3,
+        rasterized=len(lines) > RASTER_FROM,
     )
+    if not drawn.get_rasterized():
+        earned = ["no score" if one is None else f"score {wording.score(one)}" for one in scores]
+        pairs = zip(marks, earned, strict=True)
+        mark(drawn, *((member, f"{said}, {score}") for (member, said), score in pairs))
+    axes.add_collection(drawn)
+
+
+def mark(drawn: artists.Artist, *marks: tuple[int | None, str]) -> None:
+    """Say whose a drawing is, for the page's script: it tells values, and picks out a member.
+
+    Args:
+        drawn: A line or text with one mark, or a collection of lines with one for each.
+        marks: The member, and what is said of it where the mouse is. Without words, the script
+            reads the value off the axes. For a line of several members None, and its name.
+    """
+    drawn.set_gid(_MARK + json.dumps(marks))
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -271,6 +291,7 @@ def svg(figure: Figure, key: str) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
         backend_svg.FigureCanvasSVG(figure).print_svg(written)  # type: ignore[no-untyped-call]
     root = ElementTree.fromstring(written.getvalue())
+    _apply_marks(root, figure)
     for element in list(root.iter()):
         for child in list(element):
             if child.tag.rpartition("}")[2] in ("metadata", "style"):
@@ -293,6 +314,32 @@ def svg(figure: Figure, key: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
+def _apply_marks(root: ElementTree.Element, figure: Figure) -> None:
+    """Turn the marks of `mark` into `data-` attributes, and add the scales of the axes."""
+    width, height = map(float, root.attrib["viewBox"].split()[2:])
+    panels = {f"axes_{number}": axes for number, axes in enumerate(figure.axes, start=1)}
+    for element in root.iter():
+        id_ = element.attrib.get("id", "")
+        if id_.startswith(_MARK):
+            del element.attrib["id"]
+            marks = json.loads(id_.removeprefix(_MARK))
+            paths = [child for child in element if child.tag.endswith("}path")]
+            # A collection that is drawn as pixels has no paths.
+            owners = [element] if len(marks) == 1 else paths
+            for owner, (member, said) in zip(owners, marks, strict=False):
+                owner.attrib["data-member"] = "" if member is None else str(member)
+                if said:
+                    owner.attrib["data-says"] = said
+        elif (axes := panels.get(id_)) is not None:
+            place = axes.get_position()
+            ends = (place.x0 * width, place.x1 * width)
+            heights = ((1 - place.y0) * height, (1 - place.y1) * height)
+            numbers = (*ends, *heights, *axes.get_xlim(), *axes.get_ylim())
+            element.attrib["data-axes"] = " ".join(f"{number:.6g}" for number in numbers)
+            element.attrib["data-scale"] = axes.get_yscale()
+            element.attrib["data-what"] = axes.get_ylabel()
+
+
 def _make_printable(figure: Figure) -> None:
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
@@ -311,7 +358,7 @@ def _compact(name: str, value: str) -> str:
         for colour, variable in _THEME.items():
             value = value.replace(colour, variable)
         return value.replace(": ", ":").replace("; ", ";")
-    if name in ("href", "id", "clip-path"):
+    if name in ("href", "id", "clip-path") or name.startswith("data-"):
         return value
     value = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", value)
     return " ".join(value.split())

@@ -52,6 +52,16 @@ class _Layout:
         """Return where a branch has one of its versions, by default the first."""
         return self.history.tree.training[branch.keys[place]], self.rows[branch.keys[0]]
 
+    def copy(self, donor: lineage.Branch, child: lineage.Branch) -> str:
+        """Return whom a member copied and when."""
+        versions = self.history.tree.versions
+        version = versions[child.keys[0]]
+        elapsed_s = version.created_s - min(v.created_s for v in self.history.versions)
+        return (
+            f"copies member {donor.member} after {wording.duration(elapsed_s)}, at "
+            f"{version.agent_steps:,} {self.history.units.steps} of its own"
+        )
+
 
 def family_tree(history: History) -> Figure:
     """Draw who descends from whom, after the paper's phylogenetic trees.
@@ -107,7 +117,7 @@ def _layout(history: History) -> _Layout:
 
 def _draw_copies(axes: Axes, layout: _Layout) -> None:
     """Draw a vertical line for each copy, and underlay the best member's lineage."""
-    copies, best = [], []
+    copies, best, marks = [], [], []
     for branch in layout.order:
         last = max((at for at, key in enumerate(branch.keys) if key in layout.best), default=0)
         if last:
@@ -115,33 +125,42 @@ def _draw_copies(axes: Axes, layout: _Layout) -> None:
         for child in branch.children:
             x, y = layout.point(child)
             copies.append(((x, layout.rows[branch.keys[0]]), (x, y)))
+            marks.append((child.member, layout.copy(branch, child)))
             if child.keys[0] in layout.best:
                 best.append(copies[-1])
     lines, wide, thin = collections.LineCollection, layout.line_width + 4.0, layout.line_width
     axes.add_collection(lines(best, colors=drawing.BEST, linewidths=wide, alpha=0.5, zorder=1))
-    axes.add_collection(lines(copies, colors=drawing.MUTED, linewidths=min(0.9, thin), zorder=2))
+    drawn = lines(copies, colors=drawing.MUTED, linewidths=min(0.9, thin), zorder=2)
+    drawing.mark(drawn, *marks)
+    axes.add_collection(drawn)
 
 
 def _draw_training(axes: Axes, layout: _Layout, scale: Any) -> None:
     """Draw a horizontal line for each slice of training, coloured by the score at its end."""
-    lines, scores = [], []
+    lines, scores, marks = [], [], []
     lap = drawing.LAP * layout.furthest
     for branch in layout.order:
         for place in range(1, len(branch.keys)):
             (start, y), end = layout.point(branch, place - 1), layout.point(branch, place)
             lines.append(((start - lap, y), end))
             scores.append(layout.history.tree.scores[branch.keys[place]])
-    drawing.slices(axes, lines, scores, scale, layout.line_width)
+            marks.append((branch.member, f"to {wording.steps(end[0])}"))
+    drawing.slices(axes, lines, scores, scale, layout.line_width, marks)
 
 
 def _mark_ends(axes: Axes, layout: _Layout) -> None:
     """Mark initial draws, present members, and members that diverged, failed or were lost."""
-    ends = [(layout.point(b), drawing.INITIAL, "o") for b in layout.order if b.parent is None]
+    ends = [
+        (b.member, layout.point(b), drawing.INITIAL, "o") for b in layout.order if b.parent is None
+    ]
     for branch in (branch for branch in layout.order if branch.alive):
         look = drawing.present(branch.member in layout.dead)
-        ends.append((layout.point(branch, -1), *look))
-    for point, colour, marker in ends:
-        axes.plot(*point, ls="", marker=marker, ms=layout.marker_size, color=colour, zorder=4)
+        ends.append((branch.member, layout.point(branch, -1), *look))
+    for member, point, colour, marker in ends:
+        (dot,) = axes.plot(
+            *point, ls="", marker=marker, ms=layout.marker_size, color=colour, zorder=4
+        )
+        drawing.mark(dot, (member, f"at {wording.steps(point[0])}"))
 
 
 def _number_members(axes: Axes, layout: _Layout) -> None:
@@ -151,7 +170,7 @@ def _number_members(axes: Axes, layout: _Layout) -> None:
         if not branch.alive or (layout.pitch < 5.5 and not is_best):
             continue
         words = [str(branch.member), "best" if is_best else "", layout.dead.get(branch.member, "")]
-        axes.annotate(
+        text = axes.annotate(
             " ".join(filter(None, words)),
             layout.point(branch, -1),
             xytext=(layout.marker_size * 0.5 + 3, 0),
@@ -161,6 +180,7 @@ def _number_members(axes: Axes, layout: _Layout) -> None:
             color=drawing.BEST if is_best else drawing.INK,
             weight="bold" if is_best else "normal",
         )
+        drawing.mark(text, (branch.member, f"at {wording.steps(layout.point(branch, -1)[0])}"))
 
 
 def describe(history: History) -> str:

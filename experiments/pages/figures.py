@@ -28,7 +28,10 @@ def learning_curves(history: History) -> Figure:
     for member in history.members:
         for piece in curves.curve_pieces(history, member.id):
             curve = curves.moving_mean(*piece, smooth)
-            axes.plot(*curve, color=drawing.OTHERS, linewidth=0.7, alpha=opacity, zorder=2)
+            (line,) = axes.plot(
+                *curve, color=drawing.OTHERS, linewidth=0.7, alpha=opacity, zorder=2
+            )
+            drawing.mark(line, (member.id, ""))
     handles = [drawing.line(drawing.OTHERS, f"members, mean of {smooth} {history.units.many}", 0.9)]
     if len(history.members) >= 4:
         handles.append(_draw_population(axes, history))
@@ -47,8 +50,10 @@ def learning_curves(history: History) -> Figure:
             rasterized=len(x) > drawing.RASTER_FROM,
         )
         best = curves.moving_mean(x, y, smooth)
-        axes.plot(*best, color=drawing.PAPER, linewidth=3.8, zorder=5)
-        axes.plot(*best, color=drawing.BEST, linewidth=2.0, zorder=6)
+        (edge,) = axes.plot(*best, color=drawing.PAPER, linewidth=3.8, zorder=5)
+        drawing.mark(edge, (None, "best lineage"))
+        (line,) = axes.plot(*best, color=drawing.BEST, linewidth=2.0, zorder=6)
+        drawing.mark(line, (None, "best lineage"))
         handles += [
             drawing.line(drawing.BEST, "best lineage, same mean", 2.0),
             drawing.dot(drawing.BEST, f"its {history.units.many}", 3),
@@ -82,7 +87,8 @@ def _draw_population(axes: Axes, history: History) -> Line2D:
         zorder=3,
     )
     means = [aggregates.iqm(column) for column in at_each]
-    axes.plot(population.steps, means, color=drawing.POPULATION, linewidth=1.6, zorder=4)
+    (line,) = axes.plot(population.steps, means, color=drawing.POPULATION, linewidth=1.6, zorder=4)
+    drawing.mark(line, (None, "population"))
     return drawing.line(drawing.POPULATION, "population: IQM and middle half", 1.6)
 
 
@@ -98,13 +104,15 @@ def schedule(history: History) -> Figure:
     # Without a score there is a gap. A line through it would hide what happened there.
     panels[0].plot(*curves.earned_scores(history.lineage), color=drawing.BEST, linewidth=1.6)
     panels[0].lines[-1].set(marker="o", markersize=2.2)  # a score between two gaps has no line
+    drawing.mark(panels[0].lines[-1], (None, "best lineage"))
     panels[0].set_ylabel("training score")
     copies = [s.start for s in segments[1:] if s.kind in ("exploit", "reseed")]
     changes = _changes(history, rows)
     for name, axes in zip(names, panels[1:], strict=True):
         steps = [row.agent_steps for row in rows]
         used = [history.used(row)[name] for row in rows]
-        axes.step(steps, used, where="post", color=drawing.BEST, linewidth=1.8, zorder=3)
+        (line,) = axes.step(steps, used, where="post", color=drawing.BEST, linewidth=1.8, zorder=3)
+        drawing.mark(line, (None, "best lineage"))
         marks = [history.used(row)[name] for row in changes]
         axes.scatter([r.agent_steps for r in changes], marks, s=14, color=drawing.INK, zorder=5)
         if history.followed is None:
@@ -154,11 +162,12 @@ def hyperparameters(history: History) -> Figure:
     ends += [(member, *drawing.present(records.is_dead(member))) for member in history.members]
     lap = drawing.LAP * max((report.agent_steps for _, report in drawn), default=0)
     for name, axes in zip(names, panels, strict=True):
-        pieces = []
+        pieces, marks = [], []
         for _, report in drawn:
             value, steps = _used(history, report, name), report.agent_steps
             pieces.append(((steps - report.slice_steps - lap, value), (steps, value)))
-        drawing.slices(axes, pieces, [score for score, _ in drawn], scale, width)
+            marks.append((report.member, f"to {wording.steps(steps)}: {wording.value(value)}"))
+        drawing.slices(axes, pieces, [score for score, _ in drawn], scale, width, marks)
         axes.step(
             [r.agent_steps for r in rows],
             [_used(history, row, name) for row in rows],
@@ -169,7 +178,8 @@ def hyperparameters(history: History) -> Figure:
         )
         for record, colour, marker in ends:
             at = record.agent_steps, _used(history, record, name)
-            axes.plot(*at, marker=marker, ms=4, color=colour, zorder=5, clip_on=False)
+            (dot,) = axes.plot(*at, marker=marker, ms=4, color=colour, zorder=5, clip_on=False)
+            drawing.mark(dot, (_member(record), ""))
         drawing.value_axis(axes, name, history.config.space)
         axes.autoscale_view()
     drawing.steps_axis(panels[-1], f"{history.units.steps} of the member")
@@ -219,6 +229,10 @@ def _reported(history: History, name: str) -> tuple[list[float], list[float]]:
 def _used(history: History, row: Any, name: str) -> float:
     """Return the value of a record's hyperparameter where it is used: integers are rounded."""
     return float(history.config.space.used(row.hyperparameters)[name])
+
+
+def _member(record: records.Member | records.Version) -> int:
+    return record.id if isinstance(record, records.Member) else record.member
 
 
 def _name_segments(axes: Axes, segments: Sequence[lineage.Segment]) -> None:

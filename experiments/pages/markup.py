@@ -16,7 +16,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from experiments.analysis import wording
-from experiments.pages import style
+from experiments.pages import script, style
 
 FILE_NAME = "index.html"
 """Name of a page's file."""
@@ -249,7 +249,7 @@ def document(title: str, *body: Content, refresh_s: int | None = None) -> Html:
         *body: Contents of the page.
         refresh_s: Seconds after which a browser loads the page again. None for never.
     """
-    digest = base64.b64encode(hashlib.sha256(style.SCRIPT.encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(script.SCRIPT.encode()).digest()).decode()
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{digest}'"
@@ -266,6 +266,6 @@ def document(title: str, *body: Content, refresh_s: int | None = None) -> Html:
         element("title", title),
         element("style", Html(style.SHEET)),
     )
-    script = element("script", Html(style.SCRIPT))
-    whole = element("html", head, element("body", *body, script), lang="en")
+    own = element("script", Html(script.SCRIPT))
+    whole = element("html", head, element("body", *body, own), lang="en")
     return Html(f"<!doctype html>\n{whole}\n")

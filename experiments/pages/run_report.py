@@ -5,7 +5,6 @@ from pathlib import Path
 from experiments.analysis import files, tables
 from experiments.analysis.history import History
 from experiments.pages import drawing, figures, markup, run_page, summary
-from experiments.projections import tensorboard
 from pbt import files as file_system
 from pbt import store as stores
 
@@ -13,7 +12,6 @@ from pbt import store as stores
 def write_report(
     store: stores.Store,
     directory: Path,
-    event_files: Path | None = None,
     name: str | None = None,
 ) -> str:
     """Write all files of a report, and replace older ones.
@@ -21,8 +19,6 @@ def write_report(
     Args:
         store: The store of the run, which may be training.
         directory: The directory of the report. It is made if it is missing.
-        event_files: The run's TensorBoard directory, in which `best-lineage` is rewritten. None
-            writes no TensorBoard files.
         name: The run's name in titles, by default that of its directory.
 
     Returns:
@@ -50,12 +46,4 @@ def write_report(
     for file_name, figure in drawn.items():
         drawing.save(figure, directory / file_name)
     files.replace(directory / markup.FILE_NAME, run_page.page(history, run_dir, drawn))
-    if event_files is not None and history.lineage:
-        tensorboard.write_best_lineage(
-            history.lineage,
-            history.reports,
-            history.config.space,
-            event_files / "best-lineage",
-            tensorboard.tags_of_samples(history.config),
-        )
     return text

@@ -6,23 +6,23 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.analysis import arms, units
-from experiments.pages import drawing, markup
+from experiments.pages import drawing, markup, study_figures
 from experiments.pages.markup import Column, Content, Html, element
 
 Part = tuple[str, str, list[Content]]
 """Id, title and contents of a section. A section without contents is left out."""
 ALTERNATIVES: Mapping[str, str] = {
-    "scores.png": "Every run of every arm as a dot, with interquartile means and intervals.",
+    "scores.png": "Every run of every arm as a dot, with interquartile means.",
     "curves.png": "Training scores of the best and the median member over steps, by arm.",
     "schedules.png": "Hyperparameters behind the winners' weights over steps, by seed.",
 }
 CAPTIONS: Mapping[str, str] = {
-    "scores.png": "Fresh {} of the best member. Grey: one run. Blue: interquartile mean over "
-    "seeds, with its 95 % bootstrap interval.",
+    "scores.png": "Fresh {samples} of the best member. Grey: one run. Blue: interquartile "
+    "mean{over}.",
     "curves.png": "Training scores, by which members are compared and chosen; the best of several "
-    "is biased upward. Mean over seeds with its 95 % bootstrap interval.",
+    "is biased upward. Mean{over}.",
     "schedules.png": "What the winners' weights were trained with, followed through their donors. "
-    "Grey: one seed. Orange: geometric mean with its 95 % bootstrap interval.",
+    "Grey: one seed. Orange: geometric mean{over}.",
 }
 
 
@@ -127,10 +127,14 @@ def figure(
         tables: What the figure was drawn from.
         drawn: Figures by the names of their files.
         name: The file's name.
-        caption: Caption instead of the usual one, with {} for what a sample is called.
+        caption: Caption instead of the usual one. It may have {samples} for what a sample is
+            called, and {over} for what a mean is over.
     """
     if name not in drawn:
         return None
     svg = drawing.svg(drawn[name], name.partition(".")[0])
-    said = (caption or CAPTIONS[name]).format(tables.words.many)
+    over = ", a run each"
+    if study_figures.has_intervals(tables):
+        over = " over seeds, with its 95 % bootstrap interval"
+    said = (caption or CAPTIONS[name]).format(samples=tables.words.many, over=over)
     return markup.figure(svg, ALTERNATIVES[name], said)

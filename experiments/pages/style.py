@@ -1,4 +1,4 @@
-"""The style sheet and the script inside every page. The script sorts and filters tables."""
+"""The style sheet inside every page."""
 
 SHEET = """
 :root {
@@ -87,6 +87,22 @@ figure svg { display: block; width: 100%; height: auto; font-family: var(--text)
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figure svg text { fill: var(--ink); font-variant-numeric: tabular-nums; }
 figcaption { color: var(--muted); font-size: .92rem; margin-top: .7rem; max-width: 46rem; }
+.pick {
+  position: sticky; top: 0; z-index: 2; display: block; width: fit-content;
+  margin: 0 0 0 auto;
+  padding: .3rem 0 .3rem .6rem; background: var(--paper); color: var(--muted); font-size: .85rem;
+}
+.pick select { font: inherit; color: var(--ink); background: var(--paper); max-width: 10rem; }
+.says {
+  position: fixed; z-index: 3; pointer-events: none; max-width: 20rem; padding: .25rem .55rem;
+  background: var(--ink); color: var(--paper); border-radius: 4px; font-size: .82rem;
+  line-height: 1.35; font-variant-numeric: tabular-nums;
+}
+[data-member] { cursor: pointer; }
+[data-member=""] { cursor: default; }
+.picking [data-member]:not(.picked) { opacity: .1; }
+.picking g.picked path { stroke: var(--ink) !important; stroke-opacity: 1 !important; }
+.picking g.picked > path { stroke-width: 1.8px !important; }
 .swatch {
   display: inline-block; width: .65em; height: .65em; border-radius: 50%; margin-right: .3em;
 }
@@ -155,7 +171,7 @@ footer {
   }
   html { font-size: 10pt; }
   body { max-width: none; padding: 0; }
-  nav, .filter { display: none; }
+  nav, .filter, .pick { display: none; }
   .scroll, .plot { overflow: visible; max-height: none; background: none; }
   figure, .facts div, tr { break-inside: avoid; }
   h2 { break-after: avoid; }
@@ -164,75 +180,5 @@ footer {
   table { font-size: 7.5pt; }
   section { margin-top: 1.5rem; }
   th button::after { content: none; }
-}
-"""
-
-SCRIPT = """
-"use strict";
-for (const table of document.querySelectorAll("table.sortable")) {
-  const body = table.tBodies[0];
-  const rows = Array.from(body.rows);
-  const key = (row, column) => {
-    const cell = row.cells[column];
-    const value = cell.dataset.value;
-    return value === undefined ? cell.textContent.trim() : Number(value);
-  };
-  const order = (a, b) => {
-    const unknown = (a === "") - (b === "");
-    if (unknown) return unknown;
-    if (typeof a === "number" && typeof b === "number") return a - b;
-    return String(a).localeCompare(String(b), undefined, { numeric: true });
-  };
-  Array.from(table.tHead.rows[0].cells).forEach((header, column) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.append(...header.childNodes);
-    header.append(button);
-    button.addEventListener("click", () => {
-      const down = header.getAttribute("aria-sort") === "ascending";
-      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
-      header.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const known = (row) => key(row, column) !== "";
-      const sorted = rows.slice().sort((a, b) => {
-        const sign = down && known(a) && known(b) ? -1 : 1;
-        return sign * order(key(a, column), key(b, column));
-      });
-      body.append(...sorted);
-    });
-  });
-  if (rows.length < 10) continue;
-
-  const bar = document.createElement("div");
-  bar.className = "filter";
-  const label = document.createElement("label");
-  const search = document.createElement("input");
-  search.type = "search";
-  label.append("Filter ", search);
-  bar.append(label);
-  let only = null;
-  if (body.querySelector("tr.copy")) {
-    const copies = document.createElement("label");
-    only = document.createElement("input");
-    only.type = "checkbox";
-    copies.append(only, " copies only");
-    bar.append(copies);
-  }
-  const count = document.createElement("span");
-  count.setAttribute("role", "status");
-  bar.append(count);
-  const filter = () => {
-    const wanted = search.value.toLowerCase().split(/\\s+/).filter(Boolean);
-    let shown = 0;
-    for (const row of rows) {
-      const text = row.textContent.toLowerCase();
-      const fits = wanted.every((word) => text.includes(word));
-      row.hidden = !fits || (only !== null && only.checked && !row.classList.contains("copy"));
-      shown += row.hidden ? 0 : 1;
-    }
-    count.textContent = shown === rows.length ? "" : shown + " of " + rows.length + " rows";
-  };
-  search.addEventListener("input", filter);
-  if (only) only.addEventListener("change", filter);
-  table.parentElement.before(bar);
 }
 """

@@ -18,10 +18,8 @@ import io
 import itertools
 import os
 import struct
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_pb2
@@ -31,23 +29,12 @@ from tensorboard.plugins.text import metadata as text
 from tensorboard.summary.writer import record_writer
 
 from experiments.analysis import wording
+from experiments.projections import points
 
 FILE_NAME = "events.out.tfevents.pbt"
 """Any name with "tfevents" in it is read by TensorBoard."""
 _RECORD_FRAME_BYTES = 16
 """Bytes that a TFRecord adds to its payload: length (8) and the checksums of both (4 each)."""
-
-
-class Point(NamedTuple):
-    """One value of one tag."""
-
-    tag: str
-    step: int
-    value: float | str | bytes | layout_pb2.Layout | summary_pb2.Summary
-    """Scalar, Markdown text, PNG file, layout of the custom scalars dashboard, or a summary of one
-    value that another plugin made."""
-    wall_time: float
-    """Unix time in seconds."""
 
 
 class EventFile:
@@ -80,7 +67,7 @@ class EventFile:
             for value in event.summary.value:
                 self._last_steps[value.tag] = event.step
 
-    def append(self, points: Iterable[Point]) -> None:
+    def append(self, new: Iterable[points.Point]) -> None:
         """Append the points that lie beyond their tag's last step, and skip the others.
 
         Raises:
@@ -89,24 +76,9 @@ class EventFile:
         if self._size is None:
             self.read()
         last_steps = dict(self._last_steps)
-        fresh = []
-        for point in (p._replace(tag=wording.printable(p.tag)) for p in points):
-            if point.step > last_steps.get(point.tag, -1):
-                last_steps[point.tag] = point.step
-                fresh.append(point)
-        if not fresh:
-            return
-        records = io.BytesIO()
-        writer = record_writer.RecordWriter(records)
-        if self._size == 0:
-            version = event_pb2.Event(wall_time=fresh[0].wall_time, file_version="brain.Event:2")
-            writer.write(version.SerializeToString())
-        for (step, wall_time), group in itertools.groupby(fresh, lambda p: (p.step, p.wall_time)):
-            summary = summary_pb2.Summary(value=[_value(point) for point in group])
-            event = event_pb2.Event(wall_time=wall_time, step=step, summary=summary)
-            writer.write(event.SerializeToString())
-        self._write(records.getvalue())
-        self._last_steps = last_steps
+        if data := encoded(new, last_steps, is_first=self._size == 0):
+            self._write(data)
+            self._last_steps = last_steps
 
     def _write(self, data: bytes) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,25 +97,37 @@ class EventFile:
         self._size = size + len(data)
 
 
-def distinct_steps(steps: Sequence[int], after: int) -> list[int]:
-    """Move equal steps apart, as little as possible and only to lower steps above `after`.
+def encoded(new: Iterable[points.Point], last_steps: dict[str, int], is_first: bool) -> bytes:
+    """Return the records of the points beyond their tag's last step, and move the last steps on.
 
     Args:
-        steps: Agent steps, in any order.
-        after: Agent step that all results exceed. If there is too little room, some stay equal.
-
-    Returns:
-        The moved steps in ascending order, as many as `steps`.
+        new: The points.
+        last_steps: Last step by tag. Changed.
+        is_first: Whether these records begin a file.
     """
-    moved: list[int] = []
-    last = sys.maxsize
-    for step in sorted(steps, reverse=True):
-        last = max(min(step, last - 1), after + 1)
-        moved.append(last)
-    return moved[::-1]
+    fresh = points.beyond(
+        (point._replace(tag=wording.printable(point.tag)) for point in new), last_steps
+    )
+    if not fresh:
+        return b""
+    records = io.BytesIO()
+    writer = record_writer.RecordWriter(records)
+    if is_first:
+        version = event_pb2.Event(wall_time=fresh[0].wall_time, file_version="brain.Event:2")
+        writer.write(version.SerializeToString())
+    for (step, wall_time), group in itertools.groupby(fresh, lambda p: (p.step, p.wall_time)):
+        summary = summary_pb2.Summary(value=[_value(point) for point in group])
+        event = event_pb2.Event(wall_time=wall_time, step=step, summary=summary)
+        writer.write(event.SerializeToString())
+    return records.getvalue()
 
 
-def _value(point: Point) -> summary_pb2.Summary.Value:
+def _value(point: points.Point) -> summary_pb2.Summary.Value:
+    """Encode a value.
+
+    It is a scalar, a Markdown text, a PNG file, a layout of the custom scalars dashboard, or a
+    summary of one value that another plugin made.
+    """
     if isinstance(point.value, summary_pb2.Summary):
         return point.value.value[0]
     if isinstance(point.value, bytes):

@@ -3,7 +3,10 @@
     <directory>/member-00 ...   one run per member; x = the member's own agent steps
     <directory>/population      best, median and worst of the members' scores at each report
                                 interval; x = agent steps per member (the population's mean)
-    <directory>/best-lineage    see `write_best_lineage`; x = agent steps behind the weights
+    <directory>/best-lineage-01 the best member's samples and hyperparameters, followed back through
+                                its donors; x = agent steps behind the weights. The number goes up
+                                when another member becomes the best, see
+                                `experiments.projections.best_lineage`
 
 Tags of a member: `episode/return` and `episode/length` (every episode, at the step where it ended;
 translators and GANs have `evaluation/score` instead, learners that name their score
@@ -33,20 +36,16 @@ doubled or lost when the writing process is killed or another launcher goes on. 
 is made again with the same curves and the same times.
 """
 
-import bisect
-import collections
 import contextlib
 import copy
 import functools
 import itertools
 import json
-import os
+import math
 import re
-import shutil
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -56,22 +55,21 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.plugins.hparams import summary_v2 as hparams
 
 from experiments.analysis import provenance, units, wording
-from experiments.projections import event_file
-from experiments.projections.event_file import Point
-from pbt import files, lineage, owner, pictures, run, space, task
+from experiments.analysis.history import History
+from experiments.projections import best_lineage, event_file, points
+from experiments.projections.points import Point
+from pbt import lineage, owner, pictures, run, space
 from pbt import store as stores
 from pbt.records import Event, Report, Version
 
-EPISODE_TAGS = ("episode/return", "episode/length")
-"""Tags of an episode of an agent, and of a sample of a learner of which the suite knows nothing."""
 PNG = b"\x89PNG\r\n\x1a\n"
 """First bytes of a PNG file."""
-REPEATS = 8
-"""Points of a new value of a hyperparameter. TensorBoard's default smoothing of 0.6 then leaves
-0.6 ** 8 = 2 % of the change."""
 LEASE_NAME = "tensorboard"
 LEASE_SECONDS = 30.0
 """Seconds until another launcher goes on for one that died. Longer than an update takes."""
+LINEAGE_INTERVAL_S, LINEAGE_REST = 60.0, 20.0
+"""Least time between two updates of the best lineage: in seconds, and as a multiple of the time
+that an update takes, since it reads the whole run."""
 
 
 class Projector:
@@ -98,13 +96,15 @@ class Projector:
         self._lease_seconds = lease_seconds
         # Two projectors in one process are two owners.
         self._owner = f"{owner.current()}#{id(self)}"
-        names = [member_run(member) for member in range(store.config.population)]
+        names = [points.member_run(member) for member in range(store.config.population)]
         self._files = {
-            name: event_file.EventFile(directory / name) for name in (*names, "population")
+            name: event_file.EventFile(directory / name) for name in (*names, points.POPULATION)
         }
+        self._directory = directory
+        self._lineage_s = -math.inf  # monotonic, when the best lineage is due
         self._report_id = 0
         self._event_id = 0
-        self._curve = _PopulationCurve(store.config)
+        self._curve = points.PopulationCurve(store.config)
 
     def __enter__(self) -> Self:
         return self
@@ -129,18 +129,23 @@ class Projector:
                 self._warned = True
             return False
 
-    def close(self, wait_s: float = 0.0) -> None:
+    def close(self, wait_s: float = 0.0) -> bool:
         """Append what is still missing, and give up the lease.
 
         Args:
             wait_s: Time in seconds to wait for another launcher's lease. Use `LEASE_SECONDS` at the
                 end of a run, when no update follows: a killed launcher may have left its lease.
+
+        Returns:
+            What `update` does.
         """
+        self._lineage_s = -math.inf
         deadline = time.monotonic() + wait_s
-        while not self.update() and not self._warned and time.monotonic() < deadline:
+        while not (is_whole := self.update()) and not self._warned and time.monotonic() < deadline:
             time.sleep(min(1.0, wait_s / 20))
         with contextlib.suppress(stores.StoreError):
             self._store.give_up(LEASE_NAME, self._owner)
+        return is_whole
 
     def _acquire(self) -> bool:
         holder = self.holder()
@@ -156,22 +161,35 @@ class Projector:
         if not all(file.is_unchanged() for file in self._files.values()):
             # This is the first update, another launcher wrote, or somebody deleted files.
             self._report_id = self._event_id = 0
-            self._curve = _PopulationCurve(self._store.config)
+            self._lineage_s = -math.inf
+            self._curve = points.PopulationCurve(self._store.config)
             for file in self._files.values():
                 file.read()
 
         reports, events = self._committed()
-        points, curve = self._points(reports, events)
+        found, curve = self._points(reports, events)
         # The cursors move only when all is on disk. After an error, the whole update is repeated.
         for name, file in self._files.items():
             if time.monotonic() - acquired_s > self._lease_seconds / 3:
                 if not self._acquire():
                     return False
                 acquired_s = time.monotonic()
-            file.append(points[name])
+            file.append(found.get(name, []))
         self._curve = curve
         self._report_id = reports[-1][0] if reports else self._report_id
         self._event_id = events[-1][0] if events else self._event_id
+        return time.monotonic() < self._lineage_s or self._project_lineage()
+
+    def _project_lineage(self) -> bool:
+        """Bring the best member's lineage up to date."""
+        begun_s = time.monotonic()
+        seen = History.read(self._store, self._store.path.parent.name)
+        found = points.of_lineage(seen.lineage, seen.reports, seen.config)
+        if not self._acquire():  # reading a long run takes a while
+            return False
+        best_lineage.write(found, self._directory)
+        ended_s = time.monotonic()
+        self._lineage_s = ended_s + max(LINEAGE_INTERVAL_S, LINEAGE_REST * (ended_s - begun_s))
         return True
 
     def _committed(self) -> tuple[list[tuple[int, Report]], list[tuple[int, Event]]]:
@@ -208,49 +226,37 @@ class Projector:
 
     def _points(
         self, reports: Sequence[tuple[int, Report]], events: Sequence[tuple[int, Event]]
-    ) -> tuple[dict[str, list[Point]], "_PopulationCurve"]:
+    ) -> tuple[dict[str, list[Point]], points.PopulationCurve]:
         """Return the points of each TensorBoard run, and the population's curve after them."""
-        changes = [event for _, event in events if _changes(event)]
+        config = self._store.config
+        is_first = self._report_id == self._event_id == 0
         keys = [(report.member, report.version) for _, report in reports]
-        versions = self._versions(keys + [(event.member, event.version) for event in changes])
-        hyperparameters = self._store.config.space
-        of_version: dict[lineage.Key, list[Point]] = collections.defaultdict(list)
-        points: dict[str, list[Point]] = {name: [] for name in self._files}
-        if self._report_id == self._event_id == 0:
-            for member in range(self._store.config.population):
-                first = self._store.version(member, 0)
-                of_version[member, 0] += hyperparameter_points(first, self._store.config)
-                of_version[member, 0].append(_begun(first, hyperparameters))
-            points["population"] += self._header()
-        for _, report in reports:
-            of_version[report.member, report.version] += report_points(
-                report, hyperparameters, tags_of_samples(self._store.config)
-            )
-            of_version[report.member, report.version] += picture_points(
-                report, self._store.path.parent
-            )
-        for event in changes:
-            key = (event.member, event.version)
-            of_version[key] += decision_points(event, self._donor(versions[key], versions))
-            of_version[key] += hyperparameter_points(versions[key], self._store.config)
-        for key in sorted(of_version):
-            points[member_run(key[0])] += of_version[key]
-
+        keys += [(event.member, event.version) for _, event in events if points.changes(event)]
+        if is_first:
+            keys += [(member, 0) for member in range(config.population)]
+        versions = self._versions(keys)
+        found = points.of_members(
+            config, versions, [report for _, report in reports], [event for _, event in events]
+        )
+        found[points.POPULATION] = self._header() if is_first else []
+        for member in range(config.population) if is_first else ():
+            found[points.member_run(member)].append(_begun(versions[member, 0], config.space))
         curve = copy.deepcopy(self._curve)
         for _, report in reports:
+            found[points.member_run(report.member)] += picture_points(
+                report, self._store.path.parent
+            )
             score = versions[report.member, report.version].score
-            points["population"] += curve.add(report, score)
-        return points, curve
+            found[points.POPULATION] += curve.add(report, score)
+        return found, curve
 
     def _versions(self, keys: Sequence[lineage.Key]) -> dict[lineage.Key, Version]:
+        """Return versions and those that they copied."""
         if len(keys) > 32:
             return {(v.member, v.version): v for v in self._store.versions()}
-        return {key: self._store.version(*key) for key in keys}
-
-    def _donor(self, version: Version, known: Mapping[lineage.Key, Version]) -> Version | None:
-        if version.parent is None or version.parent[0] == version.member:
-            return None
-        return known.get(version.parent) or self._store.version(*version.parent)
+        versions = {key: self._store.version(*key) for key in keys}
+        parents = [version.parent for version in versions.values() if version.parent is not None]
+        return {key: self._store.version(*key) for key in parents} | versions
 
     def _header(self) -> list[Point]:
         config = self._store.config
@@ -258,7 +264,7 @@ class Projector:
         described = json.dumps(config.to_json(), indent=2, sort_keys=True)
         starts = provenance.read(self._store.path.parent)
         commands = "\n".join(dict.fromkeys(start.command for start in starts)) or "not recorded"
-        score = tags_of_samples(config)[0]
+        score = points.tags_of_samples(config)[0]
         compared = hparams.hparams_config_pb(
             hparams=[
                 hparams.HParam(name) for name in map(wording.printable, config.space.dimensions)
@@ -274,71 +280,13 @@ class Projector:
         ]
 
 
-class _PopulationCurve:
-    """Best, median and worst score, each time the members' mean steps pass a report interval."""
-
-    def __init__(self, config: run.RunConfig) -> None:
-        self._config = config
-        self._scores: dict[int, float] = {}
-        self._steps: dict[int, int] = {}
-        self._next = config.report_interval
-
-    def add(self, report: Report, score: float | None) -> list[Point]:
-        """Take the next report in order of commit, and return the points that it completes."""
-        self._steps[report.member] = report.agent_steps
-        if score is not None:
-            self._scores[report.member] = score
-        mean = sum(self._steps.values()) // self._config.population
-        if mean < min(self._next, self._config.total_steps):
-            return []
-        self._next = (mean // self._config.report_interval + 1) * self._config.report_interval
-        if not self._scores:
-            return []
-        scores = self._scores.values()
-        summary = {
-            "best": max(scores),
-            "median": statistics.median(scores),
-            "worst": min(scores),
-        }
-        return [
-            Point(f"score/{name}", mean, value, report.created_s) for name, value in summary.items()
-        ]
-
-
-def member_run(member: int) -> str:
-    """Return the name of a member's TensorBoard run."""
-    return f"member-{member:02d}"
-
-
-def tags_of_samples(config: run.RunConfig) -> Sequence[str]:
-    """Return the tag of the samples' scores and, where they have lengths, the tag of these."""
-    words = units.of(config)
-    if units.has_own_names(words):
-        return (f"evaluation/{wording.printable(words.score)}",)
-    return ("evaluation/score",) if words in units.WITHOUT_EPISODES else EPISODE_TAGS
-
-
-def report_points(
-    report: Report, hyperparameters: space.Space, tags: Sequence[str] = EPISODE_TAGS
-) -> list[Point]:
-    """Return all points of one slice of training; the tags as in `tags_of_samples`."""
-    start = report.agent_steps - report.slice_steps
-    step_s = report.seconds / max(report.slice_steps, 1)
-
-    def wall_time(step: int) -> float:
-        return report.created_s - step_s * (report.agent_steps - step)
-
-    points = episode_points(report.episodes, start, wall_time, tags)
-    scalars = {
-        f"hyperparameter/{name}": float(value)
-        for name, value in hyperparameters.used(report.hyperparameters).items()
-    }
-    scalars |= report.metrics
-    if report.seconds > 0:
-        scalars["steps_per_second"] = report.slice_steps / report.seconds
-    return points + [
-        Point(tag, report.agent_steps, value, report.created_s) for tag, value in scalars.items()
-    ]
+def _begun(version: Version, hyperparameters: space.Space) -> Point:
+    """Return a member's row of the HParams dashboard: the values that it begins with."""
+    used = hyperparameters.used(version.hyperparameters)
+    values = {wording.printable(name): float(value) for name, value in used.items()}
+    name, begun = points.member_run(version.member), version.created_s
+    row = hparams.hparams_pb(values, trial_id=name, start_time_secs=begun)
+    return Point(hparams_metadata.SESSION_START_INFO_TAG, 0, row, begun)
 
 
 def picture_points(report: Report, run_dir: Path) -> list[Point]:
@@ -350,73 +298,6 @@ def picture_points(report: Report, run_dir: Path) -> list[Point]:
     if len(drawn) < 24 or not drawn.startswith(PNG):
         return []  # a learner of somebody else may write anything
     return [Point("samples", report.agent_steps, drawn, report.created_s)]
-
-
-def episode_points(
-    episodes: Sequence[task.Episode],
-    start: int,
-    wall_time: Callable[[int], float],
-    tags: Sequence[str] = EPISODE_TAGS,
-) -> list[Point]:
-    """Return points with the return and the length of each episode, each at a step of its own.
-
-    If there are more episodes than steps, episodes that share a step become one point, their mean.
-
-    Args:
-        episodes: Episodes in the order in which they ended.
-        start: Agent step after which all of them ended.
-        wall_time: Function from an agent step to Unix time in seconds.
-        tags: See `tags_of_samples`.
-    """
-    steps = event_file.distinct_steps([episode.agent_steps for episode in episodes], start)
-    points = []
-    for step, group in itertools.groupby(zip(steps, episodes, strict=True), lambda pair: pair[0]):
-        together = [episode for _, episode in group]
-        means = [
-            statistics.fmean(episode.episode_return for episode in together),
-            statistics.fmean(episode.length for episode in together),
-        ]
-        for tag, mean in zip(tags, means, strict=False):
-            points.append(Point(tag, step, mean, wall_time(step)))
-    return points
-
-
-def hyperparameter_points(version: Version, config: run.RunConfig) -> list[Point]:
-    """Return a version's hyperparameters as points at the first steps that use them.
-
-    The values of a first version stand at step 0 alone, since no value was before them.
-    """
-    first, count = version.agent_steps, 1
-    if version.kind != "initial":
-        # The next slice ends at a point of its own, at the earliest after a report interval.
-        left = min(config.report_interval, config.total_steps - version.agent_steps)
-        first, count = first + 1, max(1, min(REPEATS, left - 1))
-    return [
-        Point(f"hyperparameter/{name}", step, float(value), version.created_s)
-        for name, value in config.space.used(version.hyperparameters).items()
-        for step in range(first, first + count)
-    ]
-
-
-def _begun(version: Version, hyperparameters: space.Space) -> Point:
-    """Return a member's row of the HParams dashboard: the values that it begins with."""
-    used = hyperparameters.used(version.hyperparameters)
-    values = {wording.printable(name): float(value) for name, value in used.items()}
-    name, begun = member_run(version.member), version.created_s
-    row = hparams.hparams_pb(values, trial_id=name, start_time_secs=begun)
-    return Point(hparams_metadata.SESSION_START_INFO_TAG, 0, row, begun)
-
-
-def decision_points(event: Event, donor: Version | None) -> list[Point]:
-    """Return points that say whom a member copied and why."""
-    step, wall_time = event.agent_steps, event.created_s
-    evidence = json.dumps(dict(event.details), indent=2, sort_keys=True, default=str)
-    points = [Point(f"{event.kind}/evidence", step, f"```json\n{evidence}\n```", wall_time)]
-    if donor is not None:
-        tag = f"exploit/donor/{member_run(donor.member)}"
-        points.append(Point(tag, step, donor.member, wall_time))
-        points.append(Point("exploit/donor_agent_steps", step, donor.agent_steps, wall_time))
-    return points
 
 
 def layout(config: run.RunConfig) -> layout_pb2.Layout:
@@ -431,9 +312,9 @@ def layout(config: run.RunConfig) -> layout_pb2.Layout:
 
     categories = {
         "Hyperparameters of all members": charts(is_adapted=True),
-        "Returns" if tags_of_samples(config) == EPISODE_TAGS else "Scores": {
+        "Returns" if points.tags_of_samples(config) == points.EPISODE_TAGS else "Scores": {
             f"{wording.printable(words.score)}, all members": [
-                f"^{re.escape(tags_of_samples(config)[0])}$"
+                f"^{re.escape(points.tags_of_samples(config)[0])}$"
             ],
             "population score": ["^score/best$", "^score/median$", "^score/worst$"],
             "donor copied from": ["^exploit/donor/"],
@@ -449,65 +330,5 @@ def layout(config: run.RunConfig) -> layout_pb2.Layout:
     return dashboard
 
 
-def write_best_lineage(
-    steps: Sequence[lineage.Step],
-    reports: Iterable[Report],
-    hyperparameters: space.Space,
-    directory: Path,
-    tags: Sequence[str] = EPISODE_TAGS,
-) -> None:
-    """Write the TensorBoard run `best-lineage`, in place of an older one.
-
-    The old run is replaced and not appended to, as all of it changes when another member becomes
-    the best.
-
-    Args:
-        steps: The lineage, from `lineage.Tree.lineage`.
-        reports: The reports of all members.
-        hyperparameters: The run's search space.
-        directory: Directory of the run `best-lineage` itself.
-        tags: See `tags_of_samples`.
-    """
-    by_step = {step.training: step.version.created_s for step in reversed(steps)}
-    known = sorted(by_step)
-
-    def wall_time(step: int) -> float:
-        # The time of the first version that has this step behind it.
-        return by_step[known[min(bisect.bisect_left(known, step), len(known) - 1)]]
-
-    points = []
-    rows = lineage.schedule(steps)
-    # Each row stands at the first steps and at the last one that use it: see `REPEATS`.
-    for row, following in itertools.zip_longest(rows, rows[1:]):
-        first = row.agent_steps + (row is not rows[0])
-        ends = [first]
-        if following is not None:
-            count = 1 if row is rows[0] else REPEATS
-            ends = [*range(first, min(first + count, following.agent_steps)), following.agent_steps]
-        elif len(rows) > 1 and row.hyperparameters == rows[-2].hyperparameters:
-            continue  # the last row only says where the schedule ends
-        for name, value in hyperparameters.used(row.hyperparameters).items():
-            for step in ends:
-                points.append(Point(f"hyperparameter/{name}", step, value, wall_time(step)))
-    counted = [e for e in lineage.episodes(steps, reports) if e.counted]
-    points += episode_points(counted, steps[0].training, wall_time, tags)
-
-    files.remove_old(directory.parent, f"{directory.name}.*.tmp")  # of killed processes
-    fresh = directory.with_name(f"{directory.name}.{os.getpid()}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
-        event_file.EventFile(fresh).append(points)
-        if directory.exists():
-            shutil.rmtree(directory)
-        os.replace(fresh, directory)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
 def _is_within(horizon: Mapping[int, int], record: tuple[int, Report | Event]) -> bool:
     return record[1].version <= horizon[record[1].member]
-
-
-def _changes(event: Event) -> bool:
-    """Return whether the event led to a version with other weights or hyperparameters."""
-    return event.kind in ("exploit", "explore", "reseed", "restored")

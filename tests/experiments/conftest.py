@@ -53,7 +53,7 @@ def one_process(monkeypatch):
     monkeypatch.setattr(
         launch.run_report,
         "write_report",
-        lambda store, directory, events: directory.mkdir(exist_ok=True),
+        lambda store, directory: directory.mkdir(exist_ok=True),
     )
 
 

@@ -235,6 +235,8 @@ def test_single_runs_are_n_1(folder, tmp_path, capsys):
         assert text.count("none for n = 1") == 2
         assert "One seed: pbt-0, none-0. What separates single runs" in text
         assert "nan" not in text
+    assert "interquartile mean, a run each." in words
+    assert "bootstrap" not in words
 
 
 def test_single_runs_are_not_compared_by_fresh_episodes_either(folder):

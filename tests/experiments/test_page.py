@@ -32,8 +32,8 @@ from experiments.pages import (
     markup,
     run_page,
     run_report,
+    script,
     sections,
-    style,
 )
 from html_check import check
 from pbt import run, space
@@ -103,11 +103,11 @@ def test_only_the_page_s_own_script_may_run(seen):
     text = run_page.page(seen, Path("run"), {})
     elements, _ = check(text)
     (policy,) = (a["content"] for t, a in elements if a.get("http-equiv"))
-    digest = base64.b64encode(hashlib.sha256(style.SCRIPT.encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(script.SCRIPT.encode()).digest()).decode()
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert f"script-src 'sha256-{digest}'" in policy
     assert text.count("<script>") == 1
-    assert f"<script>{style.SCRIPT}</script>" in text
+    assert f"<script>{script.SCRIPT}</script>" in text
 
 
 def test_whatever_comes_from_a_run_is_escaped(tmp_path):

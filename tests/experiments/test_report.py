@@ -50,7 +50,7 @@ def test_the_whole_report(population, run_dir, capsys):
         assert pixels.std() > 0.05  # something is drawn
     assert {path.name for path in (run_dir / "tensorboard").iterdir()} == {
         "population",
-        "best-lineage",
+        "best-lineage-01",
         *(f"member-0{number}" for number in range(4)),
     }
     printed = capsys.readouterr().out
@@ -136,7 +136,7 @@ def test_out_leaves_the_run_as_it_was(population, run_dir, tmp_path):
     population.train(20)
     report.main([str(run_dir), "--out", str(tmp_path / "elsewhere")])
     assert [path.name for path in run_dir.iterdir()] == [store.FILE_NAME]
-    assert (tmp_path / "elsewhere" / "tensorboard" / "best-lineage").is_dir()
+    assert (tmp_path / "elsewhere" / "tensorboard" / "best-lineage-01").is_dir()
     assert (tmp_path / "elsewhere" / "schedule.png").is_file()
 
 

@@ -163,6 +163,14 @@ def test_one_seed_has_no_interval(tmp_path):
     found = [result(arm, 0, own[0]) for arm, own in SCORES.items()]
     results.write(tmp_path, DESCRIBED, found)
     assert "| random search | 1 | 5.500 (none for n = 1) |" in (tmp_path / "README.md").read_text()
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "interquartile mean, a run each." in page
+    assert "bootstrap interval" not in page
+
+
+def test_several_seeds_have_an_interval(folder):
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert "interquartile mean over seeds, with its 95 % bootstrap interval." in page
 
 
 def test_scores_of_known_games_are_also_told_on_the_human_scale(tmp_path):

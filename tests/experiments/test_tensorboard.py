@@ -6,31 +6,46 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing import event_accumulator
+from tensorboard import context
+from tensorboard.backend.event_processing import (
+    data_provider,
+    event_accumulator,
+    plugin_event_multiplexer,
+)
+from tensorboard.data import server_ingester as data_ingester
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata as hparams
+from tensorboard.util import grpc_util
 
 import projection_run as runs
 from experiments.analysis import history, provenance
-from experiments.projections import event_file, tensorboard
+from experiments.projections import event_file, points, tensorboard
+from pbt import lineage
 from pbt.task import Episode
 
 HERE = Path(__file__).parent
 
 
 def read(directory):
-    """All scalars and texts by TensorBoard's own reader: {run: {tag: [(step, value, time)]}}."""
+    """All scalars and texts by TensorBoard's own reader: {run: {tag: [(step, value, time)]}}.
+
+    The name of the best lineage is without its number.
+    """
     found = {}
     for path in sorted(directory.iterdir()):
         events = event_accumulator.EventAccumulator(
             str(path), size_guidance={"scalars": 0, "tensors": 0}
         )
         events.Reload()
-        tags = found[path.name] = {}
+        run = path.name.partition("-lineage")
+        name = "".join(run[:2])
+        assert name not in found
+        tags = found[name] = {}
         for tag in events.Tags()["scalars"]:
             tags[tag] = [(e.step, e.value, e.wall_time) for e in events.Scalars(tag)]
         for tag in events.Tags()["tensors"]:
@@ -50,8 +65,8 @@ def read(directory):
 
 def assert_forward(found):
     for run, tags in found.items():
-        for tag, points in tags.items():
-            steps = [step for step, _, _ in points]
+        for tag, drawn in tags.items():
+            steps = [step for step, _, _ in drawn]
             assert all(a < b for a, b in itertools.pairwise(steps)), (run, tag)
 
 
@@ -70,7 +85,8 @@ def test_every_episode_and_every_value_of_the_store_is_there(population, tmp_pat
     population.train(1000)
     found = projected(population, tmp_path / "tb")
     assert_forward(found)
-    assert sorted(found) == ["member-00", "member-01", "member-02", "member-03", "population"]
+    members = [f"member-0{number}" for number in range(4)]
+    assert sorted(found) == ["best-lineage", *members, "population"]
     for number in range(4):
         tags = found[f"member-0{number}"]
         reports = [r for _, r in population.store.reports() if r.member == number]
@@ -108,13 +124,13 @@ def test_hyperparameters_are_the_used_ones_and_a_staircase(population, tmp_path)
     for number in range(4):
         versions = population.store.versions(number)
         for name, dimension in runs.SPACE.dimensions.items():
-            points = found[f"member-0{number}"][f"hyperparameter/{name}"]
-            for step, value, _ in points:
+            drawn = found[f"member-0{number}"][f"hyperparameter/{name}"]
+            for step, value, _ in drawn:
                 # In force at a step are the values of the last version before it.
                 before = [v for v in versions if v.agent_steps < step] or versions[:1]
                 wanted = dimension.used(before[-1].hyperparameters[name])
                 assert value == pytest.approx(wanted, rel=1e-6), (name, step)
-            assert points[-1][0] == runs.INTERVAL * 10
+            assert drawn[-1][0] == runs.INTERVAL * 10
 
 
 def smoothed(values, weight=0.6):
@@ -129,21 +145,16 @@ def smoothed(values, weight=0.6):
 def test_schedules_stay_steps_under_tensorboards_default_smoothing(population, tmp_path):
     population.train(1000)
     projected(population, tmp_path / "tb")
-    seen = history.History.read(population.store, "x")
-    best = tmp_path / "tb" / "best-lineage"
-    tensorboard.write_best_lineage(seen.lineage, seen.reports, seen.config.space, best)
     found, changes = read(tmp_path / "tb"), 0
     for run in ("best-lineage", *(f"member-0{number}" for number in range(4))):
-        points = found[run]["hyperparameter/learning_rate"]
-        shown = dict(
-            zip([s for s, _, _ in points], smoothed([v for _, v, _ in points]), strict=True)
-        )
-        for (at, before, _), (step, after, _) in itertools.pairwise(points):
+        drawn = found[run]["hyperparameter/learning_rate"]
+        shown = dict(zip([s for s, _, _ in drawn], smoothed([v for _, v, _ in drawn]), strict=True))
+        for (at, before, _), (step, after, _) in itertools.pairwise(drawn):
             if before != after:
                 changes += 1
                 assert step == at + 1
                 jump = abs(after - shown[at])
-                assert abs(shown[step + tensorboard.REPEATS - 1] - after) < 0.02 * jump
+                assert abs(shown[step + points.REPEATS - 1] - after) < 0.02 * jump
     assert changes > 2
 
 
@@ -196,8 +207,8 @@ def test_commits_between_two_reads_are_not_lost(population, tmp_path):
     reading = {name: getattr(population.store, name) for name in ("members", "reports", "events")}
 
     def then_train(name, count):
-        def read_and_train(*arguments):
-            result = reading[name](*arguments)
+        def read_and_train(*arguments, **keywords):
+            result = reading[name](*arguments, **keywords)
             for other, method in reading.items():  # training reads the store, too
                 setattr(population.store, other, method)
             population.train(count)
@@ -327,43 +338,117 @@ def test_deleted_files_are_made_again_even_while_it_runs(population, tmp_path):
     assert read(tmp_path / "tb") == projected(population, tmp_path / "at once")
 
 
-def test_the_best_lineage_is_written_anew(population, tmp_path):
-    directory = tmp_path / "tb" / "best-lineage"
-    population.train(16)
-    for _ in range(2):
-        population.train(1000)
-        seen = history.History.read(population.store, "x")
-        tensorboard.write_best_lineage(seen.lineage, seen.reports, seen.config.space, directory)
-    assert [path.name for path in directory.parent.iterdir()] == ["best-lineage"]
-    found = read(tmp_path / "tb")
-    assert_forward(found)
-    tags = found["best-lineage"]
+def test_the_best_lineage_has_its_samples_and_values(population, tmp_path):
+    population.train(1000)
+    tags = projected(population, tmp_path / "tb")["best-lineage"]
+    seen = history.History.read(population.store, "x")
     training = seen.lineage[-1].training
     for name in runs.SPACE.dimensions:
         assert tags[f"hyperparameter/{name}"][-1][0] == training
     # Each slice's values are those of the last point at or before its end.
-    points = tags["hyperparameter/learning_rate"]
+    drawn = tags["hyperparameter/learning_rate"]
     for step in seen.lineage:
         if step.version.kind == "slice":
-            value = [value for at, value, _ in points if at <= step.training][-1]
+            value = [value for at, value, _ in drawn if at <= step.training][-1]
             assert value == pytest.approx(step.version.hyperparameters["learning_rate"], rel=1e-6)
-    counted = sum(
-        e.counted
-        for r in seen.reports
-        for e in r.episodes
-        if (r.member, r.version) in {(s.version.member, s.version.version) for s in seen.lineage}
+    episodes = [e for e in lineage.episodes(seen.lineage, seen.reports) if e.counted]
+    assert [value for _, value, _ in tags["episode/return"]] == pytest.approx(
+        [e.episode_return for e in episodes], rel=1e-6
     )
-    assert len(tags["episode/return"]) == counted
+    moved = [
+        e.agent_steps - at for e, (at, _, _) in zip(episodes, tags["episode/return"], strict=True)
+    ]
+    assert 0 <= min(moved) <= max(moved) < runs.NUM_ENVS
+
+
+@pytest.fixture(params=["its server", "its Python reader"])
+def watched(request, tmp_path):
+    """A function that reads the scalars of a directory as a TensorBoard does that goes on running.
+
+    Returns {run: {tag: [(step, value)]}}.
+    """
+    (tmp_path / "tb").mkdir()
+    if request.param == "its server":
+        server = data_ingester.SubprocessServerDataIngester(
+            server_binary=data_ingester.get_server_binary(),
+            logdir=str(tmp_path / "tb"),
+            reload_interval=1,
+            channel_creds_type=grpc_util.ChannelCredsType.LOCAL,
+        )
+        server.start()
+        provider = server.data_provider
+    else:
+        multiplexer = plugin_event_multiplexer.EventMultiplexer(size_guidance={"tensors": 0})
+        provider = data_provider.MultiplexerDataProvider(multiplexer, str(tmp_path / "tb"))
+
+    def seen():
+        if request.param == "its Python reader":
+            multiplexer.AddRunsFromDirectory(str(tmp_path / "tb"))
+            multiplexer.Reload()
+        found = provider.read_scalars(
+            context.RequestContext(), experiment_id="", plugin_name="scalars", downsample=10**6
+        )
+        return {
+            run: {tag: [(point.step, point.value) for point in drawn] for tag, drawn in of.items()}
+            for run, of in found.items()
+        }
+
+    yield seen
+    if request.param == "its server":
+        server._stdin_handle.close()  # it ends with its standard input
+
+
+def test_a_running_tensorboard_draws_one_best_lineage(population, tmp_path, watched):
+    names = set()
+    for _ in range(8):
+        population.train(4)
+        wanted = {
+            tag: [(step, value) for step, value, _ in found]
+            for tag, found in projected(population, tmp_path / "tb").get("best-lineage", {}).items()
+        }
+        deadline = time.monotonic() + 60
+        while True:  # the server looks for new data on its own
+            shown = {name: of for name, of in watched().items() if name.startswith("best-lineage")}
+            if list(shown.values()) == [wanted] or not wanted or time.monotonic() > deadline:
+                break
+        assert list(shown.values()) == ([wanted] if wanted else [])
+        names |= set(shown)
+    assert 1 < len(names) < 8  # at times another member became the best
+
+
+def test_the_best_lineage_is_there_while_training(population, tmp_path):
+    projector = tensorboard.Projector(population.store, tmp_path / "tb")
+    population.train(16)
+    assert projector.update()
+    first = read(tmp_path / "tb")["best-lineage"]
+    population.train(1000)
+    assert projector.update()
+    assert read(tmp_path / "tb")["best-lineage"] == first  # it is read at most once a minute
+    projector.close()
+    assert read(tmp_path / "tb")["best-lineage"] != first
+
+
+@pytest.mark.parametrize("left", [0, 30, 5_000])
+def test_a_best_lineage_that_was_cut_off_is_completed(population, tmp_path, left):
+    population.train(40)
+    projected(population, tmp_path / "tb")
+    (run,) = (tmp_path / "tb").glob("best-lineage*")
+    path = run / event_file.FILE_NAME
+    path.write_bytes(path.read_bytes()[:left])
+    (tmp_path / "tb" / "best-lineage").mkdir()  # of a version before
+    found = projected(population, tmp_path / "tb")
+    assert run.is_dir()
+    assert found == projected(population, tmp_path / "at once")
 
 
 def test_equal_steps_are_moved_apart_as_little_as_possible():
-    assert event_file.distinct_steps([64, 96, 96, 96, 128], 32) == [64, 94, 95, 96, 128]
-    assert event_file.distinct_steps([3, 3, 3, 3], 0) == [1, 1, 2, 3]  # no room for four
-    assert event_file.distinct_steps([], 0) == []
+    assert points.distinct_steps([64, 96, 96, 96, 128], 32) == [64, 94, 95, 96, 128]
+    assert points.distinct_steps([3, 3, 3, 3], 0) == [1, 1, 2, 3]  # no room for four
+    assert points.distinct_steps([], 0) == []
     rng = np.random.default_rng(0)
     for _ in range(200):
         steps = np.sort(rng.integers(101, 131, rng.integers(1, 30))).tolist()
-        moved = event_file.distinct_steps(steps, 100)
+        moved = points.distinct_steps(steps, 100)
         assert all(100 < m <= s for m, s in zip(moved, steps, strict=True))
         if len(steps) <= 30 and moved[0] > 101:
             assert len(set(moved)) == len(moved)
@@ -371,6 +456,6 @@ def test_equal_steps_are_moved_apart_as_little_as_possible():
 
 def test_more_episodes_than_steps_share_a_point():
     episodes = [Episode(1, 2.0, 1, True), Episode(1, 4.0, 3, True), Episode(2, 9.0, 1, True)]
-    points = tensorboard.episode_points(episodes, 0, float)
-    returns = [(p.step, p.value) for p in points if p.tag == "episode/return"]
+    drawn = points.episode_points(episodes, 0, float)
+    returns = [(p.step, p.value) for p in drawn if p.tag == "episode/return"]
     assert returns == [(1, 3.0), (2, 9.0)]
