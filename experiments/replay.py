@@ -64,6 +64,9 @@ class Arguments:
     store: str | None = None
     """PostgreSQL database that keeps the new run, such as postgresql://user@host/name; default: a
     SQLite file in its directory. The password comes from PGPASSWORD or ~/.pgpass."""
+    checkpoints: str | None = None
+    """Folder or URL that keeps the checkpoints of the new run alone, such as s3://bucket/run;
+    default: checkpoints in its directory."""
     trust: bool = False
     """Play the run's environment though it is of other code than the suite's and Gymnasium's: that
     code is executed."""
@@ -94,6 +97,7 @@ class Arguments:
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed}: use 0 or more")
         config.check_store(self.store)
+        config.check_checkpoints(self.checkpoints)
 
 
 def prepare(arguments: Arguments) -> run.RunConfig:
@@ -187,7 +191,9 @@ def main() -> NoReturn:
     ]
     run_dir = arguments.run_dir or Path("results/runs") / "-".join(parts)
     workers = arguments.workers or config.default_workers(arguments.members)
-    launch.run_and_exit(run_dir, run_config, workers, url=arguments.store)
+    launch.run_and_exit(
+        run_dir, run_config, workers, url=arguments.store, checkpoints=arguments.checkpoints
+    )
 
 
 if __name__ == "__main__":

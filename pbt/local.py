@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pbt import checkpoint, claim, disk, files, owner, process, store, verdict
+from pbt import checkpoint, claim, disk, files, owner, process, storage, store, verdict
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +116,9 @@ def run(
     with patiently(lambda: store.Store.open(run_dir, busy_timeout_s=busy_timeout_s)) as run_store:
         # Runs of before were not marked.
         identity, names = patiently(run_store.identity), patiently(run_store.referenced_checkpoints)
-        is_there = checkpoint.adopt(run_dir / "checkpoints", identity, names)
+        is_there = False
+        with contextlib.suppress(checkpoint.NotThere):  # nothing says where they are
+            is_there = storage.of(run_dir).adopt(identity, names)
         holders = patiently(run_store.owners)
         gone, at_work = owner.gone(holders), owner.at_work(holders)
         over = patiently(lambda: verdict.of(run_store))
@@ -206,8 +208,8 @@ def refusal(run_dir: Path) -> tuple[int, str] | None:
 
 def _tidy(run_store: store.Store, run_dir: Path) -> None:
     """Delete what nobody needs any more: superseded checkpoints, and what killed processes left."""
-    with contextlib.suppress(OSError, store.StoreError):
-        claim.collect(run_store, run_dir / "checkpoints")
+    with contextlib.suppress(OSError, store.StoreError, checkpoint.NotThere):
+        claim.collect(run_store, storage.of(run_dir))
         for name in store.FILE_NAMES:
             files.remove_old(run_dir, f".{name}.creating-*")
         files.remove_old(run_dir, ".probe-*")
@@ -216,7 +218,7 @@ def _tidy(run_store: store.Store, run_dir: Path) -> None:
 def _why_away(run_dir: Path, identity: Mapping[str, Any]) -> str | None:
     """Return why a run's checkpoints are not there; None if they are."""
     try:
-        checkpoint.check_there(run_dir / "checkpoints", identity)
+        storage.of(run_dir).check_there(identity)
     except checkpoint.NotThere as error:
         return str(error)
     return None
