@@ -5,8 +5,10 @@ the AWS tools read them. They are never in the URL, stored or printed.
 """
 
 import functools
+import queue
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib import parse
@@ -16,6 +18,9 @@ from pbt import manifests
 SCHEMES = ("s3", "file")
 # Parameters of Arrow that say where a server is. None of them is a secret.
 _PARAMETERS = ("allow_bucket_creation", "endpoint_override", "region", "scheme")
+_ANSWER_S = 20.0
+"""Seconds for which a server may be silent. Its client tries three times within 10."""
+_SLOWEST_BYTES_PER_S = 1_000_000
 
 
 class Object(NamedTuple):
@@ -95,13 +100,15 @@ class Bucket:
     def read(self, key: str, limit: int) -> bytes | None:
         """Return the first bytes of an object, at most one more than `limit`; None without one."""
         system, folder = self._opened
-        try:
+
+        def read() -> bytes:
             with system.open_input_stream(f"{folder}/{key}") as stream:
                 return bytes(stream.read(limit + 1))
+
+        try:
+            return self._answer(read)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise self._away(error) from error
 
     def fetch(self, key: str, path: Path) -> bool:
         """Write an object into a file; return False if there is none.
@@ -111,20 +118,14 @@ class Bucket:
         """
         system, folder = self._opened
         try:
-            source = system.open_input_stream(f"{folder}/{key}")
+            source = self._answer(lambda: system.open_input_stream(f"{folder}/{key}"))
         except FileNotFoundError:
             return False
-        except OSError as error:
-            raise self._away(error) from error
-        with source, open(path, "wb") as target:
-            while True:
-                try:
-                    piece = source.read(1 << 20)
-                except OSError as error:
-                    raise self._away(error) from error
-                if not piece:
-                    return True
+        with open(path, "wb") as target:
+            while piece := self._answer(lambda: source.read(1 << 20)):
                 target.write(piece)
+        source.close()
+        return True
 
     def write(self, key: str, content: bytes | Path) -> None:
         """Write an object, from bytes or from a file. It replaces one that is there."""
@@ -138,21 +139,19 @@ class Bucket:
         else:
             buffer = content.read_bytes() if isinstance(content, Path) else content
         path = f"{folder}/{key}"
-        try:
+
+        def write() -> None:
             if self.url.startswith("file:"):
                 system.create_dir(path.rpartition("/")[0], recursive=True)
             with system.open_output_stream(path) as stream:
                 stream.write(buffer)
-        except OSError as error:
-            raise self._away(error) from error
+
+        self._answer(write, len(buffer))
 
     def find(self, key: str) -> Object | None:
         """Return an object; None if there is none."""
         system, folder = self._opened
-        try:
-            found = system.get_file_info(f"{folder}/{key}")
-        except OSError as error:
-            raise self._away(error) from error
+        found = self._answer(lambda: system.get_file_info(f"{folder}/{key}"))
         return _object(found, key) if found.is_file else None
 
     def list(self, below: str = "") -> Iterator[Object]:
@@ -161,13 +160,8 @@ class Bucket:
 
         system, folder = self._opened
         base = f"{folder}/{below}".rstrip("/")
-        try:
-            found = system.get_file_info(
-                fs.FileSelector(base, allow_not_found=True, recursive=True)
-            )
-        except OSError as error:
-            raise self._away(error) from error
-        for one in found:
+        wanted = fs.FileSelector(base, allow_not_found=True, recursive=True)
+        for one in self._answer(lambda: system.get_file_info(wanted)):
             if one.is_file:
                 yield _object(one, one.path[len(folder) + 1 :])
 
@@ -190,12 +184,44 @@ class Bucket:
     def _delete(self, how: str, key: str) -> bool:
         system, folder = self._opened
         try:
-            getattr(system, how)(f"{folder}/{key}")
+            self._answer(lambda: getattr(system, how)(f"{folder}/{key}"))
             return True
         except FileNotFoundError:
             return False
-        except OSError as error:
+
+    def _answer(self, call: Callable[[], Any], size: int = 0) -> Any:
+        """Return what a call to the server returns.
+
+        A server that falls silent would hold a call for longer than a worker may be without
+        progress. So it runs in a thread, which is given up after a while.
+
+        Args:
+            call: The call.
+            size: Bytes that it writes.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+            NotThere: The server is away, refuses, or has given no answer.
+        """
+        answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                answers.put((call(), None))
+            except BaseException as error:
+                answers.put((None, error))
+
+        threading.Thread(target=run, daemon=True).start()
+        patience_s = _ANSWER_S + size / _SLOWEST_BYTES_PER_S
+        try:
+            answer, error = answers.get(timeout=patience_s)
+        except queue.Empty:
+            raise self._away(OSError(f"no answer for {patience_s:.0f} s")) from None
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise self._away(error) from error
+        if error is not None:
+            raise error
+        return answer
 
     def _away(self, error: BaseException) -> manifests.NotThere:
         said = re.sub(r" \(Request ID: [^)]*\)", "", " ".join(str(error).split()))
