@@ -106,7 +106,7 @@ class Bucket:
                 return bytes(stream.read(limit + 1))
 
         try:
-            return self._answer(read)
+            return bytes(self._answer(read))
         except FileNotFoundError:
             return None
 

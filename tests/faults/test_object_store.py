@@ -35,6 +35,7 @@ def test_kills_lose_and_double_nothing_and_any_machine_goes_on(toy_run, tmp_path
     assert not run.events("restored", "failed")
 
 
+@pytest.mark.slow  # the client gives up after half a minute
 def test_a_server_that_is_away_is_waited_for(toy_run, s3_server, wait_until):
     """It answers nothing for some seconds. No slice is dropped."""
     run = toy_run(checkpoints=s3_server.url("away"), exploit="none", task_config={"update_s": 0.01})
