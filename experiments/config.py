@@ -17,7 +17,7 @@ from agents import actor_critic, feudal, ppo, unreal
 from experiments import cluster
 from experiments.analysis import schedule
 from experiments.members import learner
-from pbt import run, space, store
+from pbt import run, space, storage, store
 
 Hyperparameter = Literal[
     "learning_rate",
@@ -97,6 +97,10 @@ class EngineConfig:
     store: str | None = None
     """PostgreSQL database that keeps the run, such as postgresql://user@host/name; default: a
     SQLite file in the run's directory. The password comes from PGPASSWORD or ~/.pgpass."""
+    checkpoints: str | None = None
+    """Folder or URL that keeps the checkpoints of this run alone, such as s3://bucket/run; default:
+    checkpoints in the run's directory. Keys come from AWS_ACCESS_KEY_ID and
+    AWS_SECRET_ACCESS_KEY."""
     where: Annotated[tyro.conf.OmitArgPrefixes[cluster.Cluster], tyro.conf.arg(name="cluster")] = (
         dataclasses.field(default_factory=cluster.Cluster)
     )
@@ -110,6 +114,7 @@ class EngineConfig:
         """
         check_workers(self.workers)
         check_store(self.store)
+        check_checkpoints(self.checkpoints)
         self.where.check()
         if self.fork is not None and self.run_dir is None:
             raise ValueError(f"--fork {self.fork}: name the new run's directory too, --run-dir NEW")
@@ -401,6 +406,18 @@ def check_store(url: str | None) -> None:
         store.check_url(url)
     except ValueError as error:
         raise ValueError(f"--store: {error}") from None
+
+
+def check_checkpoints(url: str | None) -> None:
+    """Refuse a place of checkpoints that cannot be used; None is the default.
+
+    Raises:
+        ValueError: One line with the way out. It repeats no key.
+    """
+    try:
+        storage.check_url(url)
+    except ValueError as error:
+        raise ValueError(f"--checkpoints: {error}") from None
 
 
 def parse_fixed(fixed: Sequence[str], flag: str = "--fixed") -> dict[str, float]:

@@ -20,7 +20,7 @@ from experiments.analysis import history, provenance, scores, tasks, units
 from experiments.members import checks, evaluation
 from experiments.pages import run_report
 from experiments.projections import progress, tensorboard
-from pbt import checkpoint, create, disk, local, owner, run, store, supervise, verdict
+from pbt import checkpoint, create, disk, local, owner, run, storage, store, supervise, verdict
 
 PROJECTION_INTERVAL_S = 10.0
 """Seconds between two updates of the TensorBoard files."""
@@ -54,6 +54,7 @@ def run_population(
         settings.num_workers(),
         settings.fork,
         settings.store,
+        settings.checkpoints,
         settings.where,
     )
 
@@ -105,6 +106,7 @@ def run_and_exit(
     workers: int,
     fork: Path | None = None,
     url: str | None = None,
+    checkpoints: str | None = None,
     where: cluster.Cluster = cluster.THIS_MACHINE,
 ) -> NoReturn:
     """Run a population as a command does: exit with the code of `run_experiment`.
@@ -112,7 +114,7 @@ def run_and_exit(
     A run that cannot begin ends in one line on the standard error.
     """
     try:
-        exit_code = _train(run_dir, run_config, workers, fork, url, where)
+        exit_code = _train(run_dir, run_config, workers, fork, url, checkpoints, where)
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -125,6 +127,7 @@ def run_experiment(
     workers: int,
     fork: Path | None = None,
     url: str | None = None,
+    checkpoints: str | None = None,
     where: cluster.Cluster = cluster.THIS_MACHINE,
 ) -> Result:
     """Run a population until it is finished or interrupted, and return what it came to.
@@ -145,12 +148,14 @@ def run_experiment(
         fork: Directory of another run to start from.
         url: The PostgreSQL database that holds the run's store; None for SQLite, or for where the
             run is.
+        checkpoints: Folder or URL of the run's checkpoints; None for its directory, or for where
+            they are.
         where: Where the workers run; on this machine by default.
 
     Raises:
         Refused: The run cannot begin, with the exit code 1, 2 or 74.
     """
-    return _result(run_dir, _train(run_dir, run_config, workers, fork, url, where))
+    return _result(run_dir, _train(run_dir, run_config, workers, fork, url, checkpoints, where))
 
 
 def _train(
@@ -159,12 +164,13 @@ def _train(
     workers: int,
     fork: Path | None,
     url: str | None,
+    checkpoints: str | None,
     where: cluster.Cluster,
 ) -> int:
     """Do what `run_experiment` does; return the exit code alone."""
     try:
         described = checks.check(run_config)
-        begun: str = open_or_create(run_dir, run_config, fork, url)
+        begun: str = open_or_create(run_dir, run_config, fork, url, checkpoints)
     except OSError as error:
         if disk.is_full(error):
             raise _no_space(run_dir) from error
@@ -269,7 +275,11 @@ def slug(env_id: str) -> str:
 
 
 def open_or_create(
-    run_dir: Path, run_config: run.RunConfig, fork: Path | None, url: str | None = None
+    run_dir: Path,
+    run_config: run.RunConfig,
+    fork: Path | None,
+    url: str | None = None,
+    checkpoints: str | None = None,
 ) -> Literal["new run", "resuming", "extending"]:
     """Create the run, or open the one that is there and extend it if only its total is larger.
 
@@ -279,6 +289,7 @@ def open_or_create(
         fork: Directory of another run to start from, if a new run is created.
         url: The PostgreSQL database that holds the run's store. If the run is there already, it
             must be its own; None is always right then.
+        checkpoints: Folder or URL of the run's checkpoints, likewise.
 
     Returns:
         What was done.
@@ -287,19 +298,22 @@ def open_or_create(
         ValueError: The directory holds something else, or a run with other settings or elsewhere.
         OSError: The directory cannot be written to.
         pbt.store.StoreError: The run cannot be opened.
-        pbt.checkpoint.CheckpointError: A checkpoint of the other run is damaged.
+        pbt.checkpoint.CheckpointError: A checkpoint of the other run is damaged, or the place of
+            this run's checkpoints is away.
     """
     try:
         os.fspath(run_dir).encode()
     except UnicodeEncodeError:
         raise ValueError(f"--run-dir {run_dir} is no UTF-8: choose another name") from None
     store.check_url(url)
+    storage.check_url(checkpoints)
     if (found := store.find(run_dir)) is None:
         if run_dir.exists() and not run_dir.is_dir():
             raise ValueError(f"--run-dir {run_dir} is a file: name a directory")
         # Another terminal may be creating the run now, or was killed while it did. A fork
         # publishes its checkpoints before the store exists.
-        begun = (*(f".{name}." for name in store.FILE_NAMES), "checkpoints")
+        names = (*store.FILE_NAMES, storage.FILE_NAME)
+        begun = (*(f".{name}." for name in names), storage.FILE_NAME, storage.DIRECTORY)
         if run_dir.exists() and any(not p.name.startswith(begun) for p in run_dir.iterdir()):
             raise ValueError(
                 f"{run_dir} is not a run ({' or '.join(store.FILE_NAMES)} is missing), and not "
@@ -309,13 +323,15 @@ def open_or_create(
         if fork is not None:
             checks.check_fork(run_config, fork)
         try:
-            create.create_run(run_dir, run_config, fork, url=url).close()
+            create.create_run(run_dir, run_config, fork, url=url, checkpoints=checkpoints).close()
             return "new run"
         except store.RunExists:
             # The same command in another terminal was a moment faster, so join it.
             found = store.find(run_dir)
     if found is not None and url is not None:
         store.check_same(found, url)
+    if checkpoints is not None:
+        storage.check_same(run_dir, checkpoints)
     with store.Store.open(run_dir) as run_store:
         stored = run_store.config
     run_config = dataclasses.replace(run_config, task=tasks.as_stored(run_config, stored))

@@ -64,6 +64,9 @@ class Arguments:
     store: str | None = None
     """PostgreSQL database that keeps the new run, such as postgresql://user@host/name; default: a
     SQLite file in its directory. The password comes from PGPASSWORD or ~/.pgpass."""
+    checkpoints: str | None = None
+    """Folder or URL that keeps the checkpoints of the new run alone, such as s3://bucket/run;
+    default: checkpoints in its directory."""
     where: Annotated[tyro.conf.OmitArgPrefixes[cluster.Cluster], tyro.conf.arg(name="cluster")] = (
         dataclasses.field(default_factory=cluster.Cluster)
     )
@@ -98,6 +101,7 @@ class Arguments:
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed}: use 0 or more")
         config.check_store(self.store)
+        config.check_checkpoints(self.checkpoints)
         self.where.check()
 
 
@@ -192,7 +196,14 @@ def main() -> NoReturn:
     ]
     run_dir = arguments.run_dir or Path("results/runs") / "-".join(parts)
     workers = arguments.where.num_workers(arguments.workers, arguments.members)
-    launch.run_and_exit(run_dir, run_config, workers, url=arguments.store, where=arguments.where)
+    launch.run_and_exit(
+        run_dir,
+        run_config,
+        workers,
+        url=arguments.store,
+        checkpoints=arguments.checkpoints,
+        where=arguments.where,
+    )
 
 
 if __name__ == "__main__":

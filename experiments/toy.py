@@ -44,7 +44,7 @@ import numpy as np
 from matplotlib import figure, lines
 
 from experiments import cli
-from pbt import checkpoint, lineage, records, run, space, store, task, worker
+from pbt import checkpoint, lineage, records, run, space, storage, store, task, worker
 
 START = (0.9, 0.9)
 CEILING = 1.2
@@ -237,11 +237,8 @@ def train_panel(settings: ToyConfig, panel: Panel) -> bool:
     with opened:
         if not opened.unfinished():
             return False
-        checkpoint.adopt(
-            directory / "checkpoints",
-            opened.identity(),
-            opened.referenced_checkpoints(),
-            durable=DURABLE,
+        storage.of(directory, durable=DURABLE).adopt(
+            opened.identity(), opened.referenced_checkpoints()
         )
         outcome = worker.run(opened, directory, durable=DURABLE)
         if outcome.exit_code:

@@ -26,29 +26,21 @@ import re
 import secrets
 import shutil
 import stat
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pbt import files as file_system
+from pbt import manifests
 
-FORMAT = 1
-MANIFEST = "manifest.json"
+FORMAT = manifests.FORMAT
+MANIFEST = manifests.FILE_NAME
 MARKER = "RUN.json"
-_NAME = re.compile(r"(0|[1-9][0-9]{0,8})/(0|[1-9][0-9]{0,8})-([0-9a-f]{16})", re.ASCII)
 _TEMPORARY = ".tmp-"
-_RESERVED = ("format", "member", "version", "files")
-# A manifest has a few kilobytes. Without a limit, a damaged or hostile one could fill the memory.
-_MANIFEST_LIMIT_BYTES = 4_000_000
 
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be used. The message names the member, the file and the problem."""
-
-
-class NotThere(CheckpointError):
-    """The checkpoint directory or its disk is not there, so nothing is known to be damaged."""
+CheckpointError = manifests.CheckpointError
+NotThere = manifests.NotThere
+Missing = manifests.Missing
 
 
 def mark(root: Path, identity: Mapping[str, Any], *, durable: bool = True) -> None:
@@ -65,7 +57,7 @@ def mark(root: Path, identity: Mapping[str, Any], *, durable: bool = True) -> No
     """
     root.mkdir(parents=True, exist_ok=True)
     found = _read_marker(root)
-    if found == _plain(identity):
+    if found == manifests.plain(identity):
         return
     if isinstance(found, dict):
         raise NotThere(_of_another_run(root))
@@ -103,7 +95,7 @@ def check_there(root: Path, identity: Mapping[str, Any]) -> None:
             f"{root} is not there, or is empty: there is no {MARKER} in it. Mount its disk or put "
             "the checkpoints back, and give the same command again"
         )
-    if found != _plain(identity):
+    if found != manifests.plain(identity):
         raise NotThere(_of_another_run(root))
 
 
@@ -145,7 +137,9 @@ def is_used(root: Path) -> bool:
     Versions 0 without a mark are the remains of the killed creation of a fork, which publishes
     its checkpoints before the store exists.
     """
-    versions = (match[2] for name, _ in _candidates(root) if (match := _NAME.fullmatch(name or "")))
+    versions = (
+        match[2] for name, _ in _candidates(root) if (match := manifests.NAME.fullmatch(name or ""))
+    )
     return (root / MARKER).exists() or any(version != "0" for version in versions)
 
 
@@ -178,8 +172,7 @@ def publish(
             else than plain files.
         OSError: The files cannot be written.
     """
-    if reserved := [name for name in _RESERVED if name in manifest]:
-        raise ValueError(f"manifest fields {', '.join(reserved)} are written by publish itself")
+    manifests.check_fields(manifest)
 
     def fill(directory: Path) -> dict[str, Any]:
         write(directory)
@@ -191,7 +184,7 @@ def publish(
                     f"none of them called {MANIFEST}"
                 )
             path = directory / entry.name
-            files[entry.name] = {"sha256": _digest(path), "bytes": entry.stat().st_size}
+            files[entry.name] = {"sha256": digest(path), "bytes": entry.stat().st_size}
             _seal(path, durable)
         return files
 
@@ -239,7 +232,7 @@ def child_of(
     def fill(directory: Path) -> dict[str, Any]:
         for name in files:
             try:
-                _link_or_copy(source / name, directory / name, durable)
+                link_or_copy(source / name, directory / name, durable)
             except FileNotFoundError as error:  # it was collected meanwhile
                 where = f"member {donor_member}: {donor}/{name}"
                 raise _missing(donor_root or root, where) from error
@@ -269,21 +262,16 @@ def open_verified(
         CheckpointError: It is missing, incomplete, changed, of another member, or outside `root`.
     """
     directory, files, manifest = _inspect(root, name, member, version)
-    for field, value in (expected or {}).items():
-        if field in manifest and manifest[field] != _plain(value):
-            raise CheckpointError(
-                f"member {member}: {name}/{MANIFEST} has {field} {manifest[field]}, but the row "
-                f"of member {member} version {version} in the store has {value}"
-            )
+    manifests.check_row(manifest, name, expected or {})
     for file_name, entry in files.items():
         where = f"member {member}: {name}/{file_name}"
         try:
-            digest = _digest(directory / file_name)
+            found = digest(directory / file_name)
         except OSError as error:
             raise _unreadable(root, name, where, error) from error
-        if digest != entry["sha256"]:
+        if found != entry["sha256"]:
             raise CheckpointError(
-                f"{where} is damaged: its sha256 is {digest}, the manifest says {entry['sha256']}"
+                f"{where} is damaged: its sha256 is {found}, the manifest says {entry['sha256']}"
             )
     return directory
 
@@ -313,8 +301,8 @@ def collect(
     Returns:
         Names of the checkpoints that this call deleted.
     """
-    now = time.time()
     found = list(_candidates(root))
+    now = file_system.now_in(root)
     keep = set(referenced() if callable(referenced) else referenced)
     at_once = set(unneeded([name for name, _ in found if name is not None and name not in keep]))
     removed = []
@@ -344,10 +332,6 @@ def _read_marker(root: Path) -> Any:
         return None
 
 
-def _plain(identity: Mapping[str, Any]) -> Any:
-    return json.loads(json.dumps(identity))
-
-
 def _of_another_run(root: Path) -> str:
     return (
         f"{root / MARKER} says that the checkpoints there are another run's: put this run's own "
@@ -358,7 +342,7 @@ def _of_another_run(root: Path) -> str:
 def _missing(root: Path, what: str) -> CheckpointError:
     """Return the error for something that is missing, by whether the rest is there."""
     if (root / MARKER).exists():
-        return CheckpointError(f"{what} is missing")
+        return Missing(f"{what} is missing")
     return NotThere(f"{what} is missing, and so is {root / MARKER}")
 
 
@@ -381,22 +365,37 @@ def _publish(
     durable: bool,
 ) -> str:
     """Publish the files that `fill` makes; it returns their manifest entries."""
-    nonce = secrets.token_hex(8)
-    name = f"{member}/{version}-{nonce}"
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"member {member!r}, version {version!r} are no small natural numbers")
-    home = root / str(member)
+    name = manifests.new_name(member, version)
+
+    def write(directory: Path) -> None:
+        content: dict[str, Any] = {"format": FORMAT, "member": member, "version": version}
+        content |= {"files": fill(directory), **manifest}
+        (directory / MANIFEST).write_bytes(manifests.encode(content))
+        _seal(directory / MANIFEST, durable)
+
+    appear(root, name, write, durable)
+    return name
+
+
+def appear(root: Path, name: str, write: Callable[[Path], None], durable: bool) -> None:
+    """Make a checkpoint's directory, which appears complete or not at all.
+
+    Args:
+        root: The run's checkpoint directory. It is made if it is missing.
+        name: The checkpoint's name.
+        write: Writes all files, the manifest too, into the empty directory that it is given. What
+            it raises propagates after the files were removed.
+        durable: As for `publish`.
+    """
+    home = (root / name).parent
     is_new_home = not home.is_dir()
     home.mkdir(parents=True, exist_ok=True)
     if durable and is_new_home:
         file_system.sync_directory(root)
-    temporary = home / f"{_TEMPORARY}{nonce}"
+    temporary = home / f"{_TEMPORARY}{secrets.token_hex(8)}"
     lock = _make_locked(temporary)
     try:
-        content: dict[str, Any] = {"format": FORMAT, "member": member, "version": version}
-        content |= {"files": fill(temporary), **manifest}
-        (temporary / MANIFEST).write_bytes(_encode(content))
-        _seal(temporary / MANIFEST, durable)
+        write(temporary)
         if durable:
             file_system.sync_directory(temporary)
         os.rename(temporary, root / name)
@@ -408,7 +407,6 @@ def _publish(
         os.close(lock)
     if durable:
         file_system.sync_directory(home)
-    return name
 
 
 def _make_locked(directory: Path) -> int:
@@ -451,11 +449,7 @@ def _remove_abandoned(directory: Path, now: float) -> None:
 
 def _directory(root: Path, name: str, member: int, version: int) -> Path:
     """Return the directory of a checkpoint, which is certainly below `root`."""
-    match = _NAME.fullmatch(name) if isinstance(name, str) else None
-    if match is None:
-        raise CheckpointError(f"member {member}: {name!r} is no name of a checkpoint")
-    if (int(match[1]), int(match[2])) != (member, version):
-        raise CheckpointError(f"{name} is not a checkpoint of member {member} version {version}")
+    manifests.check_name(name, member, version)
     directory = root
     for part in name.split("/"):
         directory = directory / part
@@ -485,10 +479,10 @@ def _inspect(
         if sizes.pop(MANIFEST, None) is None:
             raise CheckpointError(f"{where}/{MANIFEST} is missing")
         with open(directory / MANIFEST, "rb") as file:
-            raw = file.read(_MANIFEST_LIMIT_BYTES + 1)
+            raw = file.read(manifests.LIMIT_BYTES + 1)
     except OSError as error:
         raise _unreadable(root, name, where, error) from error
-    manifest = _manifest(raw, f"{where}/{MANIFEST}", member, version)
+    manifest = manifests.decode(raw, f"{where}/{MANIFEST}", member, version)
     files = manifest["files"]
     if extra := sorted(set(sizes) - set(files)):
         raise CheckpointError(f"{where}/{extra[0]} is not in the manifest")
@@ -503,60 +497,8 @@ def _inspect(
     return directory, files, manifest
 
 
-def _manifest(raw: bytes, where: str, member: int, version: int) -> dict[str, Any]:
-    """Check a manifest and return it. Its "files" have "sha256" and "bytes" each."""
-    if len(raw) > _MANIFEST_LIMIT_BYTES:
-        raise CheckpointError(f"{where} is larger than {_MANIFEST_LIMIT_BYTES} bytes")
-    try:
-        content: dict[str, Any] = json.loads(raw)
-        digest = content.pop("digest")
-        found = content.get("format")
-        if isinstance(found, int) and found > FORMAT:
-            raise CheckpointError(
-                f"{where} has format {found}, this code reads up to {FORMAT}: update this code"
-            )
-        is_intact = raw == _encode(content)  # the digest is in it, so any changed bit shows
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{where} is damaged: not a manifest") from error
-    if not is_intact:
-        raise CheckpointError(f"{where} is damaged: its digest is not {digest!r}")
-    if (found, content.get("member"), content.get("version")) != (FORMAT, member, version):
-        raise CheckpointError(
-            f"{where} is of member {content.get('member')!r} version {content.get('version')!r} "
-            f"format {found!r}, wanted was version {version}, format {FORMAT}"
-        )
-    files = content.get("files")
-    if not isinstance(files, dict):
-        raise CheckpointError(f"{where} lists no files")
-    for name, entry in files.items():
-        if name in ("", ".", "..", MANIFEST) or "/" in name or "\0" in name:
-            raise CheckpointError(f"{where} names the file {name!r}, which no checkpoint may")
-        known = entry if isinstance(entry, dict) else {}
-        if not (isinstance(known.get("sha256"), str) and isinstance(known.get("bytes"), int)):
-            raise CheckpointError(f"{where} has no digest or size of {name!r}")
-    return content
-
-
-def _encode(content: Mapping[str, Any]) -> bytes:
-    """Return a manifest's bytes: canonical JSON with a digest of itself.
-
-    Raises:
-        ValueError: A value is not JSON, or not finite.
-    """
-
-    def text(values: Mapping[str, Any]) -> bytes:
-        try:
-            # Through JSON twice, because names that are no strings sort differently as strings.
-            plain = json.loads(json.dumps(values, allow_nan=False))
-            return json.dumps(plain, indent=1, sort_keys=True).encode()
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"a manifest's values must be finite JSON: {error}") from None
-
-    digest = hashlib.sha256(text(content)).hexdigest()
-    return text({**content, "digest": digest}) + b"\n"
-
-
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Return the sha256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -572,7 +514,7 @@ def _seal(path: Path, durable: bool) -> None:
     path.chmod(0o444)
 
 
-def _link_or_copy(source: Path, target: Path, durable: bool) -> None:
+def link_or_copy(source: Path, target: Path, durable: bool) -> None:
     """Hard-link a plain file, or copy it where links cannot be made (another disk, FAT, ...)."""
     try:
         os.link(source, target, follow_symlinks=False)
@@ -590,7 +532,7 @@ def _candidates(root: Path) -> Iterator[tuple[str | None, Path]]:
             continue
         for directory in _directories(home):
             name = f"{home.name}/{directory.name}"
-            if _NAME.fullmatch(name):
+            if manifests.NAME.fullmatch(name):
                 yield name, directory
             elif directory.name.startswith(_TEMPORARY):
                 yield None, directory

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pbt import checkpoint, disk
+from pbt import checkpoint, disk, process, storage
 from pbt.records import Event, Lease, Member, Report, Version, VersionKind
 from pbt.store import LostLease, Store
 
 _log = logging.getLogger(__name__)
 
-NOT_THERE_S = 60.0
-"""Seconds that a worker waits for checkpoints that are not there."""
-_NOT_THERE_POLL_S = 0.2
+_PAUSE_S = 0.2
+_PUBLISH_ATTEMPTS = 4
+"""Attempts to publish a checkpoint while its place is there and yet refuses it."""
 COLLECTION_GRACE_S = 300.0
 """Age in seconds from which an unnamed checkpoint is deleted. A younger one may get its row yet."""
 
@@ -45,7 +45,7 @@ class Stopwatch:
 
 
 class CheckpointsAway(Exception):
-    """The run's checkpoints were not there for `NOT_THERE_S`. The message says what to do."""
+    """The run's checkpoints were not there for a while. The message says what to do."""
 
 
 @dataclass
@@ -53,9 +53,9 @@ class Context:
     """What a worker needs for any member that it claims."""
 
     store: Store
-    checkpoints: Path
+    run_dir: Path
+    checkpoints: storage.Storage
     probe: Callable[[str], None]
-    durable: bool
     grace_s: float
     """Age in seconds from which a checkpoint that no row names is deleted."""
     stop: Callable[[], int] = lambda: 0
@@ -69,11 +69,6 @@ class Context:
     _collected_s: float = -math.inf
 
     @property
-    def run_dir(self) -> Path:
-        """The run's directory."""
-        return self.checkpoints.parent
-
-    @property
     def lease_s(self) -> float:
         """How long a lease lasts: longer for a worker that has seen long updates."""
         return max(self.store.config.lease_seconds, 3 * self.longest_gap_s)
@@ -83,31 +78,35 @@ class Context:
         """What the checkpoint directory is marked with."""
         return self.store.identity()
 
-    def await_checkpoints(self) -> None:
-        """Return when the run's checkpoints are there, as they are unless a disk is not mounted.
+    def await_checkpoints(self, on_wait: Callable[[], None] = lambda: None) -> None:
+        """Return when the run's checkpoints are there: the disk mounted, or the server reached.
+
+        Args:
+            on_wait: Called while they are not there.
 
         Raises:
             CheckpointsAway: They are still not there, or a signal asked to stop meanwhile.
         """
         began_s = time.monotonic()
-        is_told = False
+        waiting = process.Waiting(_log.warning)
         while True:
             try:
-                checkpoint.check_there(self.checkpoints, self.identity)
+                self.checkpoints.check_there(self.identity)
                 return
             except checkpoint.NotThere as error:
                 problem = str(error)
-            if self.stop() or time.monotonic() - began_s >= NOT_THERE_S:
+            waited_s = time.monotonic() - began_s
+            if self.stop() or waited_s >= self.checkpoints.patience_s:
                 raise CheckpointsAway(problem)
-            if not is_told:
-                _log.warning("%s; waiting for %.0f s", problem, NOT_THERE_S)
-                is_told = True
+            waiting(problem, f"for up to {self.checkpoints.patience_s:.0f} s")
             self.beat()
-            time.sleep(_NOT_THERE_POLL_S)
+            on_wait()
+            time.sleep(min(self.checkpoints.longest_pause_s, max(_PAUSE_S, waited_s / 4)))
 
     def collect_if_due(self) -> None:
-        """Delete checkpoints that nobody needs any more, every ten seconds at most."""
-        if time.monotonic() - self._collected_s >= min(10.0, self.grace_s / 4):
+        """Delete checkpoints that nobody needs any more, as often as their place allows."""
+        every_s = min(self.checkpoints.collect_every_s, self.grace_s / 4)
+        if time.monotonic() - self._collected_s >= every_s:
             self.collect()
 
     def collect(self) -> None:
@@ -118,21 +117,23 @@ class Context:
             collect(self.store, self.checkpoints, self.grace_s)
 
 
-def collect(run_store: Store, checkpoints: Path, grace_s: float = COLLECTION_GRACE_S) -> None:
-    """Delete checkpoints that nobody needs any more, unless the directory is another run's.
+def collect(
+    run_store: Store, checkpoints: storage.Storage, grace_s: float = COLLECTION_GRACE_S
+) -> None:
+    """Delete checkpoints that nobody needs any more, unless their place is another run's or away.
 
     Args:
         run_store: The run's store.
-        checkpoints: The run's checkpoint directory.
+        checkpoints: Where the run's checkpoints are.
         grace_s: Age in seconds from which a checkpoint is deleted that no row named yet.
     """
-    if checkpoint.is_there(checkpoints, run_store.identity()):
-        checkpoint.collect(
-            checkpoints,
-            run_store.referenced_checkpoints,
-            grace_s,
-            run_store.unneeded_checkpoints,
-        )
+    if checkpoints.is_there(run_store.identity()):
+        with contextlib.suppress(checkpoint.NotThere):  # the next collection does it
+            checkpoints.collect(
+                run_store.referenced_checkpoints,
+                grace_s,
+                run_store.unneeded_checkpoints,
+            )
 
 
 class Claim:
@@ -183,14 +184,23 @@ class Claim:
             "hyperparameters": dict(of.hyperparameters),
         }
         context = self._context
+        late_until_s: float | None = None
         while True:
-            context.await_checkpoints()
+            context.await_checkpoints(self.progress)
             try:
                 with self._stopwatch.on("load"):
-                    return checkpoint.open_verified(context.checkpoints, *_key(of), expected)
+                    return context.checkpoints.open_verified(*_key(of), expected)
             except checkpoint.NotThere:
-                if checkpoint.is_there(context.checkpoints, context.identity):
+                if context.checkpoints.is_there(context.identity):
                     raise  # the rest is there, so it is this checkpoint that cannot be read
+            except checkpoint.Missing:
+                if late_until_s is None:
+                    late_until_s = time.monotonic() + self._late_s(of)
+                if time.monotonic() >= late_until_s:
+                    raise
+                context.beat()
+                self.progress()
+                time.sleep(_PAUSE_S)
 
     @contextlib.contextmanager
     def pinned(self, donor: Member) -> Iterator[None]:
@@ -226,13 +236,8 @@ class Claim:
             self._context.probe("writing-checkpoint")
 
         return self._publish(
-            lambda: checkpoint.publish(
-                self._context.checkpoints,
-                member.id,
-                member.version,
-                write_and_probe,
-                _manifest(member),
-                durable=self._context.durable,
+            lambda: self._context.checkpoints.publish(
+                member.id, member.version, write_and_probe, _manifest(member)
             )
         )
 
@@ -253,13 +258,8 @@ class Claim:
         fresh: dict[str, Any] = {**inherited, **changes}
         child = replace(self.member, version=self.member.version + 1, **fresh)
         name = self._publish(
-            lambda: checkpoint.child_of(
-                self._context.checkpoints,
-                *_key(source),
-                child.id,
-                child.version,
-                _manifest(child),
-                durable=self._context.durable,
+            lambda: self._context.checkpoints.child_of(
+                *_key(source), child.id, child.version, _manifest(child)
             )
         )
         return replace(child, checkpoint=name)
@@ -317,11 +317,26 @@ class Claim:
                 return publish()
 
         self.progress()
-        # On a disk that is not mounted, it would be written below the mount point.
-        self._context.await_checkpoints()
-        name = disk.retry(timed, self._space, self._context.collect)
+        context = self._context
+        for attempts_left in reversed(range(_PUBLISH_ATTEMPTS)):
+            # On a disk that is not mounted, it would be written below the mount point.
+            context.await_checkpoints(self.progress)
+            try:
+                name = disk.retry(timed, self._space, context.collect)
+                break
+            except checkpoint.NotThere as error:
+                if context.checkpoints.is_there(context.identity) and not attempts_left:
+                    raise
+                _log.warning("member %d: publishing again: %s", self.member.id, error)
         self._published_s = time.monotonic()
         return name
+
+    def _late_s(self, of: Member | Version) -> float:
+        """Return for how long a committed checkpoint may still be invisible on this machine."""
+        if not (late_s := self._context.checkpoints.late_s):
+            return 0.0
+        committed = self.store.version(of.id, of.version) if isinstance(of, Member) else of
+        return late_s - (self.store.now() - committed.created_s)
 
     def _note_progress(self) -> None:
         now_s = time.monotonic()
@@ -331,11 +346,12 @@ class Claim:
 
     def _space(self, error: Exception) -> str:
         """Say how much space is free, and how much the member's last checkpoint took."""
-        free = shutil.disk_usage(self._context.checkpoints).free
+        local = self._context.checkpoints.local
+        free = shutil.disk_usage(local if local.is_dir() else self._context.run_dir).free
         needed = "unknown"
         if self.member.checkpoint is not None:
             with contextlib.suppress(OSError):
-                files = list((self._context.checkpoints / self.member.checkpoint).iterdir())
+                files = list((local / self.member.checkpoint).iterdir())
                 needed = f"{sum(file.stat().st_size for file in files):,}"
         return (
             f"no space for member {self.member.id} in {self._context.checkpoints} ({error}):"

@@ -4,7 +4,7 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
-from pbt import checkpoint, decide, owner, records, store
+from pbt import decide, owner, records, storage, store
 from pbt.records import Event, Member
 from pbt.run import RunConfig
 
@@ -37,6 +37,7 @@ def open_or_create(
     fork: Path | None = None,
     *,
     url: str | None = None,
+    checkpoints: str | None = None,
     durable: bool = True,
 ) -> store.Store:
     """Open a run, or create it if it is not there yet. A script begins with this call.
@@ -49,6 +50,7 @@ def open_or_create(
         config: The run's settings. A larger `total_steps` extends a run that is there.
         fork: Directory of another run to start from if the run is created, see `create_run`.
         url: The PostgreSQL database that holds the store of the run if it is created.
+        checkpoints: Where the checkpoints of the run are if it is created, see `create_run`.
         durable: Whether the files survive a power cut (fsync). False is for toys and tests.
 
     Raises:
@@ -59,7 +61,7 @@ def open_or_create(
     """
     # Another process may create the run between any look and `create_run`, so only that decides.
     with contextlib.suppress(store.RunExists):
-        return create_run(run_dir, config, fork, url=url, durable=durable)
+        return create_run(run_dir, config, fork, url=url, checkpoints=checkpoints, durable=durable)
     return resume(run_dir, config, durable=durable)
 
 
@@ -83,11 +85,8 @@ def resume(run_dir: Path, config: RunConfig, *, durable: bool = True) -> store.S
             raise OtherSettings.of(run_dir, stored, config)
         if larger > stored.total_steps:
             run_store.extend(larger)
-        checkpoint.adopt(  # its creation was killed before its mark, or knew no marks
-            run_dir / "checkpoints",
-            run_store.identity(),
-            run_store.referenced_checkpoints(),
-            durable=durable,
+        storage.of(run_dir, durable=durable).adopt(  # its creation was killed, or knew no marks
+            run_store.identity(), run_store.referenced_checkpoints()
         )
     except BaseException:
         run_store.close()
@@ -101,6 +100,7 @@ def create_run(
     fork: Path | None = None,
     *,
     url: str | None = None,
+    checkpoints: str | None = None,
     durable: bool = True,
 ) -> store.Store:
     """Create a run and return its open store. If anything is wrong, create nothing.
@@ -117,6 +117,8 @@ def create_run(
             does not have, or never trained, begin as in a new run.
         url: The PostgreSQL database that holds the run's store, such as postgresql://host/name,
             without a password. None: SQLite, in the run's directory.
+        checkpoints: Folder or URL of the run's checkpoints, such as s3://bucket/run, without keys.
+            It is one run's alone. None: `checkpoints` in the run's directory.
         durable: Whether the files survive a power cut (fsync). False is for toys and tests.
 
     Raises:
@@ -124,18 +126,20 @@ def create_run(
         store.NotARun: `fork` is not a run.
         store.StoreError: The database cannot be reached or written to.
         ValueError: `fork` has no checkpoint to start from, `run_dir` holds the checkpoints of a
-            run whose store is gone, or `url` cannot be used.
-        checkpoint.CheckpointError: A checkpoint of `fork` is damaged.
+            run whose store is gone, or `url` or `checkpoints` cannot be used.
+        checkpoint.CheckpointError: A checkpoint of `fork` is damaged, or the place of the run's
+            checkpoints is away.
     """
-    is_orphaned = checkpoint.is_used(run_dir / "checkpoints")  # before the look for the store
+    place = storage.of(run_dir, checkpoints, durable=durable)
+    is_orphaned = place.is_used()  # before the look for the store
     if store.find(run_dir) is not None:
         raise store.RunExists(f"{run_dir} holds a run already: resume it, or choose another one")
     file = store.file_for(run_dir, url)
     if is_orphaned:
         raise ValueError(
-            f"{run_dir / 'checkpoints'} holds the checkpoints of a run whose {file.name} is "
-            f"gone: put {file.name} back to go on with that run. For a new one choose "
-            "another directory, or move this one away"
+            f"{place} holds the checkpoints of a run whose {file.name} is not in {run_dir}: put "
+            f"{file.name} back to go on with that run. For a new one choose another place, or move "
+            "the checkpoints away"
         )
     store.check_can_create(file, url)
     members = [
@@ -151,14 +155,15 @@ def create_run(
     ]
     sources = [] if fork is None else _trained_members(fork, config.population)
     run_dir.mkdir(parents=True, exist_ok=True)
+    storage.record(run_dir, checkpoints)
     events = []
     if fork is not None:
         for source in sources:
             drawn = members[source.id]
-            members[source.id], event = _fork(run_dir, fork, source, drawn, config, durable)
+            members[source.id], event = _fork(place, fork, source, drawn, config)
             events.append(event)
     run_store = store.Store.create(file, config, members, events=events, url=url, durable=durable)
-    checkpoint.mark(run_dir / "checkpoints", run_store.identity(), durable=durable)
+    place.mark(run_store.identity())
     return run_store
 
 
@@ -173,19 +178,16 @@ def _trained_members(fork: Path, population: int) -> list[Member]:
             if records.may_go_on(member, forked.config):  # else nothing supersedes it
                 with contextlib.suppress(store.StoreError):  # read-only, so nobody trains it
                     forked.pin(member.checkpoint, owner.current(), _FORK_PIN_S)
-            checkpoint.open_verified(
-                fork / "checkpoints", member.checkpoint, member.id, member.version
-            )
+            storage.of(fork).open_verified(member.checkpoint, member.id, member.version)
     return members
 
 
 def _fork(
-    run_dir: Path,
+    place: storage.Storage,
     fork: Path,
     source: Member,
     drawn: Member,
     config: RunConfig,
-    durable: bool,
 ) -> tuple[Member, Event]:
     """Publish another run's checkpoint as version 0 of a member; return it and its event."""
     assert source.checkpoint is not None
@@ -202,15 +204,13 @@ def _fork(
         "state": source.state,
         "hyperparameters": dict(source.hyperparameters),
     }
-    name = checkpoint.child_of(
-        run_dir / "checkpoints",
+    name = place.child_of(
         source.checkpoint,
         source.id,
         source.version,
         member.id,
         member.version,
         {"hyperparameters": dict(member.hyperparameters), "forked": details},
-        donor_root=fork / "checkpoints",
-        durable=durable,
+        donor_root=storage.of(fork).local,
     )
     return replace(member, checkpoint=name), Event("forked", member.id, 0, 0, details)

@@ -28,7 +28,7 @@ def path(run_dir: Path, member: int, version: int) -> Path:
     return run_dir / DIRECTORY / f"{member:02d}-{version}.png"
 
 
-def keep(run_dir: Path, checkpoint: str, member: int, version: int) -> None:
+def keep(run_dir: Path, checkpoint: Path, member: int, version: int) -> None:
     """Keep the picture in a published checkpoint, if there is one, under the version's name.
 
     The picture of an earlier try at the same version is replaced. A picture that cannot be written
@@ -36,14 +36,11 @@ def keep(run_dir: Path, checkpoint: str, member: int, version: int) -> None:
 
     Args:
         run_dir: The run's directory.
-        checkpoint: Name of the checkpoint, relative to the run's checkpoints.
+        checkpoint: Directory of the checkpoint.
         member: The member's number.
         version: The version.
     """
-    source, target = (
-        run_dir / "checkpoints" / checkpoint / FILE_NAME,
-        path(run_dir, member, version),
-    )
+    source, target = checkpoint / FILE_NAME, path(run_dir, member, version)
     if not source.is_file():
         return
     temporary = target.with_name(f"{_TEMPORARY}{target.name}-{secrets.token_hex(8)}")

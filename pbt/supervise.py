@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pbt import checkpoint, claim, disk, files, owner, process, store, verdict
+from pbt import checkpoint, claim, disk, files, owner, process, storage, store, verdict
 
 _log = logging.getLogger(__name__)
 
@@ -98,8 +98,8 @@ class Watched:
 
     def tidy(self) -> None:
         """Delete what nobody needs: superseded checkpoints, and what killed processes left."""
-        with contextlib.suppress(OSError, store.StoreError):
-            claim.collect(self.store, self.run_dir / "checkpoints")
+        with contextlib.suppress(OSError, store.StoreError, checkpoint.NotThere):
+            claim.collect(self.store, storage.of(self.run_dir))
             for name in store.FILE_NAMES:
                 files.remove_old(self.run_dir, f".{name}.creating-*")
             files.remove_old(self.run_dir, ".probe-*")
@@ -160,7 +160,9 @@ def _begin(watched: Watched) -> int | None:
     # Runs of before were not marked.
     identity = watched.patiently(store.Store.identity)
     names = watched.patiently(store.Store.referenced_checkpoints)
-    is_there = checkpoint.adopt(run_dir / "checkpoints", identity, names)
+    is_there = False
+    with contextlib.suppress(checkpoint.NotThere):  # nothing says where they are
+        is_there = storage.of(run_dir).adopt(identity, names)
     holders = watched.patiently(store.Store.owners)
     gone, at_work = owner.gone(holders), owner.at_work(holders)
     over = watched.patiently(verdict.of)
@@ -235,7 +237,7 @@ def refusal(run_dir: Path) -> tuple[int, str] | None:
 def _why_away(run_dir: Path, identity: Mapping[str, Any]) -> str | None:
     """Return why a run's checkpoints are not there; None if they are."""
     try:
-        checkpoint.check_there(run_dir / "checkpoints", identity)
+        storage.of(run_dir).check_there(identity)
     except checkpoint.NotThere as error:
         return str(error)
     return None

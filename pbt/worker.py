@@ -46,6 +46,7 @@ from pbt import (
     records,
     rescue,
     slices,
+    storage,
     store,
     task_cache,
     verdict,
@@ -114,9 +115,19 @@ def run(
         idle_s: Pause in seconds between looks for work while others hold all members.
         grace_s: Age in seconds from which a checkpoint that no row names is deleted.
     """
+    try:
+        place = storage.of(run_dir, durable=durable)
+    except checkpoint.NotThere as error:
+        return Outcome(verdict.EXIT_DEAD, str(error), {})
     worker = _Worker(
         context=claim.Context(
-            run_store, run_dir / "checkpoints", probe, durable, grace_s, stop=stop, beat=beat
+            run_store,
+            run_dir,
+            place,
+            probe,
+            grace_s,
+            stop=stop,
+            beat=beat,
         ),
         tasks=task_cache.TaskCache(resident_limit),
         make_task=make_task or slices.named_factory(run_store.config.task),
@@ -298,7 +309,8 @@ class _Worker:
             return
         trained, report = slices.after_slice(self.config, member, done)
         name = claimed.publish(trained, lambda directory: slices.save(task, directory))
-        pictures.keep(self.context.run_dir, name, trained.id, trained.version)
+        local = self.context.checkpoints.local
+        pictures.keep(self.context.run_dir, local / name, trained.id, trained.version)
         self.probe("published")
         ready = decide.is_ready(self.config, trained) and not self.stop()
         committed = claimed.commit(

@@ -5,8 +5,10 @@ import sqlite3
 import psycopg
 import pytest
 import torch
+from pyarrow import fs
 
 import postgres_server as postgres_server_module
+import s3_server as s3_servers
 from pbt import store
 
 
@@ -68,3 +70,22 @@ def databases(request):
     if request.param == "sqlite":
         return Databases(None)
     return Databases(request.getfixturevalue("postgres_server").url)
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """An S3 server of this session's own, with a bucket."""
+    if s3_servers.PYTHON is None:
+        pytest.skip("needs moto, see tests/experiments/s3_server.py")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_servers.CREDENTIALS.items():
+            patch.setenv(name, value)
+        server = s3_servers.Server()
+        fs.S3FileSystem(
+            endpoint_override=f"127.0.0.1:{server.port}",
+            scheme="http",
+            region="us-east-1",
+            allow_bucket_creation=True,
+        ).create_dir("bucket")
+        yield server
+        server.kill()

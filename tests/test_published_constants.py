@@ -413,6 +413,7 @@ DEFAULTS = {
     "population": (8, OURS),
     "workers": (None, OURS),
     "store": (None, OURS),
+    "checkpoints": (None, OURS),
     "total_steps": (2_000_000, OURS),
     "report_interval": (20_000, OURS),
     "ready_interval": (100_000, OURS),

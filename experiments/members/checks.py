@@ -9,7 +9,7 @@ import torch
 from envs import make
 from experiments.analysis import schedule, tasks
 from experiments.members import gan, learner, translation
-from pbt import checkpoint, run, slices, space, store
+from pbt import run, slices, space, storage, store
 
 
 class Description(NamedTuple):
@@ -141,9 +141,7 @@ def check_fork(run_config: run.RunConfig, fork: Path) -> None:
         return  # `pbt.create.create_run` refuses such a run
     known = trained[0]
     assert known.checkpoint is not None
-    weights = checkpoint.open_verified(
-        fork / "checkpoints", known.checkpoint, known.id, known.version
-    )
+    weights = storage.of(fork).open_verified(known.checkpoint, known.id, known.version)
     factory = slices.named_factory(run_config.task)
     member = slices.build(factory, run_config.task_config, 0, 0)
     try:

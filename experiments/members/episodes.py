@@ -14,7 +14,7 @@ import numpy as np
 from envs import make
 from experiments.analysis import scores, tasks
 from experiments.members import actor, learner, tensors
-from pbt import checkpoint, owner, records, store
+from pbt import owner, records, storage, store
 from pbt.records import Member
 
 Transition = actor.Transition
@@ -135,9 +135,7 @@ def opened(run_store: store.Store, run_dir: Path, member: Member) -> Path:
     if records.may_go_on(member, run_store.config):  # else nothing supersedes its checkpoint
         with contextlib.suppress(store.StoreError):  # read-only, so no worker deletes it
             run_store.pin(member.checkpoint, owner.current(), _PIN_S)
-    return checkpoint.open_verified(
-        run_dir / "checkpoints", member.checkpoint, member.id, member.version
-    )
+    return storage.of(run_dir).open_verified(member.checkpoint, member.id, member.version)
 
 
 def load_agent(

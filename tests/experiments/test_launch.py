@@ -25,7 +25,7 @@ from experiments import (
     translation,
 )
 from experiments.members import learner
-from pbt import claim, create, local, store
+from pbt import claim, create, local, storage, store
 from terminal import start
 
 REPOSITORY = Path(__file__).parents[2]
@@ -154,7 +154,7 @@ def test_a_finished_run_keeps_one_checkpoint_of_each_member_and_all_commands_sti
 ):
     assert command(gym, *tiny("run")).code == 0
     with store.Store.open("run") as run_store:
-        claim.collect(run_store, Path("run/checkpoints"))  # as the launcher does at the end
+        claim.collect(run_store, storage.of(Path("run")))  # as the launcher does at the end
         kept = run_store.referenced_checkpoints()
         newest = {member.checkpoint for member in run_store.members()}
     found = {f"{path.parent.name}/{path.name}" for path in Path("run/checkpoints").glob("*/*")}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pbt import create, local, run, space, worker
+from pbt import create, local, run, space, storage, worker
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # the toy is imported by name, here and in the workers
@@ -29,7 +29,9 @@ def wait_until(condition, seconds=30.0):
 class ToyRun:
     """A run directory of the toy, with all that is done to it."""
 
-    def __init__(self, directory: Path, url: str | None = None, **settings):
+    def __init__(
+        self, directory: Path, url: str | None = None, checkpoints: str | None = None, **settings
+    ):
         self.directory = directory
         self.log = directory.with_name(f"{directory.name}.log")
         task_config = {"log": str(self.log), **settings.pop("task_config", {})}
@@ -44,8 +46,11 @@ class ToyRun:
             "seed": 1,
         }
         self.config = run.RunConfig(**{**defaults, **settings}, task_config=task_config)
-        self.store = create.create_run(directory, self.config, url=url, durable=False)
-        self.checkpoints = directory / "checkpoints"
+        self.store = create.create_run(
+            directory, self.config, url=url, checkpoints=checkpoints, durable=False
+        )
+        self.place = storage.of(directory, durable=False)
+        self.checkpoints = self.place.local
 
     def work(self, **arguments) -> worker.Outcome:
         """Be a worker, in this process."""
@@ -79,7 +84,7 @@ class ToyRun:
         )
 
     def check(self):
-        invariants.check(self.store, self.checkpoints)
+        invariants.check(self.store, self.place)
 
     def repeated_steps(self) -> int:
         return invariants.repeated_steps(self.store, self.log)

@@ -6,11 +6,11 @@ import json
 import math
 from pathlib import Path
 
-from pbt import checkpoint, store
+from pbt import storage, store
 from pbt.records import Lease
 
 
-def check(run_store: store.Store, checkpoint_dir: Path) -> None:
+def check(run_store: store.Store, checkpoints: storage.Storage) -> None:
     """Assert I1 to I4 and I6 to I9 (I5: `repeated_steps`). Nobody may be at work on the run."""
     config = run_store.config
     members = run_store.members()
@@ -32,7 +32,7 @@ def check(run_store: store.Store, checkpoint_dir: Path) -> None:
     assert {member.checkpoint for member in members if member.checkpoint} <= kept
     for name in kept:
         version = names[name]
-        directory = checkpoint.open_verified(checkpoint_dir, name, version.member, version.version)
+        directory = checkpoints.open_verified(name, version.member, version.version)
         # I7: what was in force when the learner was saved is what the store says.
         state = directory / "state.json"
         if state.exists() and version.kind == "slice":
@@ -111,12 +111,8 @@ def check(run_store: store.Store, checkpoint_dir: Path) -> None:
     )
 
     # The second half of I9: after one collection nothing is left that nobody names.
-    checkpoint.collect(checkpoint_dir, run_store.referenced_checkpoints, 0.0)
-    left = {
-        f"{path.parent.name}/{path.name}"
-        for path in checkpoint_dir.glob("*/*")
-        if checkpoint_dir.is_dir()
-    }
+    checkpoints.collect(run_store.referenced_checkpoints, 0.0)
+    left = {f"{path.parent.name}/{path.name}" for path in checkpoints.local.glob("*/*-*")}
     assert left == kept
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pbt import claim, owner, store, verdict
+from pbt import owner, storage, store, verdict
 
 HERE = Path(__file__).parent
 
@@ -61,7 +61,7 @@ def test_one_member_that_crashes_among_others_that_train_still_fails(toy_run, tm
 
 def test_checkpoints_that_are_away_are_not_damaged(toy_run, monkeypatch):
     """A disk that was not mounted wrote off the whole population."""
-    monkeypatch.setattr(claim, "NOT_THERE_S", 0.3)
+    monkeypatch.setattr(storage.Directory, "patience_s", 0.3)
     run = toy_run()
     run.work_until(6)
     before = run.store.members(), run.store.versions(), run.store.events()
@@ -82,7 +82,7 @@ def test_checkpoints_that_are_away_are_not_damaged(toy_run, monkeypatch):
 
 
 def test_checkpoints_of_another_run_are_left_alone(toy_run, monkeypatch):
-    monkeypatch.setattr(claim, "NOT_THERE_S", 0.3)
+    monkeypatch.setattr(storage.Directory, "patience_s", 0.3)
     run, other = toy_run("mine"), toy_run("theirs")
     run.work_until(4)
     other.work_until(4)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pbt import checkpoint, claim, create, disk, verdict
+from pbt import checkpoint, claim, create, disk, storage, verdict
 
 ROOT = Path(__file__).parents[2]
 
@@ -218,10 +218,10 @@ def test_a_checkpoint_that_is_not_committed_yet_is_kept(toy_run):
     name = checkpoint.publish(
         run.checkpoints, member.id, member.version + 1, lambda directory: None, {}
     )
-    claim.collect(run.store, run.checkpoints)
+    claim.collect(run.store, storage.Directory(run.checkpoints))
     assert (run.checkpoints / name).exists()
     run.store.release(lease)  # now nobody can commit it
-    claim.collect(run.store, run.checkpoints)
+    claim.collect(run.store, storage.Directory(run.checkpoints))
     assert not (run.checkpoints / name).exists()
 
 
@@ -231,7 +231,7 @@ def test_another_runs_checkpoints_are_never_collected(toy_run, tmp_path):
         each.work_until(8)
     run.checkpoints.rename(tmp_path / "aside")
     run.checkpoints.symlink_to(other.checkpoints)
-    claim.collect(run.store, run.checkpoints, 0.0)
+    claim.collect(run.store, storage.Directory(run.checkpoints), 0.0)
     other.check()
     run.checkpoints.unlink()
     (tmp_path / "aside").rename(run.checkpoints)

@@ -290,7 +290,7 @@ def test_what_the_disk_does_not_give_out_is_not_damaged(tmp_path, monkeypatch, c
     def fail(path):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(checkpoint, "_digest", fail)
+    monkeypatch.setattr(checkpoint, "digest", fail)
     with pytest.raises(checkpoint.NotThere, match=f"delete {tmp_path / name}"):
         checkpoint.open_verified(tmp_path, name, 3, 7)
 
