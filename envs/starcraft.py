@@ -36,7 +36,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from envs import ids, slots, starcraft_game, starcraft_interface
+from envs import function_call, ids, slots, starcraft_game, starcraft_interface
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class MiniGame:
         return starcraft_interface.observation_space(self.resolution)
 
     @property
-    def action_space(self) -> spaces.MultiDiscrete:
+    def action_space(self) -> function_call.FunctionCall:
         """Space of one action."""
         return starcraft_interface.action_space(self.resolution)
 
@@ -169,10 +169,6 @@ class StarCraftVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         mini_game: Map to play.
         num_envs: Number of games.
     """
-
-    used_arguments: NDArray[np.bool_] = starcraft_interface.USED
-    """Which arguments each function uses, `[functions, arguments]`. The values of the others are
-    ignored."""
 
     @staticmethod
     def check(mini_game: MiniGame) -> None:
@@ -282,7 +278,7 @@ class StarCraftVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     def _play(self, slot: int, action: NDArray[np.integer[Any]]) -> _Outcome:
         """Play one step; begin the next episode too, if this one ended."""
         game, mini_game = self._games[slot], self._mini_game
-        call = starcraft_interface.function_call(action, mini_game.resolution)
+        call = starcraft_interface.pysc2_call(action, mini_game.resolution)
         try:
             (timestep,) = game.step([call])
         except starcraft_game.failures() as error:

@@ -20,7 +20,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs import starcraft_import
+from envs import function_call, starcraft_import
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,10 +145,10 @@ def observation_space(resolution: int) -> spaces.Dict:
     )
 
 
-def action_space(resolution: int) -> spaces.MultiDiscrete:
+def action_space(resolution: int) -> function_call.FunctionCall:
     """Return the space of actions: the function, then every argument in `ARGUMENTS`."""
     sizes = [size or resolution**2 for size in ARGUMENTS.values()]
-    return spaces.MultiDiscrete([len(FUNCTIONS), *sizes])
+    return function_call.FunctionCall([len(FUNCTIONS), *sizes], USED)
 
 
 def observe(seen: Any) -> dict[str, NDArray[Any]]:
@@ -167,7 +167,7 @@ def observe(seen: Any) -> dict[str, NDArray[Any]]:
     }
 
 
-def function_call(action: NDArray[np.integer[Any]], resolution: int) -> Any:
+def pysc2_call(action: NDArray[np.integer[Any]], resolution: int) -> Any:
     """Return PySC2's form of one action, an array of `action_space`."""
     name = list(FUNCTIONS)[action[0]]
     arguments = []

@@ -156,7 +156,7 @@ def test_planes_of_a_number_and_of_a_category():
 def test_a_place_is_one_number_by_rows():
     chosen = action("Move_screen", queued=1, screen=(5, 7))
     chosen[[2, 3, 5]] = 3  # arguments of other functions
-    call = starcraft_interface.function_call(chosen, 16)
+    call = starcraft_interface.pysc2_call(chosen, 16)
     assert call.function == starcraft_import.pysc2().actions.FUNCTIONS.Move_screen.id
     assert call.arguments == [[1], [5, 7]]
 
@@ -192,7 +192,7 @@ def test_a_description_starts_no_game(stand_in, games):
     assert envs.single_action_space == spec.single_action_space
     assert envs.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP
     sizes = envs.single_action_space.nvec
-    assert envs.used_arguments.shape == (sizes[0], len(sizes) - 1)
+    assert envs.single_action_space.used.shape == (sizes[0], len(sizes) - 1)
     with pytest.raises(ValueError, match=r"does not take \['speed'\]"):
         make.make_vec(BEACON, 2, speed=3)
     assert games() == []
@@ -340,7 +340,7 @@ def test_observations_and_rewards_are_pysc2s(stand_in):
     for _ in range(60):
         chosen = starcraft_players.by_rule(row(obs, 0), info["action_mask"][0], rng)
         obs, reward, _, truncated, info = envs.step(chosen[None])
-        (timestep,) = alone.step([starcraft_interface.function_call(chosen, 16)])
+        (timestep,) = alone.step([starcraft_interface.pysc2_call(chosen, 16)])
         assert reward[0] == timestep.reward
         total += reward[0]
         expected = timestep.observation["feature_screen"]["player_relative"]
