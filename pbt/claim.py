@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.2
 _PUBLISH_ATTEMPTS = 4
-"""Attempts to publish a checkpoint while its place is there and yet refuses it."""
+"""Attempts to publish a checkpoint while its place is there at times and yet refuses it."""
 COLLECTION_GRACE_S = 300.0
 """Age in seconds from which an unnamed checkpoint is deleted. A younger one may get its row yet."""
 
@@ -325,8 +325,8 @@ class Claim:
                 name = disk.retry(timed, self._space, context.collect)
                 break
             except checkpoint.NotThere as error:
-                if context.checkpoints.is_there(context.identity) and not attempts_left:
-                    raise
+                if not attempts_left:
+                    raise CheckpointsAway(str(error)) from error
                 _log.warning("member %d: publishing again: %s", self.member.id, error)
         self._published_s = time.monotonic()
         return name

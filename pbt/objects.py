@@ -248,6 +248,9 @@ class Objects:
                 key = f"{_BLOBS}/{entry['sha256']}"
                 if not is_there(key, entry["bytes"]):
                     self._bucket.write(key, directory / file_name)
+                with contextlib.suppress(OSError):  # it is there, or links cannot be made
+                    (self.local / _BLOBS).mkdir(exist_ok=True)
+                    os.link(directory / file_name, self.local / key)
             self._bucket.write(_manifest(name), raw)
         except BaseException:
             self._forget(name)
