@@ -84,12 +84,10 @@ def describe(env_id: str, *, preset: str | atari.Preset = "a3c2016", **keywords:
     if mini_game is not None:
         _check_keywords(mini_game.env_id, starcraft.StarCraftVectorEnv, keywords)
         starcraft.StarCraftVectorEnv.check(mini_game)
-        observation: Any = mini_game.observation_space  # spaces of several parts
-        action: Any = mini_game.action_space
         return EnvSpec(
             name=mini_game.env_id,
-            single_observation_space=observation,
-            single_action_space=action,
+            single_observation_space=mini_game.observation_space,
+            single_action_space=mini_game.action_space,
             frames_per_step=starcraft.GAME_LOOPS_PER_STEP,
             is_atari=False,
             frame_channels=1,
