@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from envs import make
-from experiments.analysis import scores, tasks
+from experiments.analysis import scores, tasks, wording
 from experiments.members import actor, learner, tensors
 from pbt import owner, records, storage, store
 from pbt.records import Member
@@ -54,7 +54,7 @@ def play(
     returns, lengths = zip(*played, strict=True)
     protocol = (
         f"{make.protocol(learner_config.env_id, preset=learner_config.preset)}; actions sampled "
-        f"from the policy; {quota} episode(s) in each of {slots} environments; "
+        f"from the policy; {wording.counted(quota, 'episode')} in each of {slots} environments; "
         f"raw undiscounted returns; evaluation seed {seed}"
     )
     return scores.Evaluation(

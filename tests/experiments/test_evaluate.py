@@ -84,7 +84,7 @@ def test_every_environment_plays_as_many_episodes(run):
     run_store = run("small_envs:Length-v0")
     played = evaluation.evaluate(run_store, Path("run"), run_store.member(0), 70, seed=0)
     assert len(played.returns) == 96
-    assert "3 episode(s) in each of 32 environments" in played.protocol
+    assert "3 episodes in each of 32 environments" in played.protocol
 
 
 def test_the_same_seed_plays_the_same_episodes(run):
@@ -106,7 +106,7 @@ def test_the_best_member_is_evaluated_and_its_protocol_printed(run, command):
     assert result.code is None
     assert re.match(rf"member {best.id}, version {best.version}, 1,200 agent steps: ", result.out)
     assert "mean of 12 fresh episodes; 95 % interval" in result.out
-    assert "protocol: Catch; actions sampled from the policy; 1 episode(s) in each" in result.out
+    assert "protocol: Catch; actions sampled from the policy; 1 episode in each" in result.out
     assert "evaluation seed 0" in result.out
     other = command(evaluate, "run", "--episodes", "12", "--member", 1 - best.id)
     assert other.out.startswith(f"member {1 - best.id}, ")
