@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from agents import networks, optimiser, rollout
+from agents import networks, optimiser, rollout, spatial
 
 AddGradients = Callable[[int, int], None]
 """Adds gradients of further losses to those of the parameters. It is given the length and the
@@ -29,8 +29,10 @@ class AgentConfig:
     core: Literal["lstm", "feedforward"] = "lstm"
     """"lstm" has a memory and sees the last action and reward. "feedforward" sees only the
     observation."""
-    torso: Literal["a3c", "nature", "mlp", "auto"] = "auto"
-    """Layers before the core. "auto" is "a3c" for images and "mlp" for vectors."""
+    torso: Literal["a3c", "nature", "mlp", "fullyconv", "auto"] = "auto"
+    """Layers before the core. "auto" is "a3c" for images and "mlp" for vectors. It is "fullyconv"
+    where a part of the action is a place on the images, as in StarCraft II; see
+    `agents.spatial`."""
     width: int | None = None
     """Units of the LSTM and of the MLP torso; default: 256 for images (the paper's), 64 for
     vectors."""
@@ -54,9 +56,10 @@ class AgentConfig:
             raise ValueError(f"package {self.package!r}: choose from {sorted(optimiser.PACKAGES)}")
         if self.core not in ("lstm", "feedforward"):
             raise ValueError(f"core {self.core!r}: choose 'lstm' or 'feedforward'")
-        if self.torso not in ("a3c", "nature", "mlp", "auto"):
+        if self.torso not in ("a3c", "nature", "mlp", "fullyconv", "auto"):
             raise ValueError(
-                f"torso {self.torso!r}: choose 'auto', or one of 'a3c', 'nature' and 'mlp'"
+                f"torso {self.torso!r}: choose 'auto', or one of 'a3c', 'nature', 'mlp' and "
+                "'fullyconv'"
             )
         if self.value_cost is not None and not 0 <= self.value_cost < math.inf:
             raise ValueError(f"value_cost {self.value_cost} must be 0 or more, and finite")
@@ -115,8 +118,10 @@ class Agent(abc.ABC):
         device: str = "cpu",
     ) -> None:
         self.is_image = len(networks.split_shape(obs_shape)[1]) == 3
-        sees_images = networks.sees_images(obs_shape)
         torso = config.torso
+        if torso == "auto" and spatial.unsupported(obs_shape, action_size) is None:
+            torso = "fullyconv"
+        sees_images = torso == "fullyconv" or networks.sees_images(obs_shape)
         if torso == "auto":
             torso = "a3c" if sees_images else "mlp"
         width = config.width or (256 if sees_images else 64)
@@ -286,9 +291,9 @@ class Agent(abc.ABC):
 
 
 class FlatAgent(Agent):
-    """An agent with one policy and one value function, on an `ActorCritic` network."""
+    """An agent with one policy and one value function."""
 
-    network: networks.ActorCritic
+    network: networks.CoreNetwork
 
     def build(
         self,
@@ -298,8 +303,12 @@ class FlatAgent(Agent):
         torso: networks.Torso,
         width: int,
         dtype: torch.dtype,
-    ) -> networks.ActorCritic:
+    ) -> networks.CoreNetwork:
         """See `Agent.build`."""
+        if torso == "fullyconv":
+            return spatial.SpatialActorCritic(
+                obs_shape, action_size, self.config.core, width, dtype
+            )
         return networks.ActorCritic(
             obs_shape, action_size, continuous, torso, self.config.core, width, dtype
         )

@@ -9,7 +9,7 @@ import math
 import operator
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from agents import policies, rollout
 
-Torso = Literal["a3c", "nature", "mlp"]
+Torso = Literal["a3c", "nature", "mlp", "fullyconv"]
 
 _CONVOLUTIONS = {
     # (channels, kernel, stride) per layer, then the width of the dense layer.
@@ -261,6 +261,8 @@ def make_torso(
     torso: Torso, obs_shape: rollout.ObsShape, width: int, dtype: torch.dtype
 ) -> ConvTorso | MLPTorso | PartsTorso:
     """Return a torso for such observations. Arguments and errors are those of `ActorCritic`."""
+    if torso == "fullyconv":
+        raise ValueError("only A3C and PPO have a 'fullyconv' torso: use agent 'a3c' or 'ppo'")
     parts, shape = split_shape(obs_shape)
     if parts:
         return PartsTorso(torso, parts, width, dtype)
@@ -277,10 +279,23 @@ def make_torso(
     return ConvTorso(torso, (shape[0], shape[1], shape[2]), dtype)
 
 
+class AnyTorso(Protocol):
+    """What all torsos have in common."""
+
+    width: int
+    """Number of features."""
+
+    def observe(self, obs: Any, centre_images: bool = True) -> None:
+        """Update the statistics of the torso by observations [N, ...]."""
+
+    def __call__(self, obs: Any) -> Any:
+        """Return the features, [N, width], of observations [N, ...]."""
+
+
 class Network(nn.Module):
     """A network that an agent can act and learn with: a torso, and a state between steps."""
 
-    torso: ConvTorso | MLPTorso | PartsTorso
+    torso: AnyTorso
     gains: Mapping[str, float] = MappingProxyType({})
     """Gains of the orthogonal initialisation by module name; see `initialise`."""
 
@@ -295,46 +310,35 @@ class Network(nn.Module):
         raise NotImplementedError
 
 
-class ActorCritic(Network):
-    """Torso, optional LSTM core, policy head and value head.
+class CoreNetwork(Network):
+    """Torso and optional LSTM core, on which subclasses put a policy head and a value head.
 
     The core's inputs are the torso's features, the last action and the last reward. Where
     `is_first` is true, the core's state is set to zero before the step.
 
     Args:
-        obs_shape: (C, H, W) of uint8 images, (D,) of vectors, or the shapes of several such parts.
-        action_size: Number of discrete actions, dimensions of a continuous one, or the parts of one
-            of several.
-        continuous: Whether actions are continuous.
-        torso: "a3c" or "nature" for images, "mlp" for vectors. See `PartsTorso` for parts.
+        torso: Layers before the core.
+        action_width: Length of the last action as the core sees it.
         core: "lstm", or "feedforward", where the heads see the torso's features alone, as in A3C's
             feed-forward agent.
-        width: Units of the LSTM and of the MLP torso.
-        dtype: In which a torso for images computes; see `ConvTorso`.
-
-    Raises:
-        ValueError: The torso does not fit the observations.
+        width: Units of the LSTM.
     """
+
+    policy: policies.Policy
+    value: nn.Linear
 
     def __init__(
         self,
-        obs_shape: rollout.ObsShape,
-        action_size: rollout.ActionSize,
-        continuous: bool,
-        torso: Torso,
+        torso: AnyTorso,
+        action_width: int,
         core: Literal["lstm", "feedforward"],
         width: int,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.torso = make_torso(torso, obs_shape, width, dtype)
-        seen = self.torso.width + rollout.action_width(action_size) + 1
-        self.core = nn.LSTMCell(seen, width) if core == "lstm" else None
-        self.core_width = self.torso.width if self.core is None else width
-        self.policy = policies.make_head(self.core_width, action_size, continuous)
-        self.value = nn.Linear(self.core_width, 1)
+        self.torso = torso
+        self.core = nn.LSTMCell(torso.width + action_width + 1, width) if core == "lstm" else None
+        self.core_width = torso.width if self.core is None else width
         self.width = width
-        self.gains = GAINS
 
     def initial_state(self, batch: int) -> rollout.CoreState:
         """Return the zero state: (h, c), each [batch, width], or () for a feed-forward agent."""
@@ -353,30 +357,41 @@ class ActorCritic(Network):
         self, inputs: rollout.Inputs, state: rollout.CoreState
     ) -> tuple[torch.Tensor, torch.Tensor, rollout.CoreState]:
         """Take one step; return policy parameters [B, ...], values [B] and the next state."""
-        x = self.torso(inputs.obs)  # [B, features]
-        x, state = self._core_step(x, inputs, state)  # [B, core_width]
-        return self.policy(x, inputs.action_mask), self.value(x).squeeze(-1), state
+        raise NotImplementedError
 
     def unroll(
         self, inputs: rollout.Inputs, state: rollout.CoreState
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take T steps, [T, B, ...]; return policy parameters [T, B, ...] and values [T, B]."""
-        x = self.core_outputs(inputs, state)  # [T, B, core_width]
-        return self.policy(x, inputs.action_mask), self.value(x).squeeze(-1)
+        raise NotImplementedError
 
     def core_outputs(self, inputs: rollout.Inputs, state: rollout.CoreState) -> torch.Tensor:
         """Return the inputs of the heads over T steps, [T, B, core_width]."""
-        length, batch = inputs.is_first.shape
         obs = rollout.map_obs(lambda part: part.flatten(0, 1), inputs.obs)  # [T * B, ...]
-        features = self.torso(obs)  # [T * B, features]
-        features = features.unflatten(0, (length, batch))  # [T, B, features]
+        return self.core_unroll(self.torso(obs), inputs, state)
+
+    def core_unroll(
+        self, features: torch.Tensor, inputs: rollout.Inputs, state: rollout.CoreState
+    ) -> torch.Tensor:
+        """Return the core's outputs, [T, B, core_width], of features [T * B, features]."""
+        length, batch = inputs.is_first.shape
+        features = features.view(length, batch, -1)  # [T, B, features]
         if self.core is not None and not bool(inputs.is_first[1:].any()):
             return self._core_sequence(features, inputs, state)
         outputs = []
         for t in range(length):
-            x, state = self._core_step(features[t], inputs.map(operator.itemgetter(t)), state)
+            x, state = self.core_step(features[t], inputs.map(operator.itemgetter(t)), state)
             outputs.append(x)
         return torch.stack(outputs)
+
+    def core_step(
+        self, features: torch.Tensor, inputs: rollout.Inputs, state: rollout.CoreState
+    ) -> tuple[torch.Tensor, rollout.CoreState]:
+        """Return the core's outputs, [B, core_width], of features [B, features]; and its state."""
+        if self.core is None:
+            return features, ()
+        h, c = self.core(self.core_input(features, inputs), _kept(state, inputs))
+        return h, (h, c)
 
     def _core_sequence(
         self, features: torch.Tensor, inputs: rollout.Inputs, state: rollout.CoreState
@@ -384,15 +399,60 @@ class ActorCritic(Network):
         """Return the core's outputs by one call; no state may be reset on the way."""
         assert self.core is not None
         begin = _kept(state, inputs.map(operator.itemgetter(0)))
-        return lstm_sequence(self.core, core_input(features, inputs), begin)[0]
+        return lstm_sequence(self.core, self.core_input(features, inputs), begin)[0]
 
-    def _core_step(
-        self, features: torch.Tensor, inputs: rollout.Inputs, state: rollout.CoreState
-    ) -> tuple[torch.Tensor, rollout.CoreState]:
-        if self.core is None:
-            return features, ()
-        h, c = self.core(core_input(features, inputs), _kept(state, inputs))
-        return h, (h, c)
+    def core_input(self, features: torch.Tensor, inputs: rollout.Inputs) -> torch.Tensor:
+        """Return what the core sees, [..., features + action_width + 1]."""
+        return core_input(features, inputs)
+
+
+class ActorCritic(CoreNetwork):
+    """Torso, optional LSTM core, policy head and value head; see `CoreNetwork`.
+
+    Args:
+        obs_shape: (C, H, W) of uint8 images, (D,) of vectors, or the shapes of several such parts.
+        action_size: Number of discrete actions, dimensions of a continuous one, or the parts of one
+            of several.
+        continuous: Whether actions are continuous.
+        torso: "a3c" or "nature" for images, "mlp" for vectors. See `PartsTorso` for parts.
+        core: As in `CoreNetwork`.
+        width: Units of the LSTM and of the MLP torso.
+        dtype: In which a torso for images computes; see `ConvTorso`.
+
+    Raises:
+        ValueError: The torso does not fit the observations.
+    """
+
+    def __init__(
+        self,
+        obs_shape: rollout.ObsShape,
+        action_size: rollout.ActionSize,
+        continuous: bool,
+        torso: Torso,
+        core: Literal["lstm", "feedforward"],
+        width: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        layers = make_torso(torso, obs_shape, width, dtype)
+        super().__init__(layers, rollout.action_width(action_size), core, width)
+        self.policy = policies.make_head(self.core_width, action_size, continuous)
+        self.value = nn.Linear(self.core_width, 1)
+        self.gains = GAINS
+
+    def step(
+        self, inputs: rollout.Inputs, state: rollout.CoreState
+    ) -> tuple[torch.Tensor, torch.Tensor, rollout.CoreState]:
+        """See `CoreNetwork.step`."""
+        x = self.torso(inputs.obs)  # [B, features]
+        x, state = self.core_step(x, inputs, state)  # [B, core_width]
+        return self.policy(x, inputs.action_mask), self.value(x).squeeze(-1), state
+
+    def unroll(
+        self, inputs: rollout.Inputs, state: rollout.CoreState
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `CoreNetwork.unroll`."""
+        x = self.core_outputs(inputs, state)  # [T, B, core_width]
+        return self.policy(x, inputs.action_mask), self.value(x).squeeze(-1)
 
 
 def core_input(features: torch.Tensor, inputs: rollout.Inputs) -> torch.Tensor:

@@ -177,6 +177,10 @@ class GaussianHead(nn.Module):
         return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
 
+Policy = Categorical | MultiCategorical | GaussianHead
+"""A policy of any kind."""
+
+
 def make_head(
     width: int, action_size: rollout.ActionSize, continuous: bool
 ) -> CategoricalHead | MultiCategoricalHead | GaussianHead:

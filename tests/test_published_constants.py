@@ -23,6 +23,7 @@ from agents import (
     policies,
     ppo,
     sequence_buffer,
+    spatial,
     unreal,
 )
 from envs import atari, doom, first_person, lab, make, starcraft, toy
@@ -170,6 +171,16 @@ AGENTS = [
         ((32, 8, 4), (64, 4, 2), (64, 3, 1), 512),
         NATURE,
     ),
+    (
+        "FullyConv: padded convolutions, with the kernels' side",
+        spatial.CONVOLUTIONS,
+        ((16, 5), (32, 3)),
+        f"{SC2LE}, section 4.3",
+    ),
+    ("FullyConv: dense layer", spatial.FEATURES, 256, f"{SC2LE}, section 4.3"),
+    ("FullyConv: planes of vectors", spatial.EMBEDDING, 16, OURS),
+    ("FullyConv: hidden layer of places", spatial.HIDDEN, 32, f"{OURS}; none in {SC2LE}"),
+    ("FullyConv: head gains", dict(spatial.GAINS), {**networks.GAINS, "policy.places": 0.01}, OURS),
     ("A3C: LSTM", IMAGE.core.hidden_size, 256, f"{A3C}, supplement 8"),
     ("A3C: torso of images", IMAGE.torso.width, 256, f"{A3C}, supplement 8"),
     ("LSTM inputs", IMAGE.core.input_size, 256 + 6 + 1, f"{UNREAL}, section 4"),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents import a3c, actor_critic, policies, ppo, rollout
+import parts_play
+from agents import a3c, actor_critic, policies, rollout
 
 SIZES = (3, 2, 4)
 USED = ((True, False), (False, False), (True, True))
@@ -129,84 +130,28 @@ def test_parts_are_checked(sizes, used, message):
 SHAPES = ((3, 24, 20), (1, 7, 7), (4,))
 
 
-def inputs_of(batch, rng, first, masked):
-    obs = tuple(
-        torch.tensor(rng.integers(0, 256, (batch, *shape), dtype=np.uint8))
-        if len(shape) == 3
-        else torch.tensor(rng.normal(size=(batch, *shape)), dtype=torch.float32)
-        for shape in SHAPES
-    )
-    mask = torch.tensor(rng.random((batch, sum(SIZES))) < 0.6)
-    mask[:, [0, 3, 8]] = True
-    return rollout.Inputs(
-        obs,
-        torch.zeros(batch, sum(SIZES)),
-        torch.tensor(rng.normal(size=batch), dtype=torch.float32),
-        torch.tensor(rng.random(batch) < 0.2) | first,
-        mask if masked else None,
-    )
-
-
-def play(agent, keep_graph, masked=True, length=6, batch=4):
-    rng = np.random.default_rng(0)
-    state = agent.initial_state(batch)
-    inputs, steps = [], []
-    for t in range(length):
-        inputs.append(inputs_of(batch, rng, t == 0, masked))
-        steps.append(agent.act(inputs[-1], state, keep_graph))
-        state = steps[-1].state
-    reward = torch.tensor(rng.normal(size=(length, batch)), dtype=torch.float32)
-    return rollout.Rollout(
-        inputs=inputs,
-        initial_state=agent.initial_state(batch),
-        steps=tuple(steps),
-        reward=reward,
-        discount=torch.full((length, batch), 0.99),
-        truncated=torch.zeros(length, batch, dtype=torch.bool),
-        truncation_value=torch.zeros(length, batch),
-        bootstrap_value=torch.zeros(batch),
-    )
-
-
 def make(kind, parts, core="lstm", **settings):
-    config = actor_critic.AgentConfig(core=core, width=16, **settings)
-    if kind == "a3c":
-        return a3c.A3C(SHAPES, parts, False, config, 1e-2, 0)
-    once = ppo.PPOConfig(rollout_steps=6, minibatch_steps=24, trace=1.0, normalise_advantages=False)
-    return ppo.PPO(SHAPES, parts, False, config, once, 1e-2, 0)
+    return parts_play.make(kind, SHAPES, parts, core=core, width=16, **settings)
 
 
-def gradients(agent):
-    return [parameter.grad.clone() for parameter in agent.network.parameters()]
+def play(agent, keep_graph, masked=True):
+    return parts_play.play(agent, SHAPES, INDEPENDENT, keep_graph, masked)
 
 
 @BOTH
 @pytest.mark.parametrize("core", ["lstm", "feedforward"])
-def test_a_second_pass_and_ppos_first_epoch_have_the_kept_graphs_gradient(parts, core, monkeypatch):
+def test_a_second_pass_and_ppos_first_epoch_have_the_kept_graphs_gradient(parts, core):
     """Acting and learning see the same parts and masks in three ways of learning."""
-    found = []
-    for kind, keep_graph in (("a3c", True), ("a3c", False), ("ppo", False)):
-        agent = make(kind, parts, core, graph_steps=100 if keep_graph else 12)
-        batch = play(agent, keep_graph)
-        if kind == "a3c":
-            agent.backward(batch, 0.01)
-        else:
-            monkeypatch.setattr(agent.optimiser, "step", lambda: None)
-            monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.zeros(()))
-            agent.update(batch, 0.01, 6, 1e9, 1)
-        found.append(gradients(agent))
-    for other in found[1:]:
-        for one, two in zip(found[0], other, strict=True):
-            torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-6)
+    parts_play.check_gradients(SHAPES, parts, core=core, width=16)
 
 
 def test_a_mask_changes_what_is_learned():
     agent = make("a3c", INDEPENDENT)
     agent.backward(play(agent, True, masked=False), 0.01)
-    free = gradients(agent)
+    free = parts_play.gradients(agent)
     agent = make("a3c", INDEPENDENT)
     agent.backward(play(agent, True, masked=True), 0.01)
-    masked = gradients(agent)
+    masked = parts_play.gradients(agent)
     assert not all(torch.allclose(a, b) for a, b in zip(free, masked, strict=True))
 
 
