@@ -23,6 +23,8 @@ def restore(
 ) -> bool:
     """Go back to the member's newest readable version; without one, mark the member failed.
 
+    That version has more agent steps than the member if it could not be read at an earlier restore.
+
     Args:
         claimed: The claimed member.
         error: Why its checkpoint cannot be used.
@@ -53,7 +55,7 @@ def restore(
             "error": str(error),
             "from_version": member.version,
             "to_version": old.version,
-            "agent_steps_repeated": member.agent_steps - old.agent_steps,
+            "agent_steps_repeated": max(0, member.agent_steps - old.agent_steps),
         }
         claimed.commit(child, "restore", events=[records.event_of("restored", child, details)])
         return True

@@ -27,7 +27,7 @@ from agents import (
     unreal,
 )
 from envs import atari, doom, first_person, lab, make, starcraft, toy
-from experiments import config, presets
+from experiments import cluster, config, presets
 from experiments import toy as figure_2
 from experiments.analysis import aggregates
 from experiments.members import learner
@@ -423,6 +423,7 @@ DEFAULTS = {
     "feudal_settings": (feudal.FeudalConfig(), "rows above"),
     "population": (8, OURS),
     "workers": (None, OURS),
+    "where": (cluster.THIS_MACHINE, OURS),
     "store": (None, OURS),
     "checkpoints": (None, OURS),
     "total_steps": (2_000_000, OURS),

@@ -301,10 +301,11 @@ def check_versions(versions: Sequence[Version]) -> None:
                     f"table version: version {needed[1]} of member {needed[0]}, which version "
                     f"{key[1]} of member {key[0]} comes from, is missing"
                 )
-        trained = version.agent_steps - (steps[before] if before else 0)
-        if (trained < 0 and version.kind != "restore") or (
-            trained > 0 and version.kind not in ("initial", "slice")
-        ):
+        # A restore has the steps of its parent. They may be more than those before it, if a
+        # checkpoint that could not be read at an earlier restore can be read again.
+        origin = version.parent if version.kind == "restore" else before
+        trained = version.agent_steps - (steps[origin] if origin else 0)
+        if trained < 0 or (trained > 0 and version.kind not in ("initial", "slice")):
             raise DamagedRow(
                 f"table version: version {key[1]} of member {key[0]}, of kind {version.kind}, adds "
                 f"{trained} agent steps"

@@ -327,7 +327,9 @@ class Run:
                     self.expect(grown == steps > 0, f"{what}: {grown} steps, {steps} reported")
                     self.expect(steps <= interval, f"{what}: {steps} steps in one slice")
                 elif after["kind"] == "restore":
-                    self.expect(grown <= 0, f"{what}: grew by {grown}")
+                    parent = by_version[after["parent_member"], after["parent_version"]]
+                    steps = after["agent_steps"]
+                    self.expect(steps == parent["agent_steps"], f"{what}: {steps} steps")
                 else:
                     self.expect(grown == 0, f"{what}: grew by {grown}")
             self.check_checkpoint(member)

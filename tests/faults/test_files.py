@@ -77,6 +77,28 @@ def test_a_damaged_checkpoint_falls_back_to_the_version_before(damage, toy_run):
     run.assert_complete()
 
 
+def test_a_checkpoint_that_comes_back_is_gone_on_from(toy_run, tmp_path):
+    """B1: a disk that shows other files at each look. Agent steps then rise by a restore."""
+    run = toy_run(exploit="none")
+    run.work_until(12)
+    newest = run.newest(0)  # with 300 steps
+    shutil.move(newest, tmp_path / "away")
+    run.work(stop=lambda: 15 if run.events("restored") else 0)
+    for version in run.store.versions(0):
+        if version.version > 3:
+            gone(run.checkpoints / version.checkpoint, None)
+    shutil.move(tmp_path / "away", newest)
+    assert run.store.member(0).agent_steps < 300
+    assert run.work().exit_code == 0
+    restored = [version for version in run.store.versions() if version.kind == "restore"]
+    assert [(version.agent_steps, version.parent) for version in restored] == [
+        (200, (0, 2)),
+        (300, (0, 3)),
+    ]
+    assert [event.details["agent_steps_repeated"] for event in run.events("restored")] == [100, 0]
+    run.assert_complete()
+
+
 def test_without_any_readable_version_a_member_is_replaced(toy_run):
     run = toy_run()
     run.work_until(8)
@@ -359,10 +381,10 @@ def test_no_new_run_over_the_checkpoints_of_a_run_whose_store_is_gone(toy_run):
     run.store.path.rename(run.directory.with_name("backup"))
     before = sorted(run.checkpoints.rglob("*"))
     for begin in (create.create_run, create.open_or_create):
-        with pytest.raises(ValueError, match="is gone: put run"):
+        with pytest.raises(ValueError, match=r"run\.sqlite3 is not in .*: put run"):
             begin(run.directory, run.config)
     (run.checkpoints / checkpoint.MARKER).unlink()  # as a run of before has none
-    with pytest.raises(ValueError, match="is gone: put run"):
+    with pytest.raises(ValueError, match=r"run\.sqlite3 is not in .*: put run"):
         create.create_run(run.directory, run.config)
     assert sorted(run.checkpoints.rglob("*")) == [p for p in before if p.name != "RUN.json"]
     run.directory.with_name("backup").rename(run.store.path)
