@@ -6,7 +6,7 @@ import scipy.signal
 import torch
 
 import parts_play
-from agents import a3c, actor_critic, ppo, rollout, spatial
+from agents import a3c, actor_critic, feudal, ppo, rollout, spatial
 
 SHAPES = ((3, 7, 9), (2, 7, 9), (5,))
 PARTS = rollout.ActionParts((4, 63, 3, 63), ((True, False, False),) * 3 + ((False, True, True),))
@@ -197,6 +197,16 @@ def test_what_does_not_fit_is_refused_and_auto_takes_another(shapes, parts, word
     with pytest.raises(ValueError, match=words):
         agent(shapes, parts, torso="fullyconv")
     assert not isinstance(agent(shapes, parts).network, spatial.SpatialActorCritic)
+
+
+def test_agents_without_it_refuse_it():
+    config = actor_critic.AgentConfig(torso="fullyconv")
+    with pytest.raises(ValueError, match=r"only A3C and PPO.*use agent 'a3c' or 'ppo'"):
+        feudal.Feudal(SHAPES, 3, False, config, feudal.FeudalConfig(), 1e-3, 0)
+    with pytest.raises(ValueError, match="use torso 'auto'"):
+        a3c.A3C((3, 84, 84), 3, False, config, 1e-3, 0)  # as in UNREAL, which has such images
+    with pytest.raises(ValueError, match="one of 'a3c', 'nature', 'mlp' and 'fullyconv'"):
+        actor_critic.AgentConfig(torso="atari-net")
 
 
 def test_a_checkpoint_has_all_of_it():

@@ -1,13 +1,16 @@
 """`python -m experiments.starcraft`: its messages, and what must be there before it begins."""
 
+import dataclasses
 import re
 
 import pytest
 
 import starcraft_stand_in
-from envs import starcraft, starcraft_import
+from agents import spatial
+from envs import make, starcraft, starcraft_import
 from experiments import presets
 from experiments import starcraft as starcraft_command
+from experiments.members import learner
 from experiments.studies import defaults
 
 
@@ -87,10 +90,27 @@ def test_members_play_what_the_flags_say():
     assert presets.STARCRAFT["default"]["a3c"].name() == "StarCraft/MoveToBeacon-32"
 
 
-def test_studies_know_the_mini_games(monkeypatch, tmp_path):
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
     starcraft_stand_in.install(tmp_path / "game")
     monkeypatch.setenv("SC2PATH", str(tmp_path / "game"))
     monkeypatch.setattr(starcraft_import, "missing", list)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("agent", ["a3c", "ppo"])
+def test_agents_point_at_the_screen_by_default(agent):
+    config = dataclasses.replace(presets.STARCRAFT["default"][agent], resolution=16)
+    spec = make.describe("StarCraft/MoveToBeacon-16")
+    network = learner.make_agent(config.learner_config(), spec, 0).network
+    assert isinstance(network, spatial.SpatialActorCritic)
+    assert network.torso.channels == 32 + 32 + spatial.EMBEDDING
+    assert network.policy.places.out_channels == 3, "screen, minimap and screen2"
+    assert network.core.input_size == 256 + 24 + 2 + 4 + 2 + 4 + 5 + 10 + 1
+
+
+@pytest.mark.usefixtures("installed")
+def test_studies_know_the_mini_games():
     settings = defaults.defaults("StarCraft/CollectMineralShards-16", "ppo")
     assert (settings.map, settings.resolution, settings.agent) == (
         "CollectMineralShards",
