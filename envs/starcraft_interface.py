@@ -13,6 +13,7 @@ integer, y times the resolution plus x.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -203,6 +204,7 @@ def action(name: str, resolution: int, **arguments: int | tuple[int, int]) -> ND
     return chosen
 
 
+@functools.cache
 def _function_ids() -> NDArray[np.int64]:
     """Return PySC2's numbers of the functions, in the order of `FUNCTIONS`."""
     functions = starcraft_import.pysc2().actions.FUNCTIONS

@@ -4,7 +4,9 @@ import dataclasses
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from experiments.analysis import wording
 from pbt import local, ray_places, slurm, store
@@ -100,3 +102,5 @@ class Cluster:
 
 
 THIS_MACHINE = Cluster()
+Flags = Annotated[tyro.conf.OmitArgPrefixes[Cluster], tyro.conf.arg(name="cluster")]
+"""Type of the field `where` of the commands that train a population."""

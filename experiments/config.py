@@ -101,9 +101,7 @@ class EngineConfig:
     """Folder or URL that keeps the checkpoints of this run alone, such as s3://bucket/run; default:
     checkpoints in the run's directory. Keys come from AWS_ACCESS_KEY_ID and
     AWS_SECRET_ACCESS_KEY."""
-    where: Annotated[tyro.conf.OmitArgPrefixes[cluster.Cluster], tyro.conf.arg(name="cluster")] = (
-        dataclasses.field(default_factory=cluster.Cluster)
-    )
+    where: cluster.Flags = cluster.THIS_MACHINE
     """Where the worker processes are."""
 
     def check(self) -> None:
@@ -113,8 +111,7 @@ class EngineConfig:
             ValueError: One line with the value given, the values allowed and the way out.
         """
         check_workers(self.workers)
-        check_store(self.store)
-        check_checkpoints(self.checkpoints)
+        check_places(self.store, self.checkpoints)
         self.where.check()
         if self.fork is not None and self.run_dir is None:
             raise ValueError(f"--fork {self.fork}: name the new run's directory too, --run-dir NEW")
@@ -396,28 +393,20 @@ def check_workers(workers: int | None) -> None:
         raise ValueError(f"--workers {workers}: use 1 or more, or leave it out for all cores")
 
 
-def check_store(url: str | None) -> None:
-    """Refuse a database's URL that cannot be used; None is the default.
+def check_places(store_url: str | None, checkpoints: str | None) -> None:
+    """Refuse a place of a run's store or checkpoints that cannot be used; None is the default.
 
     Raises:
-        ValueError: One line with the way out. It repeats no password.
+        ValueError: One line with the way out. It repeats no password and no key.
     """
-    try:
-        store.check_url(url)
-    except ValueError as error:
-        raise ValueError(f"--store: {error}") from None
-
-
-def check_checkpoints(url: str | None) -> None:
-    """Refuse a place of checkpoints that cannot be used; None is the default.
-
-    Raises:
-        ValueError: One line with the way out. It repeats no key.
-    """
-    try:
-        storage.check_url(url)
-    except ValueError as error:
-        raise ValueError(f"--checkpoints: {error}") from None
+    for flag, check, url in (
+        ("--store", store.check_url, store_url),
+        ("--checkpoints", storage.check_url, checkpoints),
+    ):
+        try:
+            check(url)
+        except ValueError as error:
+            raise ValueError(f"{flag}: {error}") from None
 
 
 def parse_fixed(fixed: Sequence[str], flag: str = "--fixed") -> dict[str, float]:

@@ -67,9 +67,7 @@ class Arguments:
     checkpoints: str | None = None
     """Folder or URL that keeps the checkpoints of the new run alone, such as s3://bucket/run;
     default: checkpoints in its directory."""
-    where: Annotated[tyro.conf.OmitArgPrefixes[cluster.Cluster], tyro.conf.arg(name="cluster")] = (
-        dataclasses.field(default_factory=cluster.Cluster)
-    )
+    where: cluster.Flags = cluster.THIS_MACHINE
     """Where the worker processes are."""
     trust: bool = False
     """Play the run's environment though it is of other code than the suite's and Gymnasium's: that
@@ -100,8 +98,7 @@ class Arguments:
             raise ValueError(f"--members {self.members}: use 1 or more")
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed}: use 0 or more")
-        config.check_store(self.store)
-        config.check_checkpoints(self.checkpoints)
+        config.check_places(self.store, self.checkpoints)
         self.where.check()
 
 

@@ -9,7 +9,7 @@ The settings are those that the run stores. In a second terminal the command add
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
 import tyro
 
@@ -32,9 +32,7 @@ class Arguments:
     trust: bool = False
     """Go on though the run names other code than the suite's and Gymnasium's: that code is
     executed."""
-    where: Annotated[tyro.conf.OmitArgPrefixes[cluster.Cluster], tyro.conf.arg(name="cluster")] = (
-        dataclasses.field(default_factory=cluster.Cluster)
-    )
+    where: cluster.Flags = cluster.THIS_MACHINE
     """Where the worker processes are."""
 
 

@@ -322,8 +322,7 @@ def _environment(workers: int, joins: bool) -> dict[str, str]:
         workers: Number of workers.
         joins: Whether other processes of this machine work on the run already.
     """
-    # A task named "my_learner:make_task" is found where the launcher would find it.
-    result = {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
+    result = {"PYTHONPATH": process.python_path()}
     # Each worker gets its share of the cores, because more threads would compete for them. If
     # OMP_NUM_THREADS is set, it decides for all libraries.
     share = 1 if joins else max(1, available_cores() // workers)

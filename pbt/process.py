@@ -127,6 +127,14 @@ class Waiting:
             self._say(f"{problem}; waiting: {way_out}")
 
 
+def python_path() -> str:
+    """Return the PYTHONPATH with which another process finds what this one would import.
+
+    So a learner of the user's own is found, which the run names as "my_learner:make_task".
+    """
+    return os.pathsep.join(os.path.abspath(path) for path in sys.path)
+
+
 def die_with_parent() -> None:
     """Ask Linux for SIGTERM when the parent ends.
 

@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import os
 import socket
-import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,12 +108,8 @@ def check_reachable() -> None:
 
 def _place(run_dir: str, index: int) -> int:
     """Look after one worker, in a process of Ray's; return its exit code."""
-    exit_code = local.run(
-        Path(run_dir),
-        1,
-        log_name=f"worker-ray-{index}-{socket.gethostname()}",
-        say=lambda line: print(line, flush=True),  # into the log of Ray's process
-    )
+    # What it says goes into the log of Ray's process.
+    exit_code = local.run(Path(run_dir), 1, log_name=f"worker-ray-{index}-{socket.gethostname()}")
     if exit_code > 128:
         raise Stopped(f"stopped by signal {exit_code - 128}")
     return exit_code
@@ -127,10 +122,7 @@ def _connected(ray: Any, cpus: float, say: Callable[[str], None]) -> Iterator[No
         "include_dashboard": False,
         "log_to_driver": False,
         "logging_level": "warning",
-        # A learner of the user's own is found where the launcher would find it.
-        "runtime_env": {
-            "env_vars": {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
-        },
+        "runtime_env": {"env_vars": {"PYTHONPATH": process.python_path()}},
     }
     if ray.is_initialized():  # a script or notebook did it
         yield

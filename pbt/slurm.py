@@ -124,8 +124,7 @@ def _submit(run_dir: Path, workers: int, cpus: int, gpus: int, options: Sequence
         env={
             **os.environ,
             "OMP_NUM_THREADS": str(cpus),
-            # A learner of the user's own is found where the launcher would find it.
-            "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
+            "PYTHONPATH": process.python_path(),
         },
     )
     if submitted.returncode != 0:

@@ -69,6 +69,11 @@ def read(run_dir: Path) -> list[Start]:
     return starts
 
 
+def commands(run_dir: Path) -> str:
+    """Return the different command lines of a run's starts, one a line, oldest first."""
+    return "\n".join(dict.fromkeys(start.command for start in read(run_dir)))
+
+
 def commit() -> str | None:
     """Return the commit of the checkout that this code runs from; None outside of a checkout.
 

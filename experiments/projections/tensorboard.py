@@ -262,8 +262,7 @@ class Projector:
         config = self._store.config
         created = self._store.version(0, 0).created_s
         described = json.dumps(config.to_json(), indent=2, sort_keys=True)
-        starts = provenance.read(self._store.path.parent)
-        commands = "\n".join(dict.fromkeys(start.command for start in starts)) or "not recorded"
+        commands = provenance.commands(self._store.path.parent) or "not recorded"
         score = points.tags_of_samples(config)[0]
         compared = hparams.hparams_config_pb(
             hparams=[

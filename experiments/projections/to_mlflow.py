@@ -89,7 +89,6 @@ class _Export:
         created = {v.member: v for v in history.versions if v.kind == "initial"}
         last_s = max(version.created_s for version in history.versions)
         settings = history.config.to_json()
-        commands = dict.fromkeys(start.command for start in provenance.read(self._run_dir))
         is_over = not any(records.may_go_on(member, history.config) for member in history.members)
         best = {} if history.best is None else {"best_member": str(history.best.id)}
         parent = self._run(points.POPULATION, None, created[0].created_s)
@@ -98,7 +97,10 @@ class _Export:
             parent,
             # A run may be extended, and a parameter cannot change.
             _flat({name: value for name, value in settings.items() if name != "total_steps"}),
-            {"total_steps": str(history.config.total_steps), "commands": "\n".join(commands)}
+            {
+                "total_steps": str(history.config.total_steps),
+                "commands": provenance.commands(self._run_dir),
+            }
             | best,
         )
         self._client.log_text(parent, json.dumps(settings, indent=2), "settings.json")

@@ -49,7 +49,7 @@ def export(history: History, run_dir: Path, identity: str, directory: Path) -> d
 
     fresh = directory / f".wandb.{os.getpid()}.tmp"
     fresh.mkdir(parents=True, exist_ok=True)
-    counts = {}
+    counts, commands = {}, provenance.commands(run_dir)
     try:
         for name, drawn in points.of_history(history).items():
             settings = wandb.Settings(
@@ -60,9 +60,7 @@ def export(history: History, run_dir: Path, identity: str, directory: Path) -> d
                 run_name=name,
                 run_group=wording.printable(history.name),
                 run_job_type="population" if name == points.POPULATION else "member",
-                run_notes="\n".join(
-                    dict.fromkeys(start.command for start in provenance.read(run_dir))
-                ),
+                run_notes=commands,
                 console="off",
                 silent=True,
                 disable_git=True,

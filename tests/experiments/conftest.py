@@ -1,5 +1,6 @@
 """Commands, run as a user runs them, but in the test's own process; and small environments."""
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,30 @@ def one_process(monkeypatch):
         "write_report",
         lambda store, directory: directory.mkdir(exist_ok=True),
     )
+
+
+def tree(directory):
+    """Everything below, with its content's size and time."""
+    return {
+        path: (path.lstat().st_mtime_ns, path.lstat().st_size)
+        for path in [directory, *directory.rglob("*")]
+    }
+
+
+@pytest.fixture
+def refused(command, here):
+    """Call a module's main, which must refuse in one line and change nothing; returns the line."""
+
+    def call(module, *arguments):
+        before = tree(here)
+        result = command(module, *arguments)
+        assert result.code == 2, result
+        assert tree(here) == before
+        assert result.out == ""
+        assert re.fullmatch(r"error: .+\n", result.err), result.err  # one line
+        return result.err
+
+    return call
 
 
 ENVIRONMENTS = '''

@@ -33,28 +33,6 @@ TINY = (
 )
 
 
-def tree(directory):
-    """Everything below, with its content's size and time."""
-    return {
-        path: (path.lstat().st_mtime_ns, path.lstat().st_size)
-        for path in [directory, *directory.rglob("*")]
-    }
-
-
-@pytest.fixture
-def refused(command, here):
-    def call(module, *arguments):
-        before = tree(here)
-        result = command(module, *arguments)
-        assert result.code == 2, result
-        assert tree(here) == before
-        assert result.out == ""
-        assert re.fullmatch(r"error: .+\n", result.err), result.err  # one line
-        return result.err
-
-    return call
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -1,6 +1,7 @@
 """`python -m experiments.starcraft`: its messages, and what must be there before it begins."""
 
 import dataclasses
+import functools
 import re
 
 import pytest
@@ -15,17 +16,8 @@ from experiments.studies import defaults
 
 
 @pytest.fixture
-def refused(command, here):
-    def call(*arguments):
-        before = list(here.iterdir())
-        result = command(starcraft_command, *arguments)
-        assert result.code == 2, result
-        assert list(here.iterdir()) == before
-        assert result.out == ""
-        assert re.fullmatch(r"error: .+\n", result.err), result.err  # one line
-        return result.err
-
-    return call
+def refused(refused):
+    return functools.partial(refused, starcraft_command)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ The clusters are Ray's own, of several nodes on this machine's loopback address.
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -83,17 +81,7 @@ def test_without_a_cluster_it_starts_one_that_ends_with_it_and_a_signal_loses_no
 ):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     run = toy_run(total_steps=100_000, task_config=LEARNER)
-    script = (
-        "import sys; from pathlib import Path; from pbt import ray_places;"
-        "sys.exit(ray_places.run(Path(sys.argv[1]), 2))"
-    )
-    launcher = subprocess.Popen(
-        [sys.executable, "-c", script, str(run.directory)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, sys.path)])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    launcher = run.spawn("place.py", "ray", "2")
     wait_until(lambda: len(run.store.versions()) > 8, seconds=120)
     children = psutil.Process(launcher.pid).children(recursive=True)
     launcher.send_signal(signal.SIGINT)

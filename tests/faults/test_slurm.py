@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -55,16 +54,7 @@ def test_tasks_may_be_stopped_requeued_and_killed(toy_run, wait_until):
 @needs_slurm
 def test_a_signal_ends_the_watching_alone_and_the_same_command_watches_again(toy_run, wait_until):
     run = toy_run(total_steps=2_000, population=4, task_config={"update_s": 0.02})
-    script = (
-        "import sys; from pathlib import Path; from pbt import slurm;"
-        "sys.exit(slurm.run(Path(sys.argv[1]), 2))"
-    )
-    launcher = subprocess.Popen(
-        [sys.executable, "-c", script, str(run.directory)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, sys.path)])},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    launcher = run.spawn("place.py", "slurm", "2")
     wait_until(lambda: len(run.store.versions()) > 8, seconds=120)
     launcher.send_signal(signal.SIGINT)
     text = launcher.communicate(timeout=60)[0]
