@@ -2,6 +2,7 @@ import json
 import signal
 import sqlite3
 
+import psutil
 import psycopg
 import pytest
 import torch
@@ -27,6 +28,22 @@ def _one_torch_thread():
 @pytest.fixture(autouse=True)
 def _torch_draws_the_same_each_time():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def started():
+    """Find the processes that run below one, by default this one, and that this test has started.
+
+    The session's own servers run below this process too, and are none of a test's business.
+    """
+
+    def find(owner=None):
+        children = psutil.Process(owner).children(recursive=True)
+        return [child for child in children if child not in before and child.is_running()]
+
+    before = []
+    before = find()
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -23,16 +23,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def engines():
+def engines(started):
     """Find the engines of a process, by default this one, except those of earlier tests."""
-
-    def find(owner=None):
-        children = psutil.Process(owner).children(recursive=True)
-        return [child for child in children if child.name() == "vizdoom" and child not in before]
-
-    before = []
-    before = find()
-    return find
+    return lambda owner=None: [child for child in started(owner) if child.name() == "vizdoom"]
 
 
 def wait_until_gone(processes, seconds=30.0):

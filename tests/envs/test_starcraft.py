@@ -52,19 +52,6 @@ def stand_in(tmp_path, monkeypatch):
     assert list(temporary.iterdir()) == []
 
 
-@pytest.fixture
-def games():
-    """Find the games of a process, by default this one, except those of earlier tests."""
-
-    def find(owner=None):
-        children = psutil.Process(owner).children(recursive=True)
-        return [child for child in children if child.pid not in before and child.is_running()]
-
-    before = []
-    before = [child.pid for child in find()]
-    return find
-
-
 def wait_until_gone(processes, seconds=30.0):
     gone, left = psutil.wait_procs(processes, timeout=seconds)
     assert left == []
@@ -182,7 +169,7 @@ def test_ids():
             make.describe(env_id)
 
 
-def test_a_description_starts_no_game(stand_in, games):
+def test_a_description_starts_no_game(stand_in, started):
     stand_in()
     spec = make.describe(BEACON)
     assert (spec.name, spec.frames_per_step, spec.is_atari) == (BEACON, 8, False)
@@ -195,7 +182,7 @@ def test_a_description_starts_no_game(stand_in, games):
     assert envs.single_action_space.used.shape == (sizes[0], len(sizes) - 1)
     with pytest.raises(ValueError, match=r"does not take \['speed'\]"):
         make.make_vec(BEACON, 2, speed=3)
-    assert games() == []
+    assert started() == []
     envs.close()
 
 
@@ -231,9 +218,9 @@ def shared(tmp_path_factory):
         envs.close()
 
 
-def test_launch_observe_act_end_and_restart(shared, games):
+def test_launch_observe_act_end_and_restart(shared, started):
     obs, info = shared.reset(seed=0)
-    running = games()
+    running = started()
     assert len(running) == 2
     assert obs in shared.observation_space
     functions = list(starcraft_interface.FUNCTIONS)
@@ -264,7 +251,7 @@ def test_launch_observe_act_end_and_restart(shared, games):
             assert info["action_mask"][0, functions.index("Move_screen")]
         assert np.array_equal(info["action_mask"][:, : len(functions)], obs["available_actions"])
     assert ends == 1
-    assert games() == running  # the same processes: a fast restart
+    assert started() == running  # the same processes: a fast restart
 
 
 def test_seeds_decide_the_stream_and_slots_do_not_mix(shared):
@@ -374,11 +361,11 @@ def test_an_early_end_is_a_termination_where_a_map_can_be_lost(stand_in, limit_s
 # Processes and files.
 
 
-def test_a_game_that_crashes_is_replaced(stand_in, games, caplog):
+def test_a_game_that_crashes_is_replaced(stand_in, started, caplog):
     game = stand_in(seconds=10, crash_at_loop=30)
     envs = make.make_vec(BEACON, 2)
     obs, _ = envs.reset(seed=3)
-    running = games()
+    running = started()
     for t in range(1, 5):
         seen = obs
         obs, reward, terminated, truncated, info = envs.step(both("select_army"))
@@ -391,18 +378,18 @@ def test_a_game_that_crashes_is_replaced(stand_in, games, caplog):
     assert np.array_equal(info["final_obs"]["screen"][slot], seen["screen"][slot])
     assert not np.array_equal(obs["screen"][slot], seen["screen"][slot])
     assert "a new process replaces it" in caplog.text
-    assert len(games()) == 2
-    assert len(set(games()) - set(running)) == 1
+    assert len(started()) == 2
+    assert len(set(started()) - set(running)) == 1
     for _ in range(16):
         _, _, _, truncated, info = envs.step(both("no_op"))
     assert truncated[1 - slot]
     assert [file.name for file in game.glob("failed-*")] == ["failed-0"]
-    running = games()
+    running = started()
     envs.close()
     wait_until_gone(running)
 
 
-def test_a_game_that_keeps_crashing_is_given_up(stand_in, games):
+def test_a_game_that_keeps_crashing_is_given_up(stand_in, started):
     stand_in(crash_at_loop=8, failures=99)
     envs = make.make_vec(BEACON, 2)
     envs.reset(seed=3)
@@ -410,7 +397,7 @@ def test_a_game_that_keeps_crashing_is_given_up(stand_in, games):
         _, _, _, truncated, info = envs.step(both("no_op"))
         assert info["lost"].all()
         assert truncated.all()
-    running = games()
+    running = started()
     with pytest.raises(RuntimeError, match=r"failed in slot \d .*for the 4th time"):
         envs.step(both("no_op"))
     wait_until_gone(running)
@@ -419,29 +406,29 @@ def test_a_game_that_keeps_crashing_is_given_up(stand_in, games):
     envs.close()
 
 
-def test_a_game_that_hangs_is_replaced(stand_in, games, monkeypatch):
+def test_a_game_that_hangs_is_replaced(stand_in, started, monkeypatch):
     monkeypatch.setattr(starcraft_game, "TIMEOUT_S", 8)
     stand_in(hang_at_loop=8)
     envs = make.make_vec(BEACON, 1)
     envs.reset(seed=3)
-    running = games()
+    running = started()
     _, _, _, truncated, info = envs.step(action("no_op")[None])
     assert (truncated[0], info["lost"][0]) == (True, True)
     wait_until_gone(running)
     envs.close()
 
 
-def test_a_map_that_the_game_refuses(stand_in, games):
+def test_a_map_that_the_game_refuses(stand_in, started):
     game = stand_in()
     (game / "Maps" / "mini_games" / "MoveToBeacon.SC2Map").write_text("no map")
     envs = make.make_vec(BEACON, 1)
     with pytest.raises(RuntimeError, match="InvalidMapData"):
         envs.reset(seed=0)
-    assert games() == []
+    assert started() == []
     envs.close()
 
 
-def test_a_process_that_has_played_long_is_replaced(stand_in, games, monkeypatch, capfd):
+def test_a_process_that_has_played_long_is_replaced(stand_in, started, monkeypatch, capfd):
     monkeypatch.setattr(starcraft_game, "MAX_GAME_LOOPS", 64)
     stand_in(seconds=2)
     envs = make.make_vec(BEACON, 1)
@@ -449,9 +436,9 @@ def test_a_process_that_has_played_long_is_replaced(stand_in, games, monkeypatch
     seen = []
     for _ in range(3 * 4):
         envs.step(action("no_op")[None])
-        seen.append(games()[0].pid)
+        seen.append(started()[0].pid)
     assert len(set(seen)) == 2  # two episodes of 32 loops, then a new one
-    running = games()
+    running = started()
     del envs
     wait_until_gone(running)
     assert capfd.readouterr().out == ""
@@ -468,7 +455,7 @@ envs.step(np.zeros(envs.action_space.shape, dtype=np.int64))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
-def test_games_die_with_a_killed_owner_and_the_next_one_clears_their_files_away(stand_in, games):
+def test_games_die_with_a_killed_owner_and_the_next_one_clears_their_files_away(stand_in, started):
     game = stand_in(hang_at_loop=8, failures=2)
     temporary = tempfile.gettempdir()
     owner = subprocess.Popen(
@@ -478,7 +465,7 @@ def test_games_die_with_a_killed_owner_and_the_next_one_clears_their_files_away(
         text=True,
     )
     assert owner.stdout.readline() == "ready\n"
-    running = games(owner.pid)
+    running = started(owner.pid)
     assert len(running) == 2
     # Both hang, so that they cannot see that their owner is gone.
     deadline = time.monotonic() + 60
@@ -576,7 +563,7 @@ def test_the_scripted_player_scores_what_published_agents_score(stand_in):
     assert 23 < np.mean(found["by_rule"]) < 28
 
 
-def test_a_program_that_never_listens_is_given_up(stand_in, games, monkeypatch):
+def test_a_program_that_never_listens_is_given_up(stand_in, started, monkeypatch):
     monkeypatch.setattr(starcraft_game, "TIMEOUT_S", 2)
     monkeypatch.setattr(starcraft, "MAX_LOSSES", 0)
     game = stand_in()
@@ -585,5 +572,5 @@ def test_a_program_that_never_listens_is_given_up(stand_in, games, monkeypatch):
     envs = make.make_vec(BEACON, 1)
     with pytest.raises(RuntimeError, match="Failed to connect"):
         envs.reset(seed=0)
-    assert games() == []
+    assert started() == []
     envs.close()

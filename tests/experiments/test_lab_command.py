@@ -7,7 +7,6 @@ import logging
 import re
 import sys
 
-import psutil
 import pytest
 
 from envs import doom
@@ -60,10 +59,10 @@ def test_packages_that_are_not_there(refused, monkeypatch):
 
 
 @needs_vizdoom
-def test_settings(refused):
+def test_settings(refused, started):
     assert "--num-envs 0" in refused(*TINY, "--num-envs", "0")
     assert "--device nonsense" in refused(*TINY, "--device", "nonsense")
-    assert psutil.Process().children(recursive=True) == []
+    assert started() == []
 
 
 def test_help_lists_the_levels(command, here):
@@ -80,7 +79,7 @@ def test_a_level_by_any_of_its_names(name):
 
 
 @needs_vizdoom
-def test_a_run_trains_resumes_and_evaluates(command, here, one_process, monkeypatch):
+def test_a_run_trains_resumes_and_evaluates(command, here, one_process, monkeypatch, started):
     monkeypatch.setattr(launch, "EVALUATION_EPISODES", 2)
     result = command(lab, *TINY, "--run-dir", "my runs/lab")
     assert result.code == 0, result
@@ -96,21 +95,21 @@ def test_a_run_trains_resumes_and_evaluates(command, here, one_process, monkeypa
     assert "Doom/PredictPosition" in line
     assert "reward_scale: 1.0 -> 0.01" in line
     assert [path.name for path in here.iterdir()] == ["my runs"]
-    assert psutil.Process().children(recursive=True) == []
+    assert started() == []
 
 
 @needs_vizdoom
-def test_a_member_outlives_its_engines(caplog):
+def test_a_member_outlives_its_engines(caplog, started):
     config = learner.LearnerConfig("Doom/Basic", 2, clip_rewards=True, reward_scale=0.01)
     training = learner.make_task(json.loads(json.dumps(config.to_json())), 0, seed=0)
     training.set_hyperparameters({"unroll_length": 2})
     with caplog.at_level(logging.WARNING):
         progress = training.train(24, 24)
         assert not next(progress).restarted
-        for engine in psutil.Process().children(recursive=True):
+        for engine in started():
             engine.kill()
         rest = list(progress)
     assert [one.restarted for one in rest] == [True, *[False] * (len(rest) - 1)]
     assert "an environment Doom/Basic failed" in caplog.text
     training.close()
-    assert psutil.Process().children(recursive=True) == []
+    assert started() == []
