@@ -206,7 +206,7 @@ def _train(
         if disk.is_full(error):
             raise _no_space(run_dir) from error
         raise Refused(verdict.EXIT_DEAD, f"{run_dir} cannot be written to: {error}") from error
-    print(f"curves: tensorboard --logdir {shlex.quote(str(run_dir))}", flush=True)
+    print(f"curves: {tensorboard.way_to_see(run_dir, run_config.population)}", flush=True)
     with (
         _one_line(),
         store.Store.open(run_dir, busy_timeout_s=supervise.BUSY_TIMEOUT_S) as watched,

@@ -43,6 +43,7 @@ import itertools
 import json
 import math
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +71,24 @@ LEASE_SECONDS = 30.0
 LINEAGE_INTERVAL_S, LINEAGE_REST = 60.0, 20.0
 """Least time between two updates of the best lineage: in seconds, and as a multiple of the time
 that an update takes, since it reads the whole run."""
+
+
+TICKED_RUNS = 40
+"""Most runs that TensorBoard's Custom Scalars show at first. Of more they show none."""
+
+
+def way_to_see(run_dir: Path, population: int) -> str:
+    """Return the command that shows a run's files, with advice where a page would be empty.
+
+    Args:
+        run_dir: The run directory.
+        population: Number of its members.
+    """
+    command = f"tensorboard --logdir {shlex.quote(str(run_dir))}"
+    runs = population + 2  # the population's and the best lineage's
+    if runs <= TICKED_RUNS:
+        return command
+    return f"{command} (Custom Scalars: press TOGGLE ALL RUNS, it ticks none of {runs} by itself)"
 
 
 class Projector:

@@ -459,3 +459,10 @@ def test_more_episodes_than_steps_share_a_point():
     drawn = points.episode_points(episodes, 0, float)
     returns = [(p.step, p.value) for p in drawn if p.tag == "episode/return"]
     assert returns == [(1, 3.0), (2, 9.0)]
+
+
+def test_the_way_to_see_a_large_population():
+    assert tensorboard.way_to_see(Path("a run"), 38) == "tensorboard --logdir 'a run'"
+    line = tensorboard.way_to_see(Path("run"), 39)
+    assert line.startswith("tensorboard --logdir run (Custom Scalars: press TOGGLE ALL RUNS")
+    assert "none of 41" in line
