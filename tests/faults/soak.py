@@ -1,10 +1,11 @@
-"""Runs of the toy under random faults: soak.py --minutes 10 --seed 0 [--json FILE].
+"""Runs of the toy under random faults: soak.py --minutes 10 --seed 0 [--store postgresql].
 
-Between faults, and at the end of each run, the run directory is checked with plain sqlite3 and
-hashlib, and with none of the project's code. The exit code is 0 if nothing was violated.
+Between faults, and at the end of each run, the run directory is checked with the database's driver
+and hashlib, and with none of the project's code. The exit code is 0 if nothing was violated.
 
 Faults: a worker, a launcher, a terminal or everything is killed; a worker is stopped for a while;
 the checkpoints are renamed away for a while; the database is locked or watched for a while; a
+PostgreSQL server crashes or is restarted; a
 second terminal joins, in this PID namespace or in one of its own; the wall clock is set; the disk
 is full for a while. What the system does not allow is left out, and the report names it.
 """
@@ -18,7 +19,6 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -28,6 +28,10 @@ from pathlib import Path
 import psutil
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "experiments"))  # for the tests' PostgreSQL server
+
+import soak_stores  # noqa: E402
+
 TABLES = ("version", "report", "event")
 LEASE_SECONDS = 5.0
 FAULTS = {
@@ -50,14 +54,22 @@ from pathlib import Path
 from pbt import create, run, space
 create.create_run(Path(sys.argv[1]), run.RunConfig(
     task="toy:make_task", space=space.Space({"rate": space.Uniform(0.05, 1.0)}, adapt=("rate",)),
-    **json.loads(sys.argv[2])), durable=False).close()
+    **json.loads(sys.argv[2])), url=sys.argv[3] or None, durable=False).close()
 """
 
 
 class Soak:
     """Counts of everything, over all runs."""
 
-    def __init__(self, seed: int, directory: Path, can_unshare: bool, is_small: bool):
+    def __init__(
+        self,
+        seed: int,
+        directory: Path,
+        can_unshare: bool,
+        is_small: bool,
+        store: soak_stores.SQLite | soak_stores.PostgreSQL,
+    ):
+        self.store = store
         self.rng = random.Random(seed)
         self.directory = directory
         self.can_unshare = can_unshare
@@ -68,11 +80,13 @@ class Soak:
     def faults(self) -> dict[str, int]:
         left_out = [] if self.can_unshare else ["second terminal in another PID namespace"]
         left_out += [] if self.is_small else ["fill the disk"]
-        return {name: weight for name, weight in FAULTS.items() if name not in left_out}
+        possible = FAULTS | self.store.faults
+        return {name: weight for name, weight in possible.items() if name not in left_out}
 
     def report(self) -> dict:
         return {
             "counts": dict(sorted(self.counts.items())),
+            "store": type(self.store).__name__,
             "left out": sorted(FAULTS.keys() - self.faults().keys()),
             "violations": self.violations,
         }
@@ -85,7 +99,7 @@ class Run:
         rng = soak.rng
         self.soak, self.rng = soak, rng
         self.directory = soak.directory / f"run {number}"
-        self.database = self.directory / "run.sqlite3"
+        self.store = soak.store
         self.log = outside / f"{number}.log"  # on another disk, so that it never is full
         self.clock = outside / f"{number}.clock"
         self.clock.write_text("0")
@@ -106,7 +120,8 @@ class Run:
         self.may_repeat = 0
         """Workers that were killed, or whose work may have been dropped."""
         self.finished = False
-        self.execute(sys.executable, "-c", CREATE, str(self.directory), json.dumps(self.settings))
+        given = (str(self.directory), json.dumps(self.settings), self.store.url or "")
+        self.execute(sys.executable, "-c", CREATE, *given)
         soak.counts["runs"] += 1
         soak.counts[f"runs with {self.settings['exploit']}"] += 1
 
@@ -115,6 +130,8 @@ class Run:
     def environment(self) -> dict[str, str]:
         paths = os.pathsep.join([str(HERE), *filter(None, sys.path)])
         added = {"PYTHONPATH": paths, "CLOCK_FILE": str(self.clock), "OMP_NUM_THREADS": "1"}
+        if self.store.url is not None:
+            added["DURABLE"] = "yes"  # else a server that crashes may lose the last commits
         return {**os.environ, **added}
 
     def execute(self, *command: str) -> None:
@@ -214,9 +231,14 @@ class Run:
         elif fault == "hide the checkpoints":
             self.hide(self.rng.uniform(0.5, 5.0))
         elif fault == "lock the database":
-            self.lock("BEGIN EXCLUSIVE", seconds)
+            self.soak.counts["locks that were not got"] += not self.store.lock(
+                self.directory, seconds
+            )
         elif fault == "watch the database":
-            self.lock("SELECT * FROM version", seconds)
+            self.store.watch(self.directory, seconds)
+        elif fault in ("crash the database server", "restart the database server"):
+            self.may_repeat += len(workers)  # leases may lapse meanwhile
+            self.store.away("immediate" if "crash" in fault else "fast", seconds)
         elif fault == "second terminal" and len(launchers) < 3:
             self.launch(1)
         elif fault == "second terminal in another PID namespace" and len(launchers) < 3:
@@ -239,18 +261,6 @@ class Run:
             self.violated(f"checkpoints were made anew: {sorted(there.rglob('*'))[:5]}")
             shutil.rmtree(there)
         away.rename(there)
-
-    def lock(self, statement: str, seconds: float) -> None:
-        connection = sqlite3.connect(self.database, timeout=30, isolation_level=None)
-        try:
-            cursor = connection.execute(statement)
-            cursor.fetchone()  # a reader that has not read all rows keeps its lock
-            time.sleep(seconds)
-            cursor.close()
-        except sqlite3.OperationalError:
-            self.soak.counts["locks that were not got"] += 1
-        finally:
-            connection.close()
 
     def fill(self, seconds: float) -> None:
         filler = self.soak.directory / "filler"
@@ -276,20 +286,14 @@ class Run:
         if not holds:
             self.violated(what)
 
-    def rows(self, table: str) -> list[sqlite3.Row]:
-        # For writing: the next to open a database after a kill rolls its last transaction back.
-        connection = sqlite3.connect(self.database, timeout=60)
-        connection.row_factory = sqlite3.Row
-        try:
-            return list(connection.execute(f"SELECT * FROM {table} ORDER BY id"))
-        finally:
-            connection.close()
+    def rows(self, table: str) -> list[dict]:
+        return self.store.rows(self.directory, table)
 
     def check_nothing_changed(self) -> None:
         """All rows that were ever seen are still there, byte for byte."""
         for table in TABLES:
             now = {
-                (table, row["id"]): hashlib.sha256(repr(tuple(row)).encode()).hexdigest()
+                (table, row["id"]): hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest()
                 for row in self.rows(table)
             }
             before = {key: value for key, value in self.seen.items() if key[0] == table}
@@ -361,7 +365,7 @@ class Run:
         self.soak.counts["checkpoints needed at most"] += 2 * len(members) + 1
         self.expect(kept <= 2 * len(members) + 1, f"{kept} checkpoints are left")
 
-    def check_checkpoint(self, member: sqlite3.Row) -> None:
+    def check_checkpoint(self, member: dict) -> None:
         directory = self.directory / "checkpoints" / member["checkpoint"]
         try:
             files = json.loads((directory / "manifest.json").read_text())["files"]
@@ -371,7 +375,7 @@ class Run:
         except OSError as error:
             self.violated(f"the newest checkpoint of member {member['id']}: {error}")
 
-    def check_copies(self, by_version: dict, events: list[sqlite3.Row]) -> None:
+    def check_copies(self, by_version: dict, events: list[dict]) -> None:
         told = collections.Counter()
         for event in events:
             if event["kind"] not in ("exploit", "reseed"):
@@ -433,9 +437,8 @@ class Run:
             self.check_end()
 
 
-def main(minutes: float, seed: int, directory: Path, is_small: bool, can_unshare: bool) -> dict:
+def main(minutes: float, soak: Soak) -> dict:
     deadline_s = time.monotonic() + 60 * minutes
-    soak = Soak(seed, directory, can_unshare, is_small)
     with tempfile.TemporaryDirectory(prefix="soak-") as outside:
         while time.monotonic() < deadline_s:
             run = Run(soak, soak.counts["runs"], Path(outside))
@@ -460,6 +463,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--store", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--json", type=Path, help="where to write the counts")
     parser.add_argument("--keep", type=Path, help="directory for the runs, which are then kept")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
@@ -472,13 +476,18 @@ if __name__ == "__main__":
     base = Path(tempfile.mkdtemp(prefix="soak-runs-"))
     if options.inside:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", base], check=True)
-    result = main(
-        options.minutes,
+    store = soak_stores.PostgreSQL() if options.store == "postgresql" else soak_stores.SQLite()
+    soak = Soak(
         options.seed,
         base,
-        is_small=options.inside,
         can_unshare=_allowed("unshare", "--pid", "--fork", "--mount-proc", "true"),
+        is_small=options.inside,
+        store=store,
     )
+    try:
+        result = main(options.minutes, soak)
+    finally:
+        store.close()
     if options.keep and result["violations"]:
         shutil.copytree(base, options.keep, dirs_exist_ok=True)
     text = json.dumps(result, indent=1)

@@ -1,4 +1,4 @@
-"""Half a minute of the soak. `soak.py --minutes 10` runs for longer."""
+"""Half a minute of the soak on each database. `soak.py --minutes 10` runs for longer."""
 
 import json
 import subprocess
@@ -10,11 +10,15 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_short_soak_violates_nothing(tmp_path):
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_a_short_soak_violates_nothing(store, tmp_path):
     program = Path(__file__).with_name("soak.py")
     report = tmp_path / "report.json"
     done = subprocess.run(
-        [sys.executable, str(program), "--minutes", "0.5", "--seed", "11", "--json", str(report)],
+        [
+            *(sys.executable, str(program), "--minutes", "0.5", "--seed", "11"),
+            *("--store", store, "--json", str(report)),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
