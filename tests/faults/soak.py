@@ -250,11 +250,10 @@ class Run:
             self.fill(seconds)
 
     def hide(self, seconds: float) -> None:
+        if not any(row["checkpoint"] for row in self.rows("version")):
+            return  # an empty place is taken for a new one until the first commit
         there, away = self.directory / "checkpoints", self.directory / "hidden"
-        try:
-            there.rename(away)
-        except FileNotFoundError:
-            return  # nothing is published yet
+        there.rename(away)
         self.may_repeat += len(self.workers())
         time.sleep(seconds)
         if there.exists():
