@@ -6,10 +6,10 @@
     python -m experiments.study copy --env gan             # or translation
     python -m experiments.study all                        # seed by seed
 
-Studies: random-search, population-size, exploit, copy, schedule, ready. Their arms, and settings
-and budget of the default environment, are constants in experiments/studies/definitions.py. Other
-environments start from the suite's defaults, and leave out the arm "hand-tuned" unless `--tuned`
-gives its setting.
+Studies: random-search, population-size, exploit, copy, explore, schedule, ready. Their arms, and
+settings and budget of the default environment, are constants in experiments/studies/definitions.py.
+Other environments start from the suite's defaults, and leave out the arm "hand-tuned" unless
+`--tuned` gives its setting.
 
 Each arm and seed is an ordinary run directory, named by its settings. Arms with the same settings
 are one run, shared by all studies. The same command resumes what was interrupted, more seeds are
@@ -41,7 +41,9 @@ from experiments.studies import definitions, results, tables
 from experiments.studies.plan import Plan
 from pbt import space, store, verdict
 
-Name = Literal["random-search", "population-size", "exploit", "copy", "schedule", "ready", "all"]
+Name = Literal[
+    "random-search", "population-size", "exploit", "copy", "explore", "schedule", "ready", "all"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +238,10 @@ def describe(arm: definitions.Arm, plan: Plan) -> str:
     ]
     if settings.exploit != "none":
         said += [f"copy {settings.copy}", f"ready every {settings.ready_interval:,}"]
+        explored: str = settings.explore
+        if explored != "none":
+            explored += f" by {' or '.join(f'{factor:g}' for factor in settings.perturb_factors)}"
+        said.append(f"explore {explored}")
     return ", ".join(said)
 
 

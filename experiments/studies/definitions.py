@@ -97,6 +97,10 @@ class Arm:
     exploit: run.Exploit | None = None
     """How members choose whom to copy. None: as in the environment's settings."""
     copy: run.Copy = "both"
+    explore: Literal["perturb", "resample", "none"] | None = None
+    """How hyperparameters change after a copy. None: as in the environment's settings."""
+    perturb_factors: tuple[float, ...] | None = None
+    """Factors that perturb hyperparameters. None: the environment's."""
     population: int | None = None
     """Number of members. None: the environment's."""
     equal_total: bool = False
@@ -198,6 +202,21 @@ STUDIES: Mapping[str, Study] = {
         "Figure 5c (UNREAL, DM Lab): copying weights only or hyperparameters only falls short of "
         "copying both.",
     ),
+    "explore": Study(
+        "How to explore",
+        "By how much should hyperparameters change after a copy, and must they?",
+        (
+            PBT,
+            Arm("factors 0.8 and 1.2", explore="perturb", perturb_factors=(0.8, 1.2)),
+            Arm("factors 0.5 and 2", explore="perturb", perturb_factors=(0.5, 2.0)),
+            Arm("resample or perturb", explore="resample"),
+            Arm("not at all", explore="none"),
+            RANDOM_SEARCH,
+        ),
+        "PBT",
+        "No figure. Section 4.1: factors of 0.8 or 1.2, or a new draw from the prior; section 4.3, "
+        "for GANs: 0.5 or 2.",
+    ),
     "schedule": Study(
         "Schedule or final values",
         "Is it the schedule that PBT finds, or a good setting that could have been fixed?",
@@ -284,6 +303,8 @@ def arm_config(
         ready_interval=base.ready_interval * arm.ready_factor,
         exploit=arm.exploit or base.exploit,
         copy=arm.copy,
+        explore=arm.explore or base.explore,
+        perturb_factors=arm.perturb_factors or base.perturb_factors,
     )
     match arm.setting:
         case "drawn":

@@ -116,8 +116,14 @@ class Plan:
             listed: set[definitions.Arm] = set()
             for arm in (arm for study in studies for arm in self.arms_of(study)):
                 # Name and panel change nothing in a run.
-                exploit = arm.exploit or self.base.exploit
-                bare = dataclasses.replace(arm, name="", panel="", exploit=exploit)
+                bare = dataclasses.replace(
+                    arm,
+                    name="",
+                    panel="",
+                    exploit=arm.exploit or self.base.exploit,
+                    explore=arm.explore or self.base.explore,
+                    perturb_factors=arm.perturb_factors or self.base.perturb_factors,
+                )
                 if arm.population in (None, self.base.population):
                     bare = dataclasses.replace(bare, population=None, equal_total=False)
                 if bare not in listed:
