@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import iterate
 
-from envs import atari, make
+import starcraft_stand_in
+from envs import atari, make, starcraft, starcraft_import, starcraft_interface
 
 
 class Case(NamedTuple):
@@ -22,6 +24,8 @@ class Case(NamedTuple):
     seeded: bool = True  # whether the seed changes anything
 
 
+ALWAYS_LEGAL = ("no_op", "move_camera", "select_point", "select_rect", "select_control_group")
+"""Functions of StarCraft II that are legal in every state."""
 SHORT = dataclasses.replace(atari.A3C2016, max_frames=48)
 CASES = [
     Case("Pong", 14, {"preset": SHORT}, truncated_after=12),
@@ -33,6 +37,8 @@ CASES = [
     Case("Doom/MyWayHome", 10, {"max_tics": 32}, truncated_after=8),
     Case("Doom/PredictPosition", 36, {}),
     Case("Lab/nav_maze_static_01", 30, {}),
+    Case("StarCraft/MoveToBeacon-16", 10, {}, truncated_after=8),
+    Case("Blackjack-v1", 20, {}),
     Case("Catch", 20, {}),
     Case("MemoryChain", 20, {}),
     Case("MemoryChain", 20, {"length": 2}),
@@ -43,12 +49,24 @@ CASES = [
 ]
 
 
+@pytest.fixture(scope="session")
+def starcraft_game(tmp_path_factory):
+    """The stand-in for StarCraft II, with maps whose episodes last for 64 game loops."""
+    game = tmp_path_factory.mktemp("starcraft") / "game"
+    starcraft_stand_in.install(game, seconds=4)
+    return game
+
+
 @pytest.fixture(params=CASES, ids=lambda case: "-".join([case.env_id, *case.keywords]))
-def case(request):
+def case(request, monkeypatch):
     if request.param.env_id.startswith("Doom/") and not importlib.util.find_spec("vizdoom"):
         pytest.skip("the extra vizdoom is not installed")
     if request.param.env_id.startswith("Lab/"):
         request.getfixturevalue("deepmind_lab")
+    if request.param.env_id.startswith("StarCraft/"):
+        if starcraft_import.missing():
+            pytest.skip("the extra starcraft is not installed")
+        monkeypatch.setenv("SC2PATH", str(request.getfixturevalue("starcraft_game")))
     return request.param
 
 
@@ -59,25 +77,43 @@ def build(case, num_envs=2):
 def actions_for(envs, steps, seed=0):
     """Return actions [T, B, ...] from a generator of their own."""
     envs.action_space.seed(seed)
-    return np.array([envs.action_space.sample() for _ in range(steps)])
+    actions = np.array([envs.action_space.sample() for _ in range(steps)])
+    if isinstance(envs, starcraft.StarCraftVectorEnv):
+        functions = [list(starcraft_interface.FUNCTIONS).index(name) for name in ALWAYS_LEGAL]
+        actions[..., 0] = np.random.default_rng(seed).choice(functions, actions.shape[:-1])
+    return actions
+
+
+def parts_of(obs):
+    """Return the arrays that an observation consists of; it is one itself, a dict or a tuple."""
+    if isinstance(obs, dict):
+        return [part for value in obs.values() for part in parts_of(value)]
+    if isinstance(obs, tuple):
+        return [part for value in obs for part in parts_of(value)]
+    return [obs]
+
+
+def copies_of(obs):
+    return [part.copy() for part in parts_of(obs)]
+
+
+def equal(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(parts_of(one), parts_of(other), strict=True))
 
 
 def play(envs, actions, seed):
     """Return all results as copies, which later writes into the originals cannot change."""
     obs, _ = envs.reset(seed=seed)
-    stream = [(obs.copy(),)]
+    stream = [tuple(copies_of(obs))]
     for a_t in actions:
         obs, reward, terminated, truncated, info = envs.step(a_t)
         final = info["final_obs"]
         done = terminated | truncated
         stream.append(
             (
-                obs.copy(),
-                reward.copy(),
-                terminated.copy(),
-                truncated.copy(),
-                info["life_lost"].copy(),
-                np.zeros(0) if final is None else final[done].copy(),
+                *(array.copy() for array in (reward, terminated, truncated, info["life_lost"])),
+                *copies_of(obs),
+                *([] if final is None else [part[done].copy() for part in parts_of(final)]),
             )
         )
     return stream
@@ -100,7 +136,8 @@ def test_spaces_and_types(case):
     assert spec.single_action_space == envs.single_action_space
     action_space = envs.single_action_space
     assert not isinstance(action_space, spaces.Discrete) or action_space.start == 0
-    assert envs.observation_space.shape == (2, *spec.single_observation_space.shape)
+    if isinstance(spec.single_observation_space, spaces.Box):
+        assert envs.observation_space.shape == (2, *spec.single_observation_space.shape)
     obs, _ = envs.reset(seed=0)
     assert obs in envs.observation_space
     obs, reward, terminated, truncated, info = envs.step(actions_for(envs, 1)[0])
@@ -115,7 +152,7 @@ def test_seed_decides_the_stream(case):
     envs = build(case)
     actions = actions_for(envs, case.steps)
     first = play(envs, actions, seed=7)
-    assert any((step[2] | step[3]).any() for step in first[1:]), "the test needs an episode's end"
+    assert any((step[1] | step[2]).any() for step in first[1:]), "the test needs an episode's end"
     assert same(first, play(envs, actions, seed=7)), "the same instance, seeded again"
     envs.close()
     twin = build(case)
@@ -134,7 +171,11 @@ def test_a_slot_does_not_depend_on_its_neighbours(case):
     actions = actions_for(envs, case.steps)
     both = play(envs, actions, seed=[3, 50])
     one = play(alone, actions[:, 1:], seed=[50])
-    assert all(np.array_equal(a[0][1], b[0][0]) for a, b in zip(both, one, strict=True))
+    for t, (in_two, in_one) in enumerate(zip(both, one, strict=True)):
+        # Rows of what ended follow, of both slots in one and of a single one in the other.
+        count = min(len(in_one), len(both[0]) + 4 * (t > 0))
+        for a, b in zip(in_two[:count], in_one[:count], strict=True):
+            assert np.array_equal(a[1], b[0])
     envs.close()
     alone.close()
 
@@ -151,13 +192,15 @@ def test_final_observation_where_and_only_where_an_episode_ended(case):
             assert info["final_obs"] is None
             continue
         ends += done.sum()
-        assert info["final_obs"].shape == obs.shape
-        assert info["final_obs"].dtype == obs.dtype
+        for final, now in zip(parts_of(info["final_obs"]), parts_of(obs), strict=True):
+            assert (final.shape, final.dtype) == (now.shape, now.dtype)
+        finals = list(iterate(envs.observation_space, info["final_obs"]))
+        starts = list(iterate(envs.observation_space, obs))
         for slot in np.flatnonzero(done):
-            assert info["final_obs"][slot] in envs.single_observation_space
+            assert finals[slot] in envs.single_observation_space
             # The first may time out on its first field, the second show the same symbol again.
-            if case.env_id not in ("FrozenLake-v1", "RepeatPrevious"):
-                assert not np.array_equal(info["final_obs"][slot], obs[slot])
+            if case.env_id not in ("FrozenLake-v1", "RepeatPrevious", "Blackjack-v1"):
+                assert not equal(finals[slot], starts[slot])
     assert ends
     envs.close()
 
@@ -182,18 +225,20 @@ def test_returned_arrays_belong_to_the_caller(case):
     obs, _ = vandalised.reset(seed=5)
     for t, a_t in enumerate(actions, start=1):
         kept.append(obs)
-        copies.append(obs.copy())
+        copies.append(copies_of(obs))
         obs, reward, terminated, truncated, info = vandalised.step(a_t)
-        assert np.array_equal(obs, expected[t][0])
-        assert np.array_equal(info["life_lost"], expected[t][4])
-        for array in (reward, terminated, truncated, *info.values()):
+        expected_obs = expected[t][4 : 4 + len(parts_of(obs))]
+        assert equal(obs, expected_obs)
+        assert np.array_equal(info["life_lost"], expected[t][3])
+        final = [] if info["final_obs"] is None else parts_of(info["final_obs"])
+        for array in (reward, terminated, truncated, *info.values(), *final):
             if isinstance(array, np.ndarray) and array.dtype != object:
                 array[:] = 0
-    assert all(np.array_equal(a, b) for a, b in zip(kept, copies, strict=True))
-    for array in kept:
+    assert all(equal(a, tuple(b)) for a, b in zip(kept, copies, strict=True))
+    for array in (part for obs in kept for part in parts_of(obs)):
         array[:] = 0
     again, _ = vandalised.reset(seed=5)
-    assert np.array_equal(again, copies[0])
+    assert equal(again, tuple(copies[0]))
     envs.close()
     vandalised.close()
 
