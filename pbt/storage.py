@@ -235,6 +235,15 @@ def of(run_dir: Path, url: str | None = None, *, durable: bool = True) -> Storag
     return Directory(Path(place), durable)
 
 
+def place(run_dir: Path) -> str:
+    """Return where a run's checkpoints are: a folder or URL, or `checkpoints` in its directory.
+
+    Raises:
+        checkpoint.NotThere: The file that says it cannot be used.
+    """
+    return _recorded(run_dir) or DIRECTORY
+
+
 def check_same(run_dir: Path, url: str) -> None:
     """Raise `ValueError` unless the checkpoints of a run that is there are at this place."""
     found = _recorded(run_dir) or str((run_dir / DIRECTORY).absolute())

@@ -13,6 +13,7 @@ from experiments.analysis import aggregates, protocol, provenance, scores, tasks
 from experiments.analysis.history import History
 from experiments.pages import markup, sections, summary
 from experiments.pages.markup import Content, Html, element
+from pbt import checkpoint, storage
 
 
 def page(
@@ -136,14 +137,21 @@ def _way_to_a_result(history: History, run_dir: Path) -> list[Content]:
     if tasks.has_fresh_samples(history.config):
         command = f"python -m experiments.evaluate {shlex.quote(str(run_dir))} --save"
         return [f"For a result, get fresh {history.units.many}: ", markup.code(command)]
-    return ["For a result, score it on data by which nothing was chosen. ", *_where(history)]
+    return [
+        "For a result, score it on data by which nothing was chosen. ",
+        *_where(history, run_dir),
+    ]
 
 
-def _where(history: History) -> list[Content]:
+def _where(history: History, run_dir: Path) -> list[Content]:
     """Say where the best member's state lies."""
     if history.best is None or history.best.checkpoint is None:
         return []
-    return ["Its state is in ", markup.code(f"checkpoints/{history.best.checkpoint}"), "."]
+    try:
+        path = f"{storage.place(run_dir)}/{history.best.checkpoint}"
+    except checkpoint.NotThere:  # a run can be read while its checkpoints cannot
+        return []
+    return ["Its state is in ", markup.code(path), "."]
 
 
 def _bias(history: History) -> list[Content]:

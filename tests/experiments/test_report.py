@@ -11,7 +11,7 @@ from experiments import report
 from experiments.analysis import curves, history
 from experiments.pages import drawing, family, figures, run_page, run_report
 from experiments.studies import results
-from pbt import lineage, store
+from pbt import lineage, storage, store
 from pbt.records import Event
 
 PICTURES = {"schedule.png", "learning_curves.png", "hyperparameters.png", "family_tree.png"}
@@ -60,6 +60,22 @@ def test_the_whole_report(population, run_dir, capsys):
     assert "a score on data by which nothing was chosen" in printed  # a learner of these tests
     assert '"preset": "a3c2016"' in printed
     assert (out / "summary.md").read_text(encoding="utf-8") in printed
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [(None, "checkpoints/"), ('{"url": "s3://bucket/run"}', "s3://bucket/run/"), ("cut", None)],
+)
+def test_the_page_says_where_the_best_members_state_is(population, run_dir, written, said):
+    population.train(1000)
+    if written is not None:
+        (run_dir / storage.FILE_NAME).write_text(written)
+    seen = history.History.read(population.store, "run")
+    page = run_page.page(seen, run_dir, {})
+    if said is None:
+        assert "Its state is in" not in page
+    else:
+        assert f"Its state is in <code>{said}{seen.best.checkpoint}</code>" in page
 
 
 def test_tables_read_back_equal_to_the_store(population, run_dir, no_pictures):
