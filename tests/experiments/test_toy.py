@@ -27,7 +27,7 @@ def files(directory):
     return {path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("seeds", [5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_pbt_reaches_the_top_in_the_median(seeds, tmp_path):
     final = []
     for seed in range(seeds):
