@@ -264,7 +264,12 @@ def test_learning_happens_and_memory_needs_the_lstm(agent, env_id, core, solved)
     config = learner.LearnerConfig(env_id, 16, agent=agent, settings=settings)
     learning = learner.AgentTask(config, 0, 1)
     learning.set_hyperparameters(FAST[agent])
-    returns = [e.episode_return for p in learning.train(40_000, 40_000) for e in p.episodes]
+    most = 40_000 if solved else 20_000  # with memory the chain takes less than 17,000
+    returns = []
+    for progress in learning.train(most, most):
+        returns += [e.episode_return for e in progress.episodes]
+        if solved and len(returns) > 200 and np.mean(returns[-100:]) > 0.95:
+            break
     assert np.mean(returns[:50]) < 0.3
     if solved:
         assert np.mean(returns[-100:]) > 0.9

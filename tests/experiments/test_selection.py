@@ -1,7 +1,6 @@
 """The best member of a finished run: chosen by fresh episodes, scored by others."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -15,29 +14,14 @@ from pbt import lineage, store
 RUN = Path("run")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Where the first test of this module leaves its run, which no test changes."""
-    return tmp_path_factory.mktemp("trained") / RUN
-
-
 @pytest.fixture
-def run_store(command, here, one_process, trained):
+def run_store(train):
     """The store of a finished run of six members, of which four play for the choice."""
-    if not trained.exists():
-        train(command)
-        shutil.copytree(RUN, trained)
-    else:
-        shutil.copytree(trained, RUN)
-    with store.Store.open(RUN) as opened:
-        yield opened
-
-
-def train(command):
     flags = ("--agent", "a3c", "--env", "Catch", "--population", "6", "--workers", "1")
     steps = ("--num-envs", "4", "--total-steps", "1200", "--report-interval", "400")
-    result = command(gym, *flags, *steps, "--ready-interval", "800", "--run-dir", RUN)
-    assert result.code == 0, result
+    train(gym, *flags, *steps, "--ready-interval", "800", "--run-dir", RUN)
+    with store.Store.open(RUN) as opened:
+        yield opened
 
 
 def training_best(run_store):

@@ -134,7 +134,8 @@ def false_exploits(fresh_window, lengths, decisions, seed, restart=False):
     rng = np.random.default_rng(seed)
     copies = copied = 0
     for _ in range(decisions):
-        fresh = candidate(0, fresh_window(play(rng, lengths, exploit_at=0, end=450, restart=restart)))
+        own = play(rng, lengths, exploit_at=0, end=450, restart=restart)
+        fresh = candidate(0, fresh_window(own))
         old = play(rng, lengths, exploit_at=-10_000, end=100)
         other = candidate(1, records.extend_window((), 0, old, SIZE)[0])
         copies += exploit.t_test(fresh, [other], rng, SIGNIFICANCE).donor is not None
