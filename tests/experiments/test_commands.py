@@ -394,7 +394,7 @@ def test_ctrl_c_and_a_reader_that_is_gone_are_no_tracebacks():
         interrupted()
     assert ended.value.code == 130
     piped = subprocess.run(
-        f"{sys.executable} -m experiments.compare --help | true",
+        f"{sys.executable} -m experiments.toy --help | true",
         shell=True,
         capture_output=True,
         text=True,

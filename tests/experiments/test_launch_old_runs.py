@@ -44,7 +44,9 @@ def opened(name):
     ("module", "arguments", "name", "task"),
     [
         (gym, RUN, "run", "experiments.learner:make_task"),
-        (replay, REPLAY, "replay", "experiments.replay:make_task"),
+        pytest.param(
+            *(replay, REPLAY, "replay", "experiments.replay:make_task"), marks=pytest.mark.slow
+        ),
     ],
     ids=["run", "replay"],
 )

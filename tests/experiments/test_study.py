@@ -169,6 +169,7 @@ def test_a_study_runs_resumes_repeats_and_shares_its_runs(command, here, monkeyp
     assert dataclasses.replace(repeated, seconds=0) == dataclasses.replace(before, seconds=0)
 
 
+@pytest.mark.slow  # what another process trains is waited for: see below
 def test_two_terminals_share_the_runs_and_train_none_together(here):
     terminals = [
         start(here, "-m", "experiments.study", "copy", *TINY, "--seeds", "1", "--out", name)

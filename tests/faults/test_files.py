@@ -182,10 +182,10 @@ def kept_and_found(run):
 @pytest.mark.parametrize(
     "fault",
     [
-        "none:none:0",
-        "writing-checkpoint:kill:4",
+        pytest.param("none:none:0", marks=pytest.mark.slow),
+        pytest.param("writing-checkpoint:kill:4", marks=pytest.mark.slow),
         "published:kill:4",
-        "committed:kill:4",
+        pytest.param("committed:kill:4", marks=pytest.mark.slow),
         "collecting:kill:1",
     ],
 )
