@@ -268,7 +268,7 @@ def test_default_directories(command, here, monkeypatch):
 
 
 def test_different_questions_have_directories_of_their_own(command, here, one_process):
-    flags = tiny("unused")[:-2]
+    flags = tiny("unused", total=320)[:-2]
     for more in ((), ("--agent", "a3c"), ("--exploit", "none"), ("--seed", "1")):
         assert "new run results/runs/gym-Catch" in command(gym, *flags, *more).out
     assert "resuming results/runs/gym-Catch-a3c: " in command(gym, *flags, "--agent", "a3c").out
