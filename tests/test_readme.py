@@ -110,6 +110,7 @@ def test_the_path_from_command_to_gradient_is_as_written(tmp_path, monkeypatch):
     with pytest.raises(Reached):
         gym.main()
     monkeypatch.setattr(torch.Tensor, "backward", end_here)
+    monkeypatch.setattr(worker.process, "dump_stacks_on_abort", lambda: None)  # pytest's own stays
     with pytest.raises(Reached):
         worker.main([run_dir])
     for block, frames in zip(blocks, reached, strict=True):  # up to the worker's start; a worker

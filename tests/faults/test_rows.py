@@ -30,7 +30,7 @@ def finished(tmp_path_factory):
         patch.chdir(here)
         patch.setattr(launch.cluster.local, "run", work)
         patch.setattr(sys, "argv", ["gym", *SMALL])
-        with pytest.raises(SystemExit, match="0"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             gym.main()
     return here / "run"
 
