@@ -2,12 +2,18 @@
 
 import functools
 import importlib
+import os
 import re
+import subprocess
+import sys
+import traceback
 from pathlib import Path
 
 import pytest
+import torch
 
-from pbt import store
+from experiments import gym, report
+from pbt import store, worker
 from python_process import python
 
 ROOT = Path(__file__).parents[1]
@@ -21,14 +27,25 @@ def page(path):
     return str(path.relative_to(ROOT))
 
 
+SHORTER = {
+    "digits": ("steps=20, population=6", "steps=10, population=4, workers=1"),
+    "my_network": ("workers=2", "workers=1"),
+}
+"""What the suite leaves out of them."""
+
+
+@pytest.mark.parametrize("shorter", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("module", "run_name"), LEARNERS.items())
-def test_a_learner_of_your_own_works_as_printed(module, run_name, tmp_path):
+def test_a_learner_of_your_own_works_as_printed(module, run_name, shorter, tmp_path, monkeypatch):
     text = (ROOT / "docs/writing-a-learner.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == len(LEARNERS)
     block = blocks[list(LEARNERS).index(module)]
     assert f"ave this as `{module}.py`" in " ".join(text.split())
-    (tmp_path / f"{module}.py").write_text(block)
+    printed, short = SHORTER.get(module, ("", ""))
+    assert printed in block
+    code = block.replace(printed, short) if shorter else block
+    (tmp_path / f"{module}.py").write_text(code)
     done = python(tmp_path, f"{module}.py")
     assert done.returncode == 0, done.stderr
     run_dir = tmp_path / "results/runs" / run_name
@@ -48,63 +65,62 @@ def test_a_learner_of_your_own_works_as_printed(module, run_name, tmp_path):
         assert "evaluate" not in (run_dir / "report/summary.md").read_text()
     if module == "my_learner":
         assert len(block.splitlines()) < 55  # README: about 40 lines
-        report = python(tmp_path, "-m", "experiments.report", str(run_dir))
-        assert report.returncode == 0, report.stderr
+        monkeypatch.setattr(sys, "argv", ["report", str(run_dir)])
+        report.main()
         assert (run_dir / "report" / "schedule.csv").exists()
-    again = python(tmp_path, f"{module}.py")
-    assert again.returncode == 0
-    assert "finished" in again.stdout
+    if module == "my_learner" or not shorter:
+        again = python(tmp_path, f"{module}.py")
+        assert again.returncode == 0
+        assert "finished" in again.stdout
 
 
-_TRACE = """
-import os, subprocess, sys, traceback
-
-import torch
-
-from experiments import gym
-from pbt import worker
-
-root, run_dir = sys.argv[1:]
-
-def end_here(*_, **__):
-    for frame in traceback.extract_stack()[:-1]:
-        file = os.path.relpath(frame.filename, root)
-        if file.split(os.sep)[0] in ("agents", "envs", "pbt", "experiments"):
-            print("at", file, frame.name)
-    sys.stdout.flush()
-    os._exit(0)
-
-class Popen(subprocess.Popen):
-    def __init__(self, command, *arguments, **keywords):
-        if "pbt.worker" in command:
-            end_here()
-        super().__init__(command, *arguments, **keywords)
-
-if os.path.exists(run_dir):
-    torch.Tensor.backward = end_here
-    worker.main([run_dir])
-else:
-    subprocess.Popen = Popen
-    sys.argv = ["gym", "--preset", "quick", "--workers", "1", "--run-dir", run_dir]
-    gym.main()
-"""
+class Reached(BaseException):
+    """The end of the path; no part of the suite catches it."""
 
 
-def test_the_path_from_command_to_gradient_is_as_written(tmp_path):
+def stack():
+    """Return file and function of each frame in the packages, the outermost first."""
+    frames = [
+        (os.path.relpath(frame.filename, ROOT), frame.name) for frame in traceback.extract_stack()
+    ]
+    return [frame for frame in frames if frame[0].split(os.sep)[0] in FOLDERS.split("|")[:4]]
+
+
+def test_the_path_from_command_to_gradient_is_as_written(tmp_path, monkeypatch):
     text = (ROOT / "docs/architecture.md").read_text()
     blocks = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 2
-    for block in blocks:  # the launcher up to the worker's start, then a worker
+    reached = []
+
+    def end_here(*_, **__):
+        reached.append(stack())
+        raise Reached
+
+    class Popen(subprocess.Popen):
+        def __init__(self, command, *arguments, **keywords):
+            if "pbt.worker" in command:
+                end_here()
+            super().__init__(command, *arguments, **keywords)
+
+    run_dir = str(tmp_path / "run")
+    monkeypatch.setattr(
+        sys, "argv", ["gym", "--preset", "quick", "--workers", "1", "--run-dir", run_dir]
+    )
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    with pytest.raises(Reached):
+        gym.main()
+    monkeypatch.setattr(torch.Tensor, "backward", end_here)
+    monkeypatch.setattr(worker.process, "dump_stacks_on_abort", lambda: None)  # pytest's own stays
+    with pytest.raises(Reached):
+        worker.main([run_dir])
+    for block, frames in zip(blocks, reached, strict=True):  # up to the worker's start; a worker
         written = [
             (file, function)
             for file, functions in (line.split(": ") for line in block.splitlines())
             for function in functions.split(", ")
         ]
-        done = python(tmp_path, "-c", _TRACE, str(ROOT), str(tmp_path / "run"))
-        assert done.returncode == 0, done.stderr
-        stack = re.findall(r"^at (\S+) (\w+)$", done.stdout, re.MULTILINE)
         # The decorator of all commands, which says how they end, is left out.
-        assert [frame for frame in stack if frame[0] != "experiments/cli.py"] == written
+        assert [frame for frame in frames if frame[0] != "experiments/cli.py"] == written
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page)

@@ -252,7 +252,7 @@ def hits(made, shapes, parts, num_envs, updates, length=4):
 
 @pytest.mark.parametrize(
     ("kind", "learning_rate", "num_envs", "updates"),
-    [("a3c", 1e-2, 128, 70), ("ppo", 5e-3, 64, 20)],
+    [pytest.param("a3c", 1e-2, 128, 70, marks=pytest.mark.slow), ("ppo", 5e-3, 64, 20)],
 )
 def test_it_learns_to_click_the_lit_pixel(kind, learning_rate, num_envs, updates):
     shapes, parts = ((1, 8, 8),), rollout.ActionParts((2, 64), ((False,), (True,)))

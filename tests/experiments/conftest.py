@@ -1,6 +1,7 @@
 """Commands, run as a user runs them, but in the test's own process; and small environments."""
 
 import re
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,29 @@ def one_process(monkeypatch):
     )
 
 
+@pytest.fixture(scope="session")
+def finished_runs():
+    """Directories of runs that no test changes, by the command that trained them."""
+    return {}
+
+
+@pytest.fixture
+def train(command, here, one_process, finished_runs, tmp_path_factory):
+    """Call a module's main, which trains the run `run`; the second time, copy what it trained."""
+
+    def call(module, *arguments):
+        key = (module.__name__, *map(str, arguments))
+        if key in finished_runs:
+            shutil.copytree(finished_runs[key], "run")
+            return
+        result = command(module, *arguments)
+        assert result.code == 0, result
+        kept = tmp_path_factory.mktemp("finished") / "run"
+        finished_runs[key] = shutil.copytree("run", kept)
+
+    return call
+
+
 def tree(directory):
     """Everything below, with its content's size and time."""
     return {
@@ -112,7 +136,7 @@ class Slow(Length):
 
     def step(self, action):
         if os.path.exists("slow"):
-            time.sleep(0.01)
+            time.sleep(0.03)
         return super().step(action)
 
 

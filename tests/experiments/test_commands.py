@@ -281,8 +281,8 @@ def test_a_directory_that_does_not_take_files(refused):
     assert "another" in line
 
 
-def test_a_run_is_only_resumed_as_it_is(refused, command, here, one_process):
-    assert command(gym, *TINY, "--run-dir", "run").code == 0
+def test_a_run_is_only_resumed_as_it_is(refused, command, here, one_process, train):
+    train(gym, *TINY, "--run-dir", "run")
     line = refused(gym, *TINY, "--run-dir", "run", "--env", "MemoryChain", "--seed", "5")
     for words in (
         'task_config.env_id: "Catch" -> "MemoryChain"',
@@ -306,10 +306,10 @@ def test_a_run_is_only_resumed_as_it_is(refused, command, here, one_process):
     assert "space.dimensions.learning_rate" in line
 
 
-def test_evaluating_what_is_not_there(refused, command, here, one_process, monkeypatch):
+def test_evaluating_what_is_not_there(refused, command, here, one_process, monkeypatch, train):
     assert "does not exist" in refused(evaluate, "nowhere")
     assert "does not exist" in refused(evaluate, ".")
-    assert command(gym, *TINY, "--run-dir", "run").code == 0
+    train(gym, *TINY, "--run-dir", "run")
     for arguments, words in (
         (["--member", "99"], ["--member 99", "best", "0 to 1"]),
         (["--member", "worst"], ["--member worst", "best", "0 to 1"]),
@@ -329,8 +329,8 @@ def test_evaluating_what_is_not_there(refused, command, here, one_process, monke
         assert "pip install -c constraints.txt -e '.[video]'" in line
 
 
-def damage_member_1(command):
-    assert command(gym, *TINY, "--run-dir", "run").code == 0
+def damage_member_1(train):
+    train(gym, *TINY, "--run-dir", "run")
     with store.Store.open("run") as run_store:
         member = run_store.member(1)
     file = Path("run/checkpoints") / member.checkpoint / "agent.safetensors"
@@ -341,14 +341,14 @@ def damage_member_1(command):
         checkpoint.open_verified(Path("run/checkpoints"), member.checkpoint, 1, member.version)
 
 
-def test_a_damaged_checkpoint_is_named(refused, command, here, one_process):
-    damage_member_1(command)
+def test_a_damaged_checkpoint_is_named(refused, train):
+    damage_member_1(train)
     line = refused(evaluate, "run", "--member", "1")
     assert "agent.safetensors" in line
 
 
-def test_a_fork_of_a_damaged_checkpoint_leaves_nothing(refused, command, here, one_process):
-    damage_member_1(command)
+def test_a_fork_of_a_damaged_checkpoint_leaves_nothing(refused, train):
+    damage_member_1(train)
     line = refused(gym, *TINY, "--fork", "run", "--run-dir", "forked", "--seed", "2")
     assert "agent.safetensors" in line
 
@@ -356,8 +356,10 @@ def test_a_fork_of_a_damaged_checkpoint_leaves_nothing(refused, command, here, o
 @pytest.mark.parametrize(
     "changed", [("--env", "MemoryChain"), ("--core", "feedforward"), ("--env", "CartPole-v1")]
 )
-def test_a_fork_of_what_does_not_fit_leaves_nothing(refused, command, here, one_process, changed):
-    assert command(gym, *TINY, "--run-dir", "run").code == 0
+def test_a_fork_of_what_does_not_fit_leaves_nothing(
+    refused, command, here, one_process, changed, train
+):
+    train(gym, *TINY, "--run-dir", "run")
     line = refused(gym, *TINY, "--fork", "run", "--run-dir", "forked", *changed)
     assert "--fork run: its members do not fit this run's" in line
     assert "fork into the same environment, agent, core and package" in line
@@ -371,8 +373,8 @@ def test_runs_of_other_learners_are_no_agents(refused, command, here, one_proces
     assert "only runs of the suite's agents" in refused(evaluate, other)
 
 
-def test_a_run_whose_report_cannot_be_written_is_complete(command, here, one_process):
-    assert command(gym, *TINY, "--run-dir", "run").code == 0
+def test_a_run_whose_report_cannot_be_written_is_complete(command, here, one_process, train):
+    train(gym, *TINY, "--run-dir", "run")
     shutil.rmtree("run/report")
     Path("run/report").touch()
     again = command(gym, *TINY, "--run-dir", "run")
@@ -392,7 +394,7 @@ def test_ctrl_c_and_a_reader_that_is_gone_are_no_tracebacks():
         interrupted()
     assert ended.value.code == 130
     piped = subprocess.run(
-        f"{sys.executable} -m experiments.compare --help | true",
+        f"{sys.executable} -m experiments.toy --help | true",
         shell=True,
         capture_output=True,
         text=True,

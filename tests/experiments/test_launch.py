@@ -74,16 +74,16 @@ def test_a_finished_run_says_so_and_stays_as_it_is(command, here, one_process, m
     assert not list(Path("run").glob("logs/worker-*"))
 
 
-def test_workers_and_the_directory_may_differ(command, here, one_process):
-    assert command(gym, *tiny("run")).code == 0
+def test_workers_and_the_directory_may_differ(command, here, one_process, train):
+    train(gym, *tiny("run"))
     os.rename("run", "moved run")
     result = command(gym, *tiny("moved run", "--workers", "2"))
     assert result.code == 0, result
     assert "finished" in result.out
 
 
-def test_more_agent_steps_extend_a_run(command, here, one_process):
-    assert command(gym, *tiny("run")).code == 0
+def test_more_agent_steps_extend_a_run(command, here, one_process, train):
+    train(gym, *tiny("run"))
     versions = stored("run")[2]
     result = command(gym, *tiny("run", total=1_280))
     assert result.code == 0, result
@@ -130,8 +130,8 @@ with store.Store.open("run") as run_store:
 """
 
 
-def test_who_joins_is_told_who_is_there(command, here, one_process):
-    assert command(gym, *tiny("run")).code == 0
+def test_who_joins_is_told_who_is_there(command, here, one_process, train):
+    train(gym, *tiny("run"))
     with store.Store.open("run") as run_store:
         run_store.extend(1_280)
     other = start(here, "-c", CLAIMS_AND_LEAVES_WHEN_JOINED)
@@ -150,9 +150,9 @@ def test_who_joins_is_told_who_is_there(command, here, one_process):
 
 
 def test_a_finished_run_keeps_one_checkpoint_of_each_member_and_all_commands_still_work(
-    command, here, one_process
+    command, here, one_process, train
 ):
-    assert command(gym, *tiny("run")).code == 0
+    train(gym, *tiny("run"))
     with store.Store.open("run") as run_store:
         claim.collect(run_store, storage.of(Path("run")))  # as the launcher does at the end
         kept = run_store.referenced_checkpoints()
@@ -268,7 +268,7 @@ def test_default_directories(command, here, monkeypatch):
 
 
 def test_different_questions_have_directories_of_their_own(command, here, one_process):
-    flags = tiny("unused")[:-2]
+    flags = tiny("unused", total=320)[:-2]
     for more in ((), ("--agent", "a3c"), ("--exploit", "none"), ("--seed", "1")):
         assert "new run results/runs/gym-Catch" in command(gym, *flags, *more).out
     assert "resuming results/runs/gym-Catch-a3c: " in command(gym, *flags, "--agent", "a3c").out
@@ -303,8 +303,8 @@ def test_remains_of_a_killed_creation_are_no_obstacle(command, here, one_process
     assert command(gym, *tiny("run")).code == 0
 
 
-def test_no_new_run_over_the_weights_of_one_whose_store_is_gone(command, here, one_process):
-    assert command(gym, *tiny("run")).code == 0
+def test_no_new_run_over_the_weights_of_one_whose_store_is_gone(command, here, one_process, train):
+    train(gym, *tiny("run"))
     for path in Path("run").iterdir():
         if path.name != "checkpoints":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -328,8 +328,8 @@ def test_differences_in_other_settings_are_not_extended(here):
 # Real processes.
 
 
-def test_interrupted_resumed_and_joined(here, tmp_path):
-    """Ctrl-C ends with 130; then two terminals finish the run together, exactly.
+def test_joined_interrupted_and_finished(here, tmp_path):
+    """A second terminal joins, Ctrl-C ends the first with 130, and the other finishes exactly.
 
     The environment is a module in the working directory, which the workers must find as well. The
     run's directory has a space and a letter beyond ASCII.
@@ -338,40 +338,46 @@ def test_interrupted_resumed_and_joined(here, tmp_path):
     run_dir = here / f"mein Lauf ü {os.getpid()}"
     flags = tiny(run_dir.name, env="small_envs:Slow-v0", total=2_400)
     (here / "slow").touch()
-    launcher = start(here, "-m", "experiments.gym", *flags)
-    try:
-        deadline_s = time.monotonic() + 90
-        while not (run_dir / store.FILE_NAME).exists() or all(
-            count == 0 for count, _ in steps(run_dir)
-        ):
-            assert launcher.poll() is None, launcher.stdout.read()
+    first = start(here, "-m", "experiments.gym", *flags)
+    terminals = [first]
+    deadline_s = time.monotonic() + 120
+
+    def wait_until(condition):
+        while not condition():
+            assert all(terminal.poll() is None for terminal in terminals), [
+                terminal.stdout.read() for terminal in terminals
+            ]
             assert time.monotonic() < deadline_s
             time.sleep(0.2)
-        launcher.send_signal(signal.SIGINT)
-        out, _ = launcher.communicate(timeout=60)
-    finally:
-        launcher.kill()
-    assert launcher.returncode == 130, out
-    assert "the same command goes on" in out
-    (here / "slow").unlink()
-    interrupted = steps(run_dir)
-    assert any(0 < count < 2_400 for count, _ in interrupted)
-    with store.Store.open(run_dir) as run_store:
-        assert not run_store.owners()  # given back, not left to lapse
 
-    terminals = [start(here, "-m", "experiments.gym", *flags) for _ in range(2)]
+    def owners():
+        with store.Store.open(run_dir) as run_store:
+            return run_store.owners()
+
     try:
-        printed = [terminal.communicate(timeout=90)[0] for terminal in terminals]
+        wait_until((run_dir / store.FILE_NAME).exists)
+        wait_until(lambda: any(count > 0 for count, _ in steps(run_dir)))
+        terminals.append(start(here, "-m", "experiments.gym", *flags))
+        wait_until(lambda: len(owners()) == 2)
+        terminals.remove(first)
+        first.send_signal(signal.SIGINT)
+        out, _ = first.communicate(timeout=60)
+        assert len(owners()) <= 1  # given back, not left to lapse
+        interrupted = steps(run_dir)
+        (here / "slow").unlink()
+        printed, _ = terminals[0].communicate(timeout=90)
     finally:
-        for terminal in terminals:
+        for terminal in [first, *terminals]:
             terminal.kill()
-    assert [terminal.returncode for terminal in terminals] == [0, 0], printed
-    for text in printed:
-        assert re.match(rf"(resuming|joining) {re.escape(run_dir.name)}: ", text)
-        assert "finished: 2 members trained 2,400 steps each" in text
+    assert first.returncode == 130, out
+    assert "the same command goes on" in out
+    assert any(0 < count < 2_400 for count, _ in interrupted)
+    assert terminals[0].returncode == 0, printed
+    assert re.match(rf"joining {re.escape(run_dir.name)}: ", printed)
+    assert "finished: 2 members trained 2,400 steps each" in printed
+    assert "mean of 30 fresh episodes" in printed
     assert steps(run_dir) == [(2_400, "finished")] * 2
     _, _, versions, reports, _ = stored(run_dir)
-    assert sum("mean of 30 fresh episodes" in text for text in printed) == 1
     for member in range(2):
         own = [v for v in versions if v.member == member]
         assert [v.version for v in own] == list(range(len(own)))

@@ -44,7 +44,9 @@ def opened(name):
     ("module", "arguments", "name", "task"),
     [
         (gym, RUN, "run", "experiments.learner:make_task"),
-        (replay, REPLAY, "replay", "experiments.replay:make_task"),
+        pytest.param(
+            *(replay, REPLAY, "replay", "experiments.replay:make_task"), marks=pytest.mark.slow
+        ),
     ],
     ids=["run", "replay"],
 )
@@ -101,17 +103,20 @@ BUILD = """
 import json
 import sys
 from pbt import slices, worker
-task, config = sys.argv[1:]
-slices.build(slices.named_factory(task), json.loads(config), 0, 0).close()
+config, *tasks = sys.argv[1:]
+for task in tasks:
+    slices.build(slices.named_factory(task), json.loads(config), 0, 0).close()
 print(*sorted(sys.modules), sep="\\n")
 """
 
 
-@pytest.mark.parametrize("task", [tasks.LEARNER, tasks.SCHEDULED, "experiments.learner:make_task"])
-def test_a_worker_imports_neither_pictures_nor_flags(old, task):
+def test_a_worker_imports_neither_pictures_nor_flags(old):
     config, *_ = opened("replay")  # with a schedule, which a plain learner ignores
     done = subprocess.run(
-        [sys.executable, "-c", BUILD, task, json.dumps(config.task_config)],
+        [
+            *[sys.executable, "-c", BUILD, json.dumps(config.task_config)],
+            *[tasks.LEARNER, tasks.SCHEDULED, "experiments.learner:make_task"],
+        ],
         capture_output=True,
         text=True,
         check=True,

@@ -31,7 +31,12 @@ def test_all_commands_take_a_run_whose_store_is_elsewhere(
     assert not (here / "run" / store.FILE_NAME).exists()
     assert list(Path("run/tensorboard").rglob("events.*"))
 
-    monkeypatch.undo()
+    # A new run from it, in a file.
+    forked = command(gym, *tiny("forked", "--fork", "run"))
+    assert forked.code == 0, forked
+    assert (here / "forked" / store.FILE_NAME).exists()
+
+    monkeypatch.undo()  # with the real launcher, which starts nobody
     monkeypatch.chdir(here)
     assert "resuming run" in command(gym, *tiny("run")).out
     assert "finished: 2 members trained" in command(resume, "run").out
@@ -40,11 +45,6 @@ def test_all_commands_take_a_run_whose_store_is_elsewhere(
     assert command(export, "run").code in (0, None)
     assert len((here / "run/export/members.csv").read_text().splitlines()) == 3
     assert command(evaluate, "run", "--episodes", "2").code in (0, None)
-
-    # A new run from it, in a file.
-    forked = command(gym, *tiny("forked", "--fork", "run"))
-    assert forked.code == 0, forked
-    assert (here / "forked" / store.FILE_NAME).exists()
 
     # Where a run is kept does not change.
     for run_dir, other in (("run", url.replace("/postgres?", "/template1?")), ("forked", url)):

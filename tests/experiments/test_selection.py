@@ -15,12 +15,11 @@ RUN = Path("run")
 
 
 @pytest.fixture
-def run_store(command, here, one_process):
+def run_store(train):
     """The store of a finished run of six members, of which four play for the choice."""
     flags = ("--agent", "a3c", "--env", "Catch", "--population", "6", "--workers", "1")
     steps = ("--num-envs", "4", "--total-steps", "1200", "--report-interval", "400")
-    result = command(gym, *flags, *steps, "--ready-interval", "800", "--run-dir", RUN)
-    assert result.code == 0, result
+    train(gym, *flags, *steps, "--ready-interval", "800", "--run-dir", RUN)
     with store.Store.open(RUN) as opened:
         yield opened
 

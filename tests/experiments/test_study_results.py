@@ -62,11 +62,18 @@ def result(arm, seed, score):
     )
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A study's folder that no test changes."""
     found = [result(arm, seed, s) for arm, own in SCORES.items() for seed, s in enumerate(own)]
-    results.write(tmp_path / "study", DESCRIBED, found)
-    return tmp_path / "study"
+    folder = tmp_path_factory.mktemp("written") / "study"
+    results.write(folder, DESCRIBED, found)
+    return folder
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    return Path(shutil.copytree(written, tmp_path / "study"))
 
 
 def test_the_table_says_what_the_scores_say(folder):

@@ -20,7 +20,30 @@ def test_still_environments_have_the_real_ones_shapes():
     assert got[4].keys() == expected[4].keys()
 
 
-def test_all_four_are_measured_and_the_ratios_follow(tmp_path, monkeypatch, capsys):
+def follow(figures):
+    """The ratios follow from what was measured."""
+    assert figures["limit"] == pytest.approx(
+        1 / (1 / figures["emulation"] + 1 / figures["network"])
+    )
+    assert figures["ratio_to_limit"] == pytest.approx(figures["population"] / figures["limit"])
+    for name in ("emulation", "network", "population"):
+        assert figures[name] > 0
+    assert 0 < figures["pbt_cost"] < 1
+    assert "ratio_to_limit" in throughput.report(figures)
+
+
+def test_all_are_measured_and_the_ratios_follow(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(throughput, "SETTLE_S", 0.1)
+    small = {"game": "Catch", "num_envs": 4, "population": 2, "workers": 1}
+    arguments = throughput.Arguments(quick=True, windows=1, window_s=0.3, **small)
+    figures = throughput.measure(arguments, tmp_path)
+    follow(figures)
+    assert figures["ratio_of_populations"] is None
+
+
+@pytest.mark.slow
+def test_the_command_measures_a_large_population_too(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     command = "throughput --game Catch --num-envs 4 --population 2 --large-population 3 --workers 1"
     file = tmp_path / "out.json"
@@ -29,13 +52,8 @@ def test_all_four_are_measured_and_the_ratios_follow(tmp_path, monkeypatch, caps
     )
     throughput.main()
     figures = json.loads(file.read_text())
-    assert figures["limit"] == pytest.approx(
-        1 / (1 / figures["emulation"] + 1 / figures["network"])
-    )
-    assert figures["ratio_to_limit"] == pytest.approx(figures["population"] / figures["limit"])
-    for name in ("emulation", "network", "population", "population_3"):
-        assert figures[name] > 0
-    assert 0 < figures["pbt_cost"] < 1
+    follow(figures)
+    assert figures["population_3"] > 0
     assert "ratio_to_limit" in capsys.readouterr().out
 
 

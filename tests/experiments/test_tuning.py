@@ -1,7 +1,9 @@
 """`tune` with learners of one's own: what it returns, what it refuses, and what it says."""
 
+import importlib
 import json
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -138,11 +140,24 @@ def test_what_a_worker_could_not_do_is_refused_before_anything_is_created(climb,
 NOTEBOOK = CLIMB.partition("if __name__")[0] + "go()\n"
 
 
-def test_a_class_at_a_prompt_is_refused_with_the_way_out(here):
-    done = python(here, "-c", NOTEBOOK)
-    assert done.returncode == 1
-    assert "`%%writefile climb.py`" in done.stderr
-    assert "`from climb import Climb`" in done.stderr
+@pytest.fixture
+def run_as_main(monkeypatch):
+    """Run code as the main module of a file, or of a prompt."""
+
+    def call(code, file=None):
+        main = types.ModuleType("__main__")
+        if file is not None:
+            main.__file__ = str(file)
+        monkeypatch.setitem(sys.modules, "__main__", main)
+        exec(compile(code, str(file), "exec"), vars(main))
+
+    return call
+
+
+def test_a_class_at_a_prompt_is_refused_with_the_way_out(here, run_as_main):
+    with pytest.raises(ValueError, match=r"`%%writefile climb\.py`") as refused:
+        run_as_main(NOTEBOOK)
+    assert "`from climb import Climb`" in str(refused.value)
     assert list(here.iterdir()) == []
 
 
@@ -154,15 +169,14 @@ def test_a_script_that_calls_tune_when_it_is_imported_is_told(here):
     assert {path.name for path in here.iterdir()} <= {"climb.py", "__pycache__"}
 
 
-def test_a_script_with_the_name_of_another_module_is_refused(here):
+def test_a_script_with_the_name_of_another_module_is_refused(here, run_as_main):
     (here / "my-climb.py").write_text(CLIMB)
-    done = python(here, "my-climb.py")
-    assert done.returncode == 1
-    assert "give the file another name, such as climb.py" in done.stderr
+    with pytest.raises(ValueError, match=r"give the file another name, such as climb\.py"):
+        run_as_main(CLIMB, here / "my-climb.py")
     assert {path.name for path in here.iterdir()} == {"my-climb.py"}
 
 
-def test_a_crash_names_file_line_and_log_and_once_mended_the_run_goes_on(here):
+def test_a_crash_names_file_line_and_log_and_once_mended_the_run_goes_on(here, monkeypatch):
     """In a script's own class, with the real launcher and its workers."""
     broken = CLIMB.replace("self.x += self", "self.x += sefl").replace(
         '"run_dir": "run"}', '"run_dir": "run", "max_attempts": 1}'
@@ -179,8 +193,11 @@ def test_a_crash_names_file_line_and_log_and_once_mended_the_run_goes_on(here):
     log = Path(line.partition("the whole traceback is in ")[2].partition(");")[0])
     assert "NameError" in (here / log).read_text()
     (here / "climb.py").write_text(broken.replace("sefl", "self"))
-    done = python(here, "climb.py")
-    assert done.stdout.splitlines()[-1] == "0", done.stdout + done.stderr
+    monkeypatch.syspath_prepend(str(here))
+    try:
+        assert importlib.import_module("climb").go().exit_code == 0
+    finally:
+        sys.modules.pop("climb", None)
     with store.Store.open(here / "run") as run_store:
         assert {member.state for member in run_store.members()} == {"finished"}
 

@@ -170,6 +170,7 @@ def test_a_process_of_another_container_is_not_taken_for_dead(toy_run):
     run.store.renew(lease)
 
 
+@pytest.mark.slow  # the test above has another container's owner, and no container
 def test_terminals_in_two_containers_share_a_run(toy_run):
     """Each took the other's processes for dead, and its members until all had failed."""
     inside = ["unshare", "--pid", "--fork", "--mount-proc"]

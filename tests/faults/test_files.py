@@ -182,17 +182,17 @@ def kept_and_found(run):
 @pytest.mark.parametrize(
     "fault",
     [
-        "none:none:0",
-        "writing-checkpoint:kill:4",
+        pytest.param("none:none:0", marks=pytest.mark.slow),
+        pytest.param("writing-checkpoint:kill:4", marks=pytest.mark.slow),
         "published:kill:4",
-        "committed:kill:4",
+        pytest.param("committed:kill:4", marks=pytest.mark.slow),
         "collecting:kill:1",
     ],
 )
 def test_at_the_end_only_what_is_kept_is_there(fault, toy_run):
-    """Each worker dies several times, and the run takes a small part of the grace time."""
+    """Two workers die, and the run takes a small part of the grace time."""
     run = toy_run(total_steps=1_600)
-    for _ in range(3):
+    for _ in range(2):
         worker = run.spawn("child.py", fault=fault)
         worker.wait(60)
         assert worker.returncode == (0 if "none" in fault else -9)
@@ -325,21 +325,26 @@ def first_versions(run_store):
 
 with create.open_or_create(directory / "reference", config, fork) as run_store:
     expected = first_versions(run_store)
-point = 0
+point, kills, apart = 0, 0, int(sys.argv[4]) if fork else 1
 while True:
-    point += 1
+    point += apart
     place = directory / f"run {point}"
     exit_code = in_a_process(lambda: create_until(point))
     if exit_code == 0:
         break
     assert exit_code == -signal.SIGKILL, exit_code
+    kills += 1
     assert in_a_process(go_on) == 0, f"killed at point {point}"
-print(point - 1, "kills")
+print(kills, "kills")
 """
 
 
-@pytest.mark.parametrize("forked", [False, True], ids=["draws", "fork"])
-def test_creation_may_be_killed_at_any_point(forked, toy_run, tmp_path):
+@pytest.mark.parametrize(
+    ("forked", "apart"),
+    [(False, 1), (True, 3), pytest.param(True, 1, marks=pytest.mark.slow)],
+    ids=["draws", "fork, every third", "fork"],
+)
+def test_creation_may_be_killed_at_any_point(forked, apart, toy_run, tmp_path):
     """At each call that opens, makes, links, renames or deletes a file; then the same call again.
 
     The members are those of a creation that nobody killed, and the run goes to its end.
@@ -349,7 +354,7 @@ def test_creation_may_be_killed_at_any_point(forked, toy_run, tmp_path):
     if forked:
         source = toy_run("source", population=2)
         source.work_until(4)
-        arguments.append(str(source.directory))
+        arguments += [str(source.directory), str(apart)]
     result = subprocess.run(
         [sys.executable, "-c", CREATE_WITH_KILLS, *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -29,7 +29,7 @@ def test_kills_lose_and_double_nothing_and_any_machine_goes_on(toy_run, tmp_path
     assert not (run.directory / "checkpoints").exists()
     shutil.rmtree(run.directory / "checkpoints-cache")  # as on a machine that was not there
     run.store.extend(400)
-    assert run.launch(1) == 0
+    assert run.work().exit_code == 0
     run.config = run.store.config
     run.assert_complete()
     assert not run.events("restored", "failed")

@@ -1,6 +1,7 @@
 """Rows that no store writes: each is refused in one line that names file, table and row."""
 
 import json
+import shutil
 import sqlite3
 
 import pytest
@@ -16,12 +17,20 @@ READS = {
 }
 
 
-@pytest.fixture
-def run_store(tmp_path):
-    population = runs.Population(tmp_path / "run", runs.configuration())
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The directory of a run that no test changes."""
+    run_dir = tmp_path_factory.mktemp("trained") / "run"
+    population = runs.Population(run_dir, runs.configuration())
     population.train(24)
-    yield population.store
     population.store.close()
+    return run_dir
+
+
+@pytest.fixture
+def run_store(trained, tmp_path):
+    with store.Store.open(shutil.copytree(trained, tmp_path / "run"), durable=False) as opened:
+        yield opened
 
 
 def alter(path, statement, *values):

@@ -1,5 +1,6 @@
 """What the exploit rules do to members that do not differ at all: they should do little."""
 
+import functools
 import math
 
 import numpy as np
@@ -87,9 +88,9 @@ def play(rng, lengths, exploit_at, end, restart=False):
     ]
 
 
-def is_valid(window, counted, min_episodes, size):
-    member = records.Member(0, 1, 0, {}, window=window, counted_episodes=counted)
-    config = run.RunConfig(
+@functools.cache
+def configuration(min_episodes, size):
+    return run.RunConfig(
         "nowhere:make_task",
         space.Space({}),
         population=1,
@@ -99,7 +100,11 @@ def is_valid(window, counted, min_episodes, size):
         window=size,
         min_episodes=max(min_episodes, size),
     )
-    return records.has_valid_window(member, config)
+
+
+def is_valid(window, counted, min_episodes, size):
+    member = records.Member(0, 1, 0, {}, window=window, counted_episodes=counted)
+    return records.has_valid_window(member, configuration(min_episodes, size))
 
 
 def first_decision(episodes, min_episodes, slice_steps=25):
@@ -129,7 +134,8 @@ def false_exploits(fresh_window, lengths, decisions, seed, restart=False):
     rng = np.random.default_rng(seed)
     copies = copied = 0
     for _ in range(decisions):
-        fresh = candidate(0, fresh_window(play(rng, lengths, 0, 900, restart)))
+        own = play(rng, lengths, exploit_at=0, end=450, restart=restart)
+        fresh = candidate(0, fresh_window(own))
         old = play(rng, lengths, exploit_at=-10_000, end=100)
         other = candidate(1, records.extend_window((), 0, old, SIZE)[0])
         copies += exploit.t_test(fresh, [other], rng, SIGNIFICANCE).donor is not None

@@ -424,12 +424,13 @@ class Machine(RuleBasedStateMachine):
         assert run_store.referenced_checkpoints() == keep
 
 
-def test_random_sequences_match_the_model(databases):
+@pytest.mark.parametrize("sequences", [12, pytest.param(100, marks=pytest.mark.slow)])
+def test_random_sequences_match_the_model(databases, sequences):
     machine = type("Machine", (Machine,), {"databases": databases})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=25 if databases.is_sqlite else 4,
+            max_examples=sequences if databases.is_sqlite else sequences // 3,
             stateful_step_count=40 if databases.is_sqlite else 25,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -469,7 +470,7 @@ def train_slice(run_store, lease):
     turns=st.lists(st.integers(0, 2), min_size=10, max_size=60),
     limit=st.integers(0, 5),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_no_member_starves(population, turns, limit):
     """Three workers take turns in any order, each with some tasks in memory."""
     with tempfile.TemporaryDirectory() as directory:
