@@ -291,6 +291,11 @@ def _unknown(env_id: str, name: str) -> str:
             f"unknown environment {env_id!r}: import {package}, which registers it, is missing. "
             f"Give {package}:{name}, after pip install {package}"
         )
+    if ":" in env_id:
+        return (
+            f"unknown environment {env_id!r}{hint} Importing {env_id.rpartition(':')[0]} registers "
+            f"no {name}: give an id that it registers"
+        )
     return (
         f"unknown environment {env_id!r}{hint} Give an Atari game (Pong), a first-person level "
         f"(Doom/MyWayHome), a Gymnasium id (CartPole-v1), or a toy environment "

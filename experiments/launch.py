@@ -364,8 +364,9 @@ def _conclude(run_dir: Path) -> int:
             try:
                 best = None
                 if tasks.has_fresh_samples(run_store.config):
-                    best = evaluation.select(run_store, run_dir, SELECTION_SEED)
+                    best = evaluation.select(run_store, run_dir, SELECTION_SEED, _say)
                 if best is not None and not scores.evaluation_path(run_dir, best).exists():
+                    _say(f"scoring member {best.id} by fresh {units.of(run_store.config).many}")
                     played = evaluation.evaluate(
                         run_store, run_dir, best, EVALUATION_EPISODES, EVALUATION_SEED
                     )
@@ -391,6 +392,11 @@ def _conclude(run_dir: Path) -> int:
         )
         return verdict.EXIT_DISK_FULL if error.errno == errno.ENOSPC else 1
     return 0
+
+
+def _say(line: str) -> None:
+    """Print a line at once, before something that takes a while."""
+    print(line, flush=True)
 
 
 @contextlib.contextmanager

@@ -88,7 +88,7 @@ def test_close_frees_the_emulators_threads():
         ("", "unknown environment ''"),
         ("no_such_module:Thing-v0", "no module named 'no_such_module'"),
         (":Thing-v0", "cannot be imported"),
-        ("json:Thing-v0", "unknown environment 'json:Thing-v0'"),
+        ("json:Thing-v0", "Importing json registers no Thing-v0: give an id that it registers"),
     ],
 )
 def test_unknown_ids_are_refused_in_one_line(env_id, message):

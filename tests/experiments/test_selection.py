@@ -21,7 +21,12 @@ def run_store(command, here, one_process):
     steps = ("--num-envs", "4", "--total-steps", "1200", "--report-interval", "400")
     result = command(gym, *flags, *steps, "--ready-interval", "800", "--run-dir", RUN)
     assert result.code == 0, result
+    line = "choosing the best of 4 members by 16 fresh episodes each"
+    before, _, chosen = result.out.partition(line)
+    assert "finished: 6 members" in before
     with store.Store.open(RUN) as opened:
+        best = evaluation.best_member(opened).id
+        assert chosen.startswith(f"\nscoring member {best} by fresh episodes\n")
         yield opened
 
 
