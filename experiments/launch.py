@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from experiments import cli, cluster, config
-from experiments.analysis import history, provenance, scores, tasks, units
+from experiments.analysis import history, provenance, scores, tasks, units, wording
 from experiments.members import checks, evaluation
 from experiments.pages import run_report
 from experiments.projections import progress, tensorboard
@@ -194,7 +194,7 @@ def _train(
         cores = local.available_cores()
         working += f" beside {others} at work, {others + workers} on {cores} cores"
     print(
-        f"{begun} {run_dir}: {run_config.population} members, "
+        f"{begun} {run_dir}: {wording.counted(run_config.population, 'member')}, "
         f"{run_config.total_steps:,} {units.of(run_config).steps} each, {working}\n"
         f"{described.protocol}",
         flush=True,

@@ -196,6 +196,12 @@ def test_a_crash_names_file_line_and_log_and_once_mended_the_run_goes_on(here):
             "TypeError: no, in /home/me/mine.py, line 7, in step",
         ),
         (
+            'Traceback:\n  File "/home/me/env.py", line 7, in step\n    1 / 0\nKeyError: no\n'
+            "\nThe above exception was the direct cause of the following exception:\n\n"
+            'Traceback:\n  File "/suite/actor.py", line 9, in act\n    raise\nFailed: no',
+            "Failed: no, in /home/me/env.py, line 7, in step",
+        ),
+        (
             f'Traceback:\n  File "{json.__file__}", line 9, in loads\nValueError: no',
             f"ValueError: no, in {json.__file__}, line 9, in loads",
         ),
