@@ -266,7 +266,8 @@ def _try_reset(env_id: str, env: Normalised) -> None:
     space = env.observation_space
     try:
         obs, _ = env.reset(seed=0)
-        concatenate(space, [obs], create_empty_array(space, 1))
+        batch: Any = create_empty_array(space, 1)
+        concatenate(space, [obs], batch)
     except Exception as error:  # an environment's own code may raise anything
         raise ValueError(
             f"{env_id} cannot be reset with a seed, or returns another observation than its space "

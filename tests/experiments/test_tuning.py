@@ -88,6 +88,8 @@ def test_the_result_is_the_best_member_and_its_words_are_the_learners(climb, com
         assert "experiments.evaluate" not in text
         assert "experiments.replay" not in text
         assert "mean of the last 1 " not in text
+    for text in (">height</text>", ">members</text>", ">best lineage</text>", "once 1 has been"):
+        assert text in page
     events = EventAccumulator(f"run/tensorboard/member-{best.id:02d}").Reload()
     assert {"evaluation/height", "gap"} <= set(events.Tags()["scalars"])
     assert [point.step for point in events.Scalars("evaluation/height")] == list(range(1, 21))
