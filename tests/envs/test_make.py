@@ -26,6 +26,9 @@ def test_channels_of_one_frame():
         observation_space = spaces.Box(0, 255, (24, 32, 3), np.uint8)
         action_space = spaces.Discrete(2)
 
+        def reset(self, *, seed=None, options=None):
+            return np.zeros((24, 32, 3), np.uint8), {}
+
     gymnasium.register("Picture-v0", Picture)
     try:
         for env_id, channels in (("Pong", 1), ("CartPole-v1", 1), ("Catch", 1), ("Picture-v0", 3)):
