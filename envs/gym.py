@@ -28,6 +28,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
 from envs import atari, doom, ids, parts, slots, toy
@@ -227,8 +228,8 @@ def inspect(env_id: str, keywords: dict[str, Any]) -> tuple[spaces.Space[Any], s
         keywords: Arguments of the environment's constructor.
 
     Raises:
-        ValueError: The id is unknown, a package is missing, a keyword is wrong, or a space is not
-            supported.
+        ValueError: The id is unknown, a package is missing, a keyword is wrong, a space is not
+            supported, or the environment cannot be reset.
     """
     _import_module_of(env_id)
     name = env_id.rpartition(":")[2]
@@ -254,9 +255,24 @@ def inspect(env_id: str, keywords: dict[str, Any]) -> tuple[spaces.Space[Any], s
         if problem is not None:
             raise ValueError(problem)
         outer = Normalised(env)
+        _try_reset(env_id, outer)
         return outer.observation_space, outer.action_space
     finally:
         env.close()
+
+
+def _try_reset(env_id: str, env: Normalised) -> None:
+    """Reset an environment once, as its vector form will, and raise `ValueError` if it fails."""
+    space = env.observation_space
+    try:
+        obs, _ = env.reset(seed=0)
+        batch: Any = create_empty_array(space, 1)
+        concatenate(space, [obs], batch)
+    except Exception as error:  # an environment's own code may raise anything
+        raise ValueError(
+            f"{env_id} cannot be reset with a seed, or returns another observation than its space "
+            f"{space} says: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _import_module_of(env_id: str) -> None:
@@ -290,6 +306,11 @@ def _unknown(env_id: str, name: str) -> str:
         return (
             f"unknown environment {env_id!r}: import {package}, which registers it, is missing. "
             f"Give {package}:{name}, after pip install {package}"
+        )
+    if ":" in env_id:
+        return (
+            f"unknown environment {env_id!r}{hint} Importing {env_id.rpartition(':')[0]} registers "
+            f"no {name}: give an id that it registers"
         )
     return (
         f"unknown environment {env_id!r}{hint} Give an Atari game (Pong), a first-person level "

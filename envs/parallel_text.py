@@ -156,7 +156,10 @@ class Corpus:
         if subwords < _BYTES:
             raise ValueError(f"subwords {subwords}: there are {_BYTES} bytes to begin with")
         if not directory.is_dir():
-            raise ValueError(f"no directory {directory}")
+            raise ValueError(
+                f"no directory {directory}: name the one that has train.{languages[0]}, "
+                f"train.{languages[1]} and so on"
+            )
         tokenizers = _import_tokenizers()
         for split in _NAMES:
             paths(directory, split, languages)

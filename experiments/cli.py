@@ -201,10 +201,20 @@ def _in_one_line(message: str, flags: type[Any], default: Any) -> str:
     # The title, what is wrong, and further help are parted by rules, in a frame on a terminal.
     parts = re.split("[─-]{5,}", re.sub("[│╭╮╰╯]", " ", message))
     said = " ".join(parts[min(1, len(parts) - 1)].split())
+    if choice := re.match(
+        r"invalid choice '(.*)' for argument '(.*)'\. Expected one of (.*)", said
+    ):
+        value, flag, allowed = choice.groups()
+        names = sorted(set(re.findall("'(.*?)'", allowed)) - {"None"})
+        given = f"{flag} {value}" if flag.startswith("-") else value
+        return f"{given}: choose from {', '.join(names)}"
     unknown, is_unknown, given = said.partition("Unrecognized options: ")
     if unknown or not is_unknown:
-        return said
+        # Of a group of flags tyro gives the field's name, which nobody has written.
+        return re.sub("^Error parsing (?:(--[^:]*: )|[^:]*: )", r"\1", said)
     flag = given.split(",")[0].strip()
+    if not flag.startswith("-"):
+        return f"{flag}: there is no place for it here, see --help"
     return f"{flag}: there is no such flag{_meant(flag, flags, default)}"
 
 

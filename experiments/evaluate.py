@@ -68,11 +68,13 @@ def main() -> None:
         with store.Store.open(arguments.run_dir) as run_store:
             words = units.of(run_store.config)
             is_agent = tasks.trained(run_store.config) not in (tasks.TRANSLATION, tasks.GAN)
-            if arguments.video is not None and not is_agent:
-                raise ValueError(
-                    f"--video {arguments.video}: a {words.learner} plays no episodes to record; "
-                    "leave it out"
-                )
+            if arguments.video is not None:
+                if not is_agent:
+                    raise ValueError(
+                        f"--video {arguments.video}: a {words.learner} plays no episodes to "
+                        "record; leave it out"
+                    )
+                video.check(arguments.video)
             if is_agent and not arguments.trust:
                 trust.check(run_store, episodes.learner_config(run_store).env_id)
             member = _find(run_store, arguments.member)
@@ -82,8 +84,12 @@ def main() -> None:
                     f"--save: {written} exists, and a saved score is never replaced; leave --save "
                     "out to print another one"
                 )
+            use = None
+            if arguments.goals:
+                use = goal_use.measure(
+                    run_store, arguments.run_dir, member, arguments.episodes, arguments.seed
+                )
             if arguments.video is not None:
-                video.check(arguments.video)
                 agent, played = episodes.load_agent(
                     run_store, arguments.run_dir, member, arguments.seed
                 )
@@ -92,11 +98,6 @@ def main() -> None:
             found = evaluation.evaluate(
                 run_store, arguments.run_dir, member, arguments.episodes, arguments.seed
             )
-            use = None
-            if arguments.goals:
-                use = goal_use.measure(
-                    run_store, arguments.run_dir, member, arguments.episodes, arguments.seed
-                )
             if arguments.save:
                 scores.write_evaluation(arguments.run_dir, member, found.to_json())
     except (ValueError, store.StoreError, checkpoint.CheckpointError, OSError) as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from experiments import cli, cluster, config
-from experiments.analysis import history, provenance, scores, tasks, units
+from experiments.analysis import history, provenance, scores, tasks, units, wording
 from experiments.members import checks, evaluation
 from experiments.pages import run_report
 from experiments.projections import progress, tensorboard
@@ -194,7 +194,7 @@ def _train(
         cores = local.available_cores()
         working += f" beside {others} at work, {others + workers} on {cores} cores"
     print(
-        f"{begun} {run_dir}: {run_config.population} members, "
+        f"{begun} {run_dir}: {wording.counted(run_config.population, 'member')}, "
         f"{run_config.total_steps:,} {units.of(run_config).steps} each, {working}\n"
         f"{described.protocol}",
         flush=True,
@@ -364,8 +364,9 @@ def _conclude(run_dir: Path) -> int:
             try:
                 best = None
                 if tasks.has_fresh_samples(run_store.config):
-                    best = evaluation.select(run_store, run_dir, SELECTION_SEED)
+                    best = evaluation.select(run_store, run_dir, SELECTION_SEED, _say)
                 if best is not None and not scores.evaluation_path(run_dir, best).exists():
+                    _say(f"scoring member {best.id} by fresh {units.of(run_store.config).many}")
                     played = evaluation.evaluate(
                         run_store, run_dir, best, EVALUATION_EPISODES, EVALUATION_SEED
                     )
@@ -391,6 +392,11 @@ def _conclude(run_dir: Path) -> int:
         )
         return verdict.EXIT_DISK_FULL if error.errno == errno.ENOSPC else 1
     return 0
+
+
+def _say(line: str) -> None:
+    """Print a line at once, before something that takes a while."""
+    print(line, flush=True)
 
 
 @contextlib.contextmanager

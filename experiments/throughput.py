@@ -24,6 +24,7 @@ import contextlib
 import dataclasses
 import itertools
 import json as json_lib
+import math
 import multiprocessing
 import os
 import statistics
@@ -92,6 +93,22 @@ class Arguments:
     """Length of a window in seconds."""
     json: Path | None = None
     """File for all figures."""
+
+    def check(self) -> None:
+        """Refuse arguments that make no sense.
+
+        Raises:
+            ValueError: One line with the value given and the values allowed.
+        """
+        for name in ("num_envs", "unroll_length", "population", "large_population", "windows"):
+            if (given := getattr(self, name)) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {given}: use 1 or more")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers {self.workers}: use 1 or more, or leave it out")
+        if not 0 < self.window_s < math.inf:
+            raise ValueError(f"--window-s {self.window_s:g}: use a number above 0")
+        if self.json is not None and (self.json.is_dir() or not self.json.parent.is_dir()):
+            raise ValueError(f"--json {self.json}: name a file in a directory that exists")
 
 
 class Turn:
@@ -443,6 +460,7 @@ def main() -> None:
             arguments, num_envs=16, population=4, windows=2, window_s=3.0
         )
     try:
+        arguments.check()
         make.describe(arguments.game)
         config = learner.LearnerConfig.from_json(_run_config(arguments, 1).task_config)
         config.check_unroll_length(arguments.unroll_length, arguments.unroll_length)

@@ -411,8 +411,7 @@ def main() -> None:
         write_table(report / "toy.csv", rows)
         draw(rows).savefig(report / "toy.png", dpi=200)
     except (ValueError, OSError, store.StoreError) as error:
-        print(f"toy: {error}", file=sys.stderr)
-        sys.exit(2)
+        cli.fail(error)
     except KeyboardInterrupt:
         print("toy: stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)

@@ -24,6 +24,8 @@ EXIT_BUSY = 75
 
 _FRAME = re.compile(r'^ +File "([^"<]+)", line (\d+)(?:, in (.+))?$', re.MULTILINE)
 """A frame of a traceback. A syntax error is in no function."""
+_CAUSE = "\nThe above exception was the direct cause of the following exception:\n"
+"""What stands between the traceback of a cause and that of the exception raised from it."""
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 
@@ -35,6 +37,8 @@ def of(store: Store) -> tuple[int, str] | None:
     members = store.members()
     dead = [member for member in members if member.agent_steps < total]
     if not dead:
+        if len(members) == 1:
+            return 0, f"finished: 1 member trained {total:,} steps"
         return 0, f"finished: {len(members)} members trained {total:,} steps each"
     story = _first_death(store)
     if any(member.state in ("failed", "lost") for member in dead):
@@ -73,10 +77,11 @@ def last_words(error: str) -> str:
     """Return the last line of a traceback, and the place in the learner's own code.
 
     That is the last frame outside of Python's library and of installed packages, or the last one if
-    all are there. A text without frames has no place.
+    all are there. Of an exception that was raised from another one it is the other one's. A text
+    without frames has no place.
     """
     said = (error.strip().splitlines() or ["unknown"])[-1]
-    frames = _FRAME.findall(error)
+    frames = _FRAME.findall(error.partition(_CAUSE)[0])
     own = [frame for frame in frames if not frame[0].startswith(_LIBRARIES)] or frames
     if not own:
         return said

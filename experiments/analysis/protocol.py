@@ -172,7 +172,7 @@ def population_rows(config: run.RunConfig) -> Rows:
             "binary-tournament": "binary tournament, against one other member drawn at random",
         }
         rows += [
-            ("Ready", f"every {config.ready_interval:,} {words.steps}"),
+            ("Ready", f"every {wording.counted(config.ready_interval, words.step, words.steps)}"),
             ("Exploit", how.get(config.exploit, config.exploit)),
             ("Copied", {"both": "weights and hyperparameters"}.get(config.copy, config.copy)),
             ("Explore", _explore(config)),
@@ -181,7 +181,8 @@ def population_rows(config: run.RunConfig) -> Rows:
         (
             "Training score",
             f"{units.of_last(config.window, words)}, once "
-            f"{config.min_episodes} have been counted since the last copy",
+            f"{config.min_episodes} {'has' if config.min_episodes == 1 else 'have'} been counted "
+            "since the last copy",
         )
     )
     return rows

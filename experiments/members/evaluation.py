@@ -6,6 +6,7 @@ unbiased. A sample is what the run's learners are compared by, such as an episod
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -79,13 +80,19 @@ def load_agent(
     return found, *episodes.load_agent(run_store, run_dir, found, seed)
 
 
-def select(run_store: store.Store, run_dir: Path, seed: int) -> Member:
+def select(
+    run_store: store.Store,
+    run_dir: Path,
+    seed: int,
+    announce: Callable[[str], object] = lambda line: None,
+) -> Member:
     """Choose the best member of a finished run by fresh samples, once, and write the choice.
 
     Args:
         run_store: The run.
         run_dir: The run's directory.
         seed: Seed of the samples. Take another one for the samples that score the winner.
+        announce: Called with one line before samples are made, since they take a while.
 
     Returns:
         The best member. With a single candidate nothing is played.
@@ -98,6 +105,10 @@ def select(run_store: store.Store, run_dir: Path, seed: int) -> Member:
     tree = lineage.Tree(run_store.versions(), run_store.config.copy)
     candidates = selection.ranked(members, tree)[: selection.CANDIDATES]
     if len(candidates) > 1 and selection.read(run_dir, members) is None:
+        announce(
+            f"choosing the best of {len(candidates)} members by {selection.EPISODES} fresh "
+            f"{units.of(run_store.config).many} each"
+        )
         played = [
             selection.Candidate(
                 member.id,

@@ -206,12 +206,19 @@ def score_scale(scores: Sequence[float]) -> Any:
     return cm.ScalarMappable(norm=colors.Normalize(low, high, clip=True), cmap=SCORES)
 
 
-def score_bar(figure: Figure, scale: Any, panels: Sequence[Axes]) -> None:
-    """Draw the legend of `score_scale` beside the panels, unless no slice has a score."""
+def score_bar(figure: Figure, scale: Any, panels: Sequence[Axes], name: str) -> None:
+    """Draw the legend of `score_scale` beside the panels, unless no slice has a score.
+
+    Args:
+        figure: The figure.
+        scale: The colours.
+        panels: The panels.
+        name: What the score is called.
+    """
     if scale is None:
         return
     bar = figure.colorbar(scale, ax=list(panels), pad=0.02, aspect=35, shrink=0.9)
-    bar.set_label("training score", color=INK)
+    bar.set_label(name, color=INK, parse_math=False)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=9.5, color=MUTED, labelcolor=INK)
 

@@ -9,7 +9,7 @@ from matplotlib import collections
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.analysis import curves, wording
+from experiments.analysis import curves, units, wording
 from experiments.analysis.history import History
 from experiments.pages import drawing
 from pbt import lineage, records
@@ -84,7 +84,7 @@ def family_tree(history: History) -> Figure:
     axes.spines["left"].set_visible(False)
     drawing.steps_axis(axes, f"{history.units.steps} of training behind the weights")
     axes.grid(axis="y", visible=False)
-    drawing.score_bar(figure, scale, [axes])
+    drawing.score_bar(figure, scale, [axes], units.training_score(history.units))
     drawing.title(figure, f"{history.name}: {describe(history)}")
     handles = [
         *drawing.member_ends(bool(layout.dead)),

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.analysis import aggregates, curves, wording
+from experiments.analysis import aggregates, curves, units, wording
 from experiments.analysis.history import History
 from experiments.pages import drawing, family
 from pbt import lineage, records
@@ -32,7 +32,8 @@ def learning_curves(history: History) -> Figure:
                 *curve, color=drawing.OTHERS, linewidth=0.7, alpha=opacity, zorder=2
             )
             drawing.mark(line, (member.id, ""))
-    handles = [drawing.line(drawing.OTHERS, f"members, mean of {smooth} {history.units.many}", 0.9)]
+    smoothed = f", mean of {smooth} {history.units.many}" if smooth > 1 else ""
+    handles = [drawing.line(drawing.OTHERS, f"members{smoothed}", 0.9)]
     if len(history.members) >= 4:
         handles.append(_draw_population(axes, history))
     episodes = [e for e in lineage.episodes(history.lineage, history.reports) if e.counted]
@@ -55,7 +56,7 @@ def learning_curves(history: History) -> Figure:
         (line,) = axes.plot(*best, color=drawing.BEST, linewidth=2.0, zorder=6)
         drawing.mark(line, (None, "best lineage"))
         handles += [
-            drawing.line(drawing.BEST, "best lineage, same mean", 2.0),
+            drawing.line(drawing.BEST, f"best lineage{', same mean' if smooth > 1 else ''}", 2.0),
             drawing.dot(drawing.BEST, f"its {history.units.many}", 3),
         ]
     axes.set_ylabel(history.units.score)
@@ -105,7 +106,7 @@ def schedule(history: History) -> Figure:
     panels[0].plot(*curves.earned_scores(history.lineage), color=drawing.BEST, linewidth=1.6)
     panels[0].lines[-1].set(marker="o", markersize=2.2)  # a score between two gaps has no line
     drawing.mark(panels[0].lines[-1], (None, "best lineage"))
-    panels[0].set_ylabel("training score")
+    panels[0].set_ylabel(units.training_score(history.units), parse_math=False)
     copies = [s.start for s in segments[1:] if s.kind in ("exploit", "reseed")]
     changes = _changes(history, rows)
     for name, axes in zip(names, panels[1:], strict=True):
@@ -183,7 +184,7 @@ def hyperparameters(history: History) -> Figure:
         drawing.value_axis(axes, name, history.config.space)
         axes.autoscale_view()
     drawing.steps_axis(panels[-1], f"{history.units.steps} of the member")
-    drawing.score_bar(figure, scale, panels)
+    drawing.score_bar(figure, scale, panels, units.training_score(history.units))
     _title(figure, history, "hyperparameters of all members")
     handles = [
         *drawing.member_ends(any(map(records.is_dead, history.members))),

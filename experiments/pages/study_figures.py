@@ -65,6 +65,7 @@ def scores(tables: arms.Tables, title: str) -> Figure:
             if not math.isnan(low):
                 axes.hlines(place, low, high, color=drawing.POPULATION, linewidth=3)
             axes.plot(aggregates.iqm(own), place, "D", color=drawing.POPULATION, ms=6)
+        _say_if_empty(axes, has_names=True)
         axes.set_yticks(range(len(names)), labels, parse_math=False)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
@@ -82,6 +83,15 @@ def scores(tables: arms.Tables, title: str) -> Figure:
     mean = Line2D([], [], color=drawing.POPULATION, marker="D", linewidth=width, label=what)
     drawing.legend(figure, [drawing.dot(drawing.OTHERS, "a run"), mean])
     return figure
+
+
+def _say_if_empty(axes: Axes, has_names: bool = False) -> None:
+    """Say that a panel has no data. Ticks that are no names would be numbers of nothing."""
+    if not np.isfinite(axes.dataLim.get_points()).all():
+        axes.tick_params(bottom=False, labelbottom=False, left=False, labelleft=has_names)
+        axes.text(
+            0.5, 0.5, "no score yet", transform=axes.transAxes, color=drawing.MUTED, ha="center"
+        )
 
 
 def has_intervals(tables: arms.Tables) -> bool:
@@ -125,6 +135,8 @@ def curves_by_time(tables: arms.Tables) -> Figure:
         _draw_arms(best, tables, panel, "best")
         _draw_arms(median, tables, panel, "median")
         _draw_arms(by_time, tables, panel, "best", per_hour)
+        for axes in (best, median, by_time):
+            _say_if_empty(axes)
         # A panel is too low for a long name in one line.
         where = wording.shortened(tables.environment or panel, 26)
         best.set_ylabel(f"training score\n{where}", parse_math=False)

@@ -132,10 +132,12 @@ class Progress:
         at_work = sum(member.owner is not None for member in members)
         if rate is None and done < total:
             waited = wording.duration(self._rate.waited_s(self._shown_s))
-            interval = f"{wording.steps(config.report_interval)} {units.of(config).steps}"
+            words, count = units.of(config), config.report_interval
+            interval = f"{wording.steps(count)} {words.step if count == 1 else words.steps}"
             parts.append(f"first report after {interval} of a member, {waited} so far")
         if rate is not None:
-            parts.append(f"{rate:,.0f} {units.of(config).steps}/s")
+            digits = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+            parts.append(f"{digits} {units.of(config).steps}/s")
             if self._frames_per_step is not None:
                 parts.append(f"{rate * self._frames_per_step:,.0f} frames/s")
         going_on = [m for m in members if records.may_go_on(m, config)]

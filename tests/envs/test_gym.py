@@ -216,6 +216,31 @@ def test_refuses_spaces_the_learner_cannot_use(register, observation, action, me
         assert env_id in str(caught.value)
 
 
+def no_seed(self):
+    return np.zeros(2, np.float32), {}
+
+
+def too_long(self, *, seed=None, options=None):
+    return np.zeros(3, np.float32), {}
+
+
+def away(self, *, seed=None, options=None):
+    raise RuntimeError("the server is away")
+
+
+@pytest.mark.parametrize(
+    ("reset", "message"),
+    [(no_seed, "unexpected keyword"), (too_long, "shape"), (away, "the server is away")],
+)
+def test_an_environment_that_cannot_be_reset_is_refused_at_once(
+    register, monkeypatch, reset, message
+):
+    env_id = register(VECTOR, spaces.Discrete(2))
+    monkeypatch.setattr(Odd, "reset", reset)
+    with pytest.raises(ValueError, match=f"Odd-v0 cannot be reset with a seed.*{message}"):
+        make.describe(env_id)
+
+
 def test_module_and_id(tmp_path, monkeypatch):
     (tmp_path / "my_own_envs.py").write_text(
         "import gymnasium\n"

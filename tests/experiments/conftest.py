@@ -61,23 +61,28 @@ def one_process(monkeypatch):
 
 @pytest.fixture(scope="session")
 def finished_runs():
-    """Directories of runs that no test changes, by the command that trained them."""
+    """Directories of runs that no test changes, and what was printed, by the command."""
     return {}
 
 
 @pytest.fixture
 def train(command, here, one_process, finished_runs, tmp_path_factory):
-    """Call a module's main, which trains the run `run`; the second time, copy what it trained."""
+    """Call a module's main, which trains the run `run`; the second time, copy what it trained.
+
+    The call returns what the module's main printed.
+    """
 
     def call(module, *arguments):
         key = (module.__name__, *map(str, arguments))
         if key in finished_runs:
-            shutil.copytree(finished_runs[key], "run")
-            return
+            kept, printed = finished_runs[key]
+            shutil.copytree(kept, "run")
+            return printed
         result = command(module, *arguments)
         assert result.code == 0, result
         kept = tmp_path_factory.mktemp("finished") / "run"
-        finished_runs[key] = shutil.copytree("run", kept)
+        finished_runs[key] = shutil.copytree("run", kept), result.out
+        return result.out
 
     return call
 

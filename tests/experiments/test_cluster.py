@@ -16,7 +16,7 @@ BAD = [
     ("--cluster ray --gpus-per-worker -1", "--gpus-per-worker -1: use 0 or more"),
     ("--cluster slurm --gpus-per-worker 0.5", "--gpus-per-worker 0.5: SLURM gives whole ones"),
     ("--cluster slurm", "there is no SLURM on this machine (sbatch and squeue are missing)"),
-    ("--cluster dask", "invalid choice 'dask' for argument '--cluster'"),
+    ("--cluster dask", "--cluster dask: choose from ray, slurm\n"),
 ]
 
 

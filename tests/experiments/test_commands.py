@@ -178,11 +178,16 @@ def test_settings(refused, arguments, words):
         (["--total-timesteps", "9"], ["did you mean --total-steps?"]),
         (["--popluation=9"], ["--popluation", "did you mean --population?"]),
         (["--preset"], ["--preset"]),
-        (["--population", "three"], ["--population", "three is no whole number"]),
+        (["--population", "three"], ["error: --population: three is no whole number"]),
         (["--total-steps", "1.5"], ["--total-steps", "1.5 is no whole number", "1e6"]),
         (["--total-steps", "inf"], ["--total-steps", "inf is no whole number"]),
-        (["--adapt", "gamma"], ["gamma"]),
-        (["--exploit", "best"], ["best"]),
+        (["--adapt", "gamma"], ["--adapt gamma: choose from", "learning_rate"]),
+        (
+            ["--exploit", "best"],
+            ["--exploit best: choose from binary-tournament, none, t-test, truncation\n"],
+        ),
+        (["extra"], ["extra: there is no place for it here"]),
+        (["--learning-rate.prior", "1", "2", "3"], ["3: there is no place for it here"]),
         (["--env"], ["--env"]),
         (["--fork"], ["--fork"]),
         (["--fork", "old"], ["--fork old", "--run-dir NEW"]),
@@ -202,6 +207,14 @@ def test_what_the_parser_refuses(refused, arguments, words):
     line = refused(gym, *CATCH, *arguments)
     assert all(word in line for word in words), line
     assert "│" not in line
+
+
+def test_a_choice_without_a_flag(refused):
+    assert "error: speed: choose from all, copy," in refused(study, "speed")
+
+
+def test_the_toy_refuses_as_the_others_do(refused):
+    assert refused(toy, "--steps", "0") == "error: total_steps 0 is too small: use 1 or more\n"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -232,7 +245,7 @@ def test_every_command_refuses_in_one_line(refused, module, given):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--gamma", "3"], "gamma 3.0 must be in [0, 1]"),
+        (["--gamma", "3"], "error: gamma 3.0 must be in [0, 1]"),
         (["--width", "0"], "width 0 must be at least 1"),
         (["--graph-steps", "0"], "graph_steps 0 must be at least 1"),
         (["--package", "torch"], "torch"),

@@ -375,6 +375,8 @@ def test_runs_without_anything_yet_are_compared_all_the_same(tmp_path, capsys):
     _, words = check((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     assert "not evaluated" in words
     assert "nan" not in words
+    counts = (words.count("no score yet"), words.count("0.05"))
+    assert counts == (4, 0)  # in the panel of scores and three of curves; no ticks of nothing
 
 
 def test_many_groups_have_room(folder, tmp_path):

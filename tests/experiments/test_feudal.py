@@ -182,9 +182,10 @@ def test_another_agent_has_no_goals(command, here, one_process):
     at = a3c.index("--horizon")
     del a3c[at : at + 2]
     assert command(gym, *a3c).code == 0
-    result = command(evaluate, "run", "--member", "0", "--goals")
+    result = command(evaluate, "run", "--member", "0", "--goals", "--video", "played.mp4")
     assert result.code == 2
     assert "--goals: the agent 'a3c' has none, only 'feudal' has" in result.err
+    assert not Path("played.mp4").exists()  # refused before anything is played
 
 
 def test_steering_changes_what_the_worker_sees_and_nothing_else():

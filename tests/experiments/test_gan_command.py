@@ -79,7 +79,7 @@ def test_a_run_is_told_scored_moved_and_replayed_in_its_own_words(command, here,
 
     followed = command(replay, "moved", "--run-dir", "replayed")
     assert followed.code == 0, followed
-    assert "1 members, 16 updates each" in followed.out
+    assert "1 member, 16 updates each" in followed.out
     assert not WRONG.search(followed.out), followed.out
     set_side_by_side = command(compare, "moved", "replayed", "--out", "compared")
     assert set_side_by_side.code is None, set_side_by_side

@@ -138,6 +138,10 @@ def test_something_moves_before_the_first_report(population, monkeypatch):
     population.train(1)
     shown.tick(population.store)
     assert "so far" not in stream.getvalue().splitlines()[2]
+    population.train(1)
+    clock[0] += 20_000.0
+    shown.tick(population.store)
+    assert "0.16 agent steps/s" in stream.getvalue().splitlines()[-1]  # and not 0
 
 
 def test_no_time_left_is_guessed_before_every_worker_has_reported(population, monkeypatch):

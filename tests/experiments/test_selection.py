@@ -19,8 +19,13 @@ def run_store(train):
     """The store of a finished run of six members, of which four play for the choice."""
     flags = ("--agent", "a3c", "--env", "Catch", "--population", "6", "--workers", "1")
     steps = ("--num-envs", "4", "--total-steps", "1200", "--report-interval", "400")
-    train(gym, *flags, *steps, "--ready-interval", "800", "--run-dir", RUN)
+    out = train(gym, *flags, *steps, "--ready-interval", "800", "--run-dir", RUN)
+    line = "choosing the best of 4 members by 16 fresh episodes each"
+    before, _, chosen = out.partition(line)
+    assert "finished: 6 members" in before
     with store.Store.open(RUN) as opened:
+        best = evaluation.best_member(opened).id
+        assert chosen.startswith(f"\nscoring member {best} by fresh episodes\n")
         yield opened
 
 

@@ -63,3 +63,18 @@ def test_an_unknown_game_is_refused(monkeypatch, capsys):
         throughput.main()
     assert caught.value.code == 2
     assert "Pong" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--workers 0", "--workers 0: use 1 or more, or leave it out"),
+        ("--population 0", "--population 0: use 1 or more"),
+        ("--windows -1", "--windows -1: use 1 or more"),
+        ("--window-s nan", "--window-s nan: use a number above 0"),
+        ("--json nowhere/out.json", "--json nowhere/out.json: name a file in a directory that"),
+        ("--json .", "--json .: name a file in a directory that exists"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_it_is(refused, flags, said):
+    assert said in refused(throughput, *flags.split())

@@ -90,6 +90,8 @@ def test_the_result_is_the_best_member_and_its_words_are_the_learners(climb, com
         assert "experiments.evaluate" not in text
         assert "experiments.replay" not in text
         assert "mean of the last 1 " not in text
+    for text in (">height</text>", ">members</text>", ">best lineage</text>", "once 1 has been"):
+        assert text in page
     events = EventAccumulator(f"run/tensorboard/member-{best.id:02d}").Reload()
     assert {"evaluation/height", "gap"} <= set(events.Tags()["scalars"])
     assert [point.step for point in events.Scalars("evaluation/height")] == list(range(1, 21))
@@ -211,6 +213,12 @@ def test_a_crash_names_file_line_and_log_and_once_mended_the_run_goes_on(here, m
             'Traceback:\n  File "/home/me/mine.py", line 7, in step\n    torch.zeros("x")\n'
             f'  File "{torch.__file__}", line 9, in zeros\n    return 1\nTypeError: no',
             "TypeError: no, in /home/me/mine.py, line 7, in step",
+        ),
+        (
+            'Traceback:\n  File "/home/me/env.py", line 7, in step\n    1 / 0\nKeyError: no\n'
+            "\nThe above exception was the direct cause of the following exception:\n\n"
+            'Traceback:\n  File "/suite/actor.py", line 9, in act\n    raise\nFailed: no',
+            "Failed: no, in /home/me/env.py, line 7, in step",
         ),
         (
             f'Traceback:\n  File "{json.__file__}", line 9, in loads\nValueError: no',
