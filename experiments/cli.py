@@ -282,6 +282,11 @@ def _ranges(args: Sequence[str], default: Settings) -> list[str]:
         while left and not left[0].startswith("--"):
             values.append(left.pop(0))
         name = ranges[_name(flag)]
+        for value in values:
+            try:
+                float(value)
+            except ValueError:
+                fail(f"--{_name(flag)} {value}: give a number, such as 7e-4, or two for a prior")
         if len(values) == 1:
             fixed.append(f"{name}={values[0]}")
         elif len(values) == 2:

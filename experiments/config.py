@@ -4,10 +4,12 @@ tyro makes a flag of every field, and the flag's help of the field's docstring.
 `experiments.presets` has the subclasses and their presets.
 """
 
+import contextlib
 import dataclasses
 import math
+import re
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -164,23 +166,25 @@ class EngineConfig:
     def run_config(self) -> run.RunConfig:
         """Return the settings that a run stores, which are those that may not differ on resume."""
         task, task_config = self.task()
-        return run.RunConfig(
-            task=task,
-            task_config=task_config,
-            space=self.search_space(),
-            population=self.population,
-            total_steps=self.total_steps,
-            report_interval=self.report_interval,
-            ready_interval=self.ready_interval,
-            exploit=self.exploit,
-            explore=self.explore,
-            copy=self.copy,
-            significance=self.significance,
-            truncation_fraction=self.truncation_fraction,
-            perturb_factors=self.perturb_factors,
-            resample_probability=self.resample_probability,
-            seed=self.seed,
-        )
+        search_space = self.search_space()
+        with _named_as_flags():
+            return run.RunConfig(
+                task=task,
+                task_config=task_config,
+                space=search_space,
+                population=self.population,
+                total_steps=self.total_steps,
+                report_interval=self.report_interval,
+                ready_interval=self.ready_interval,
+                exploit=self.exploit,
+                explore=self.explore,
+                copy=self.copy,
+                significance=self.significance,
+                truncation_fraction=self.truncation_fraction,
+                perturb_factors=self.perturb_factors,
+                resample_probability=self.resample_probability,
+                seed=self.seed,
+            )
 
     def adapted(
         self, dimensions: Mapping[str, space.Dimension], default: Sequence[str]
@@ -375,12 +379,27 @@ class PopulationConfig(EngineConfig):
 
     def run_config(self) -> run.RunConfig:
         """See `EngineConfig.run_config`."""
-        return dataclasses.replace(
-            super().run_config(),
-            # The first episodes to finish of n parallel ones are the shortest.
-            min_episodes=max(10, 2 * self.num_envs),
-            step_multiple=self.num_envs,
-        )
+        found = super().run_config()
+        with _named_as_flags():
+            return dataclasses.replace(
+                found,
+                # The first episodes to finish of n parallel ones are the shortest.
+                min_episodes=max(10, 2 * self.num_envs),
+                step_multiple=self.num_envs,
+            )
+
+
+@contextlib.contextmanager
+def _named_as_flags() -> Iterator[None]:
+    """Let errors of `RunConfig`, which begin with a field's name, name the flags of its fields."""
+    names = [entry.name for entry in dataclasses.fields(run.RunConfig)]
+    longer = [name for name in names if "_" in name]  # the others are words as well
+    pattern = rf"^(?:{'|'.join(names)})\b|\b(?:{'|'.join(longer)})\b"
+    try:
+        yield
+    except ValueError as error:
+        said = re.sub(pattern, lambda name: f"--{name[0].replace('_', '-')}", str(error))
+        raise ValueError(said) from None
 
 
 def check_workers(workers: int | None) -> None:

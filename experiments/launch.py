@@ -200,7 +200,7 @@ def _train(
         flush=True,
     )
     try:
-        if prepared := checks.prepare(run_config, run_dir):
+        if prepared := checks.prepare(run_config, run_dir, _say):
             print(prepared)
     except OSError as error:
         if disk.is_full(error):

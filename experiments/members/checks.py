@@ -1,6 +1,7 @@
 """Refuse settings that do not fit each other, before a run is created."""
 
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,10 +48,19 @@ def check(run_config: run.RunConfig) -> Description:
     return Description(protocol, spec.frames_per_step if spec.is_atari else None)
 
 
-def prepare(run_config: run.RunConfig, run_dir: Path) -> str | None:
+def prepare(
+    run_config: run.RunConfig,
+    run_dir: Path,
+    announce: Callable[[str], object] = lambda line: None,
+) -> str | None:
     """Make what a run's members share and no worker should begin with; return a line about it.
 
     Only GANs share something: the classifier that scores them.
+
+    Args:
+        run_config: The run's settings.
+        run_dir: The run's directory.
+        announce: Called with one line before something that takes a while.
 
     Raises:
         OSError: It cannot be written.
@@ -58,6 +68,8 @@ def prepare(run_config: run.RunConfig, run_dir: Path) -> str | None:
     if tasks.trained(run_config) != tasks.GAN:
         return None
     config = gan.GANConfig.from_json(tasks.own_config(run_config.task_config))
+    if not gan.has_judge(run_dir):
+        announce(f"training the classifier that scores images, {config.classifier_steps:,} steps")
     return f"classifier: {gan.load_judge(config, run_dir).accuracy:.1%} of held-out images right"
 
 

@@ -139,6 +139,11 @@ def shared(run_dir: Path | None) -> Path | None:
     return None if run_dir is None else run_dir / "shared"
 
 
+def has_judge(run_dir: Path) -> bool:
+    """Return whether a classifier was trained for a run."""
+    return any((run_dir / "shared").glob("classifier-*"))
+
+
 def load_data(config: GANConfig) -> judge.Data:
     """Return the images that a configuration names, kept for all tasks of this process.
 

@@ -119,10 +119,10 @@ def test_observations_and_actions_of_several_parts_are_learned_and_played(
         (["--workers", "-2"], ["--workers -2", "1 or more"]),
         (["--num-envs", "0"], ["--num-envs 0", "1 or more"]),
         (["--seed", "-1"], ["seed -1", "0 or more"]),
-        (["--significance", "2"], ["significance 2", "0 and 1"]),
+        (["--significance", "2"], ["--significance 2", "0 and 1"]),
         (
             ["--num-envs", "16", "--report-interval", "16000", "--total-steps", "1600"],
-            ["total_steps 1600", "16000 or more"],
+            ["--total-steps 1600", "16000 or more"],
         ),
         (
             ["--num-envs", "16", "--report-interval", "160", "--total-steps", "1601"],
@@ -194,7 +194,9 @@ def test_settings(refused, arguments, words):
         (["--fork", "old", "--run-dir", "old"], ["--fork old", "same directory"]),
         (["--learning-rate"], ["--learning-rate", "one number", "two ends"]),
         (["--learning-rate", "1", "2", "3"], ["--learning-rate", "one number", "two ends"]),
-        (["--learning-rate", "fast"], ["learning_rate=fast"]),
+        (["--learning-rate", "fast"], ["--learning-rate fast", "give a number", "two for a prior"]),
+        (["--total-steps", "0"], ["error: --total-steps 0 is too small: use 1 or more"]),
+        (["--population", "0"], ["error: --population 0 is too small: use 1 or more"]),
         (["--device", "gpu"], ["--device gpu", "did you mean cuda?"]),
         (["--agent", "a3c", "--epochs", "3"], ["--epochs", "--agent ppo or unreal-ppo does"]),
         (["--agent", "a3c", "--clip-range.prior", "1", "2"], ["--clip-range.prior", "ppo"]),

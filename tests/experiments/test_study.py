@@ -302,7 +302,7 @@ def test_a_dry_run_counts_and_creates_nothing(command, here):
         (("--agent", "a4c"), "--agent a4c: use one of a3c"),
         (("--world", "translation", "--agent", "ppo"), "--agent ppo: translation has no agents"),
         (("--world", "translation"), "--num-envs: translation has no such setting"),
-        (("--total-steps", "241"), "total_steps 241 is no multiple of 4"),
+        (("--total-steps", "241"), "--total-steps 241 is no multiple of 4"),
         (("--tuned", "learning_rate=fast"), "--tuned learning_rate=fast"),
         (("--tuned", "learning_rate=-1"), "--tuned learning_rate=-1: use a number above 0"),
     ],
