@@ -69,6 +69,9 @@ class EngineConfig:
     explore: Literal["perturb", "resample", "none"] = "perturb"
     """How hyperparameters change after a copy. "perturb" multiplies each by one of the factors.
     "resample" also draws each anew from its prior with a probability."""
+    explore_at: run.ExploreAt = "exploit"
+    """When they change: after a copy, so that a member that leads never changes its own; or each
+    time a member is "ready"."""
     copy: run.Copy = "both"
     """What is copied from the better member."""
     significance: float = 0.05
@@ -178,6 +181,7 @@ class EngineConfig:
                 ready_interval=self.ready_interval,
                 exploit=self.exploit,
                 explore=self.explore,
+                explore_at=self.explore_at,
                 copy=self.copy,
                 significance=self.significance,
                 truncation_fraction=self.truncation_fraction,

@@ -241,6 +241,7 @@ def describe(arm: definitions.Arm, plan: Plan) -> str:
         explored: str = settings.explore
         if explored != "none":
             explored += f" by {' or '.join(f'{factor:g}' for factor in settings.perturb_factors)}"
+            explored += " whenever ready" if settings.explore_at == "ready" else ""
         said.append(f"explore {explored}")
     return ", ".join(said)
 

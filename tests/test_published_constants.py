@@ -432,6 +432,7 @@ DEFAULTS = {
     "num_envs": (16, OURS),
     "exploit": ("t-test", f"{PBT}, section 4.1"),
     "explore": ("perturb", f"{PBT}, section 4.1"),
+    "explore_at": ("exploit", f"{PBT}, algorithm 1"),
     "copy": ("both", f"{PBT}, section 4.1"),
     "significance": (0.05, OURS),
     "truncation_fraction": (0.2, f"{PBT}, section 4.1"),

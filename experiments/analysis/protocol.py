@@ -257,7 +257,10 @@ def _explore(config: run.RunConfig) -> str:
     }
     names = ", ".join(name.replace("_", " ") for name in config.space.adapt)
     text = how.get(config.explore, config.explore)
-    return f"{text} ({names})" if names and config.explore != "none" else text
+    if config.explore == "none":
+        return text
+    when = ", whenever a member is ready" if config.explore_at == "ready" else ""
+    return f"{text} ({names}){when}" if names else text + when
 
 
 def _dimension(dimension: space.Dimension) -> str:

@@ -101,6 +101,8 @@ class Arm:
     """How hyperparameters change after a copy. None: as in the environment's settings."""
     perturb_factors: tuple[float, ...] | None = None
     """Factors that perturb hyperparameters. None: the environment's."""
+    explore_at: run.ExploreAt = "exploit"
+    """When hyperparameters change."""
     population: int | None = None
     """Number of members. None: the environment's."""
     equal_total: bool = False
@@ -210,6 +212,7 @@ STUDIES: Mapping[str, Study] = {
             Arm("factors 0.8 and 1.2", explore="perturb", perturb_factors=(0.8, 1.2)),
             Arm("factors 0.5 and 2", explore="perturb", perturb_factors=(0.5, 2.0)),
             Arm("resample or perturb", explore="resample"),
+            Arm("whenever ready", explore_at="ready"),
             Arm("not at all", explore="none"),
             RANDOM_SEARCH,
         ),
@@ -304,6 +307,7 @@ def arm_config(
         exploit=arm.exploit or base.exploit,
         copy=arm.copy,
         explore=arm.explore or base.explore,
+        explore_at=arm.explore_at,
         perturb_factors=arm.perturb_factors or base.perturb_factors,
     )
     match arm.setting:

@@ -505,3 +505,17 @@ def test_every_exploit_rule_is_described(tmp_path):
         population = runs.Population(tmp_path / rule, runs.configuration(2, 1, exploit=rule))
         _, words = check(run_page.page(read(population), Path("run"), {}))
         assert rule.replace("binary-", "binary ") in words
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "perturb: each times 0.8 or 1.2 (learning rate, entropy cost, unroll length)"),
+        ({"explore_at": "ready"}, ", whenever a member is ready"),
+        ({"explore": "none", "explore_at": "ready"}, "none"),
+    ],
+)
+def test_the_protocol_tells_how_and_when_members_explore(changes, told):
+    rows = dict(protocol.population_rows(runs.configuration(**changes)))
+    assert rows["Explore"].endswith(told)
+    assert ("ready" in rows["Explore"]) == (told.endswith("ready"))

@@ -45,6 +45,7 @@ def flat_differences(one, other):
         ("copy", "nothing, but explore", {"copy"}),
         ("explore", "factors 0.5 and 2", {"perturb_factors"}),
         ("explore", "resample or perturb", {"explore"}),
+        ("explore", "whenever ready", {"explore_at"}),
         ("explore", "not at all", {"explore"}),
         ("ready", "ready x 4", {"ready_interval"}),
         ("population-size", "16 members", {"population"}),
@@ -278,11 +279,11 @@ def test_arms_begin_alike_and_replays_follow_the_winner(command, here):
 def test_a_dry_run_counts_and_creates_nothing(command, here):
     done = command(study, "all", *TINY, "--dry-run")
     assert done.code is None, done
-    # 17 runs of 2 members; 4, 8, 16 and 32 at equal steps; the same at equal totals, of which the
+    # 18 runs of 2 members; 4, 8, 16 and 32 at equal steps; the same at equal totals, of which the
     # last two are rounded to the 4 worlds.
-    members = 17 * 2 + 2 * (4 + 8 + 16 + 32)
-    steps = 17 * 2 * 240 + (4 + 8 + 16 + 32) * 240 + 2 * 2 * 240 + 16 * 28 + 32 * 12
-    assert f"50 runs, {2 * members} member runs, {2 * steps:,} agent steps" in done.out
+    members = 18 * 2 + 2 * (4 + 8 + 16 + 32)
+    steps = 18 * 2 * 240 + (4 + 8 + 16 + 32) * 240 + 2 * 2 * 240 + 16 * 28 + 32 * 12
+    assert f"52 runs, {2 * members} member runs, {2 * steps:,} agent steps" in done.out
     assert "0 member runs are done" in done.out
     assert "a few seconds of training just now" in done.out
     assert list(here.iterdir()) == []
