@@ -116,6 +116,15 @@ def test_a_module_can_be_read_in_one_go():
     assert {path: count for path, count in lines.items() if count > 650} == {}
 
 
+def test_nothing_forks():
+    """A child of a fork has the parent's locks, and none of the threads that would free them."""
+    forks = r"\bos\.fork|preexec_fn|get_context\((?!\"spawn\"\))|multiprocessing\.(?!get_context)\w"
+    for path in SOURCES:
+        assert not re.findall(rf"{forks}|ProcessPoolExecutor|import Process\b", path.read_text()), (
+            path
+        )
+
+
 def test_a_wheel_holds_the_packages_with_their_types_and_nothing_else(tmp_path):
     copy = tmp_path / "source"
     copy.mkdir()

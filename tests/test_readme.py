@@ -1,5 +1,6 @@
 """The documentation's own code, run as a user would, and the names in it, looked up."""
 
+import ast
 import functools
 import importlib
 import os
@@ -137,6 +138,32 @@ def test_every_file_and_command_that_a_page_names_exists(path):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         if "://" not in target:
             assert (path.parent / target).exists(), target
+
+
+def test_every_row_of_the_page_of_faults_has_a_test_or_says_why_not():
+    lines = (ROOT / "docs/fault-tests.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| ") and "| what must hold |" not in line]
+    assert len(rows) > 80
+    parsed = {}
+    for row in rows:
+        assert "Not tested: " in row or "::" in row, row
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`( \(slow\))?", row)
+        assert len(named) == row.count("::"), row
+        for path, function, is_slow in named:
+            module = parsed.setdefault(path, ast.parse((ROOT / path).read_text()))
+            [test] = [
+                node
+                for node in module.body
+                if isinstance(node, ast.FunctionDef) and node.name == function
+            ]
+            marks = [ast.unparse(mark) for mark in test.decorator_list]
+            marks += [
+                mark
+                for node in module.body
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
+                for mark in re.findall(r"pytest\.mark\.\w+", ast.unparse(node.value))
+            ]
+            assert ("pytest.mark.slow" in marks) == bool(is_slow), (path, function)
 
 
 def found(name):

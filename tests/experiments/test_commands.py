@@ -276,6 +276,7 @@ def test_run_directories_that_are_none(refused, here):
         ("file/below", ["file/below", "Not a directory", "another"]),
         ("torn", ["torn/run.sqlite3 is not a run"]),
         ("empty", ["empty/run.sqlite3 is not a run"]),
+        ("n" * 256, ["File name too long", "another"]),
     ):
         line = refused(gym, *TINY, "--run-dir", name)
         assert all(word in line for word in words), line

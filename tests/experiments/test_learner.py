@@ -358,10 +358,12 @@ class Faulty(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(-10, 10, (3,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
     faults: ClassVar[list] = []
+    seeds: ClassVar[list] = []
     t = 0
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
+        Faulty.seeds += [] if seed is None else [seed]
         return self.np_random.normal(size=3).clip(-9, 9).astype(np.float32), {}
 
     def step(self, action):
@@ -372,6 +374,8 @@ class Faulty(gymnasium.Env):
             raise OSError("the simulator fell over")
         if fault == "nan-obs":
             obs[1] = math.nan
+        if fault == "short-obs":
+            obs = obs[:2]
         if fault == "inf-reward":
             reward = math.inf
         return obs, reward, self.np_random.random() < 0.05, False, {}
@@ -380,18 +384,19 @@ class Faulty(gymnasium.Env):
 @pytest.fixture
 def faulty_env():
     gymnasium.register("FaultyForTest-v0", Faulty)
-    Faulty.faults, Faulty.t = [], 0
+    Faulty.faults, Faulty.seeds, Faulty.t = [], [], 0
     yield "FaultyForTest-v0"
     del gymnasium.registry["FaultyForTest-v0"]
 
 
-@pytest.mark.parametrize("fault", ["raise", "nan-obs", "inf-reward"])
+@pytest.mark.parametrize("fault", ["raise", "nan-obs", "short-obs", "inf-reward"])
 def test_a_failing_environment_is_built_again_and_training_goes_on(faulty_env, fault, caplog):
     learning = learner.AgentTask(learner.LearnerConfig(faulty_env, 2), 0, 0)
     Faulty.faults = [fault]
     assert sum(p.agent_steps for p in learning.train(400, 400)) == 400
     assert not Faulty.faults
     assert "FaultyForTest-v0 failed" in caplog.text
+    assert len(set(Faulty.seeds[-4:])) == 4  # of two environments, twice
 
 
 def test_an_environment_that_keeps_failing_fails_the_member_with_its_own_words(faulty_env):

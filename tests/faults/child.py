@@ -2,6 +2,7 @@
 
 The environment's FAULT is "probe:action:nth": at the nth passage of that probe in this process.
 FAULT "sql:kill:TEXT" kills inside a transaction, after the first statement that contains TEXT.
+The action is the name of a signal: kill, stop, term or hup.
 With FAULT_ONCE, the path of a file to make, only the first process that gets there acts.
 """
 
@@ -16,6 +17,9 @@ from pbt import worker
 
 shifted_clock.install()
 
+# Tests that nohup started would hand down an ignored SIGHUP.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 point, action, argument = os.environ.get("FAULT", "none:none:0").split(":")
 passed = 0
 
@@ -26,12 +30,7 @@ def act():
             os.close(os.open(once, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return
-    if action == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif action == "stop":
-        os.kill(os.getpid(), signal.SIGSTOP)
-    else:
-        raise AssertionError(action)
+    os.kill(os.getpid(), signal.Signals[f"SIG{action.upper()}"])
 
 
 def probe(name):

@@ -72,15 +72,24 @@ class ToyRun:
             **arguments,
         )
 
-    def spawn(self, script: str, *arguments: str, fault: str = "none:none:0") -> subprocess.Popen:
-        """Start a script of this folder on the run."""
+    def spawn(
+        self,
+        script: str,
+        *arguments: str,
+        fault: str = "none:none:0",
+        umask: int = -1,
+        **variables: str,
+    ) -> subprocess.Popen:
+        """Start a script of this folder on the run, with other variables in its environment."""
         paths = os.pathsep.join([str(HERE), *filter(None, sys.path)])
+        own = {"FAULT": fault, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **variables}
         return subprocess.Popen(
             [sys.executable, str(HERE / script), str(self.directory), *arguments],
-            env={**os.environ, "FAULT": fault, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **own},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            umask=umask,
         )
 
     def check(self):
@@ -101,6 +110,13 @@ class ToyRun:
         assert {member.state for member in self.store.members()} == {"finished"}
         assert {member.owner for member in self.store.members()} == {None}
         self.check()
+
+    def results(self) -> list[tuple]:
+        """All reports, of which nothing depends on who worked when if nobody exploits."""
+        return sorted(
+            (r.member, r.version, r.agent_steps, r.episodes, r.metrics["theta"], r.hyperparameters)
+            for _, r in self.store.reports()
+        )
 
     def newest(self, member: int) -> Path:
         """The directory of a member's committed checkpoint."""

@@ -32,10 +32,17 @@ def test_every_probe_is_killed_at():
     assert {point.split(":")[0] for point in POINTS.values()} - {"sql"} == set(worker.PROBES)
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def url(request):
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres_server").url
+    return None
+
+
 @pytest.mark.parametrize("row", POINTS)
-def test_kill_at(row, toy_run):
+def test_kill_at(row, toy_run, url):
     # Two tasks in memory for four members: loading happens all the time.
-    run = toy_run()
+    run = toy_run(url=url)
     run.work_until(4)  # every member has a checkpoint, as in the middle of a run
     before = run.store.members()
     child = run.spawn("child.py", "--residents", "2", fault=POINTS[row])
@@ -106,15 +113,7 @@ def test_a_killed_and_resumed_random_search_equals_an_uninterrupted_one(toy_run)
     assert torn.work().exit_code == 0
     whole.assert_complete()
     torn.assert_complete()
-
-    def results(run):
-        reports = [report for _, report in run.store.reports()]
-        return sorted(
-            (r.member, r.version, r.agent_steps, r.episodes, r.metrics["theta"], r.hyperparameters)
-            for r in reports
-        )
-
-    assert results(torn) == results(whole)
+    assert torn.results() == whole.results()
     assert [m.score for m in torn.store.members()] == [m.score for m in whole.store.members()]
     assert 0 < torn.repeated_steps() <= 3 * torn.config.report_interval
     assert whole.repeated_steps() == 0

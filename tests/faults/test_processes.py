@@ -106,6 +106,26 @@ def test_one_signal_commits_what_there_is(number, toy_run, wait_until):
         run.assert_complete()
 
 
+@pytest.mark.parametrize(
+    ("fault", "exit_code", "commits"),
+    [("writing-checkpoint:term:6", 143, 6), ("sql:hup:INSERT INTO report", 129, 1)],
+    ids=["writing a checkpoint", "inside the transaction"],
+)
+def test_a_signal_in_the_middle_of_a_commit_completes_it(fault, exit_code, commits, toy_run):
+    """F2: the slice is committed and its member released; nothing is torn or done again."""
+    run = toy_run(exploit="none")
+    child = run.spawn("child.py", fault=fault)
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode == exit_code, output
+    assert len(run.store.reports()) == commits
+    assert {member.owner for member in run.store.members()} == {None}
+    run.check()
+    assert run.work().exit_code == 0
+    run.assert_complete()
+    assert run.repeated_steps() == 0
+    assert run.store.events() == []  # no takeover either
+
+
 def test_a_second_signal_ends_it_at_once(toy_run, wait_until):
     run = toy_run(task_config={"update_s": 60})
     launcher = run.spawn("launch.py", "2")
@@ -121,6 +141,31 @@ def test_a_second_signal_ends_it_at_once(toy_run, wait_until):
     assert time.monotonic() - started_s < 5
     wait_until(lambda: not any(worker.is_running() for worker in workers), 5)
     run.check()
+
+
+def test_a_reader_that_is_gone_ends_nothing(toy_run):
+    """F3: as `| head` does, before the first line."""
+    run = toy_run()
+    launcher = run.spawn("launch.py", "2")
+    launcher.stdout.close()
+    assert launcher.wait(120) == 0
+    run.assert_complete()
+    assert not run.events("takeover", "crashed", "failed")
+
+
+def test_time_zone_locale_umask_and_letters_of_a_path_change_nothing(toy_run, tmp_path):
+    """F12: in a locale of ASCII alone, where Python cannot write the names of the directories."""
+    log = {"log": str(tmp_path / "toy.log")}  # a learner's own files are its own concern
+    settings = {"exploit": "none", "total_steps": 200, "task_config": log}
+    usual, odd = toy_run("usual", **settings), toy_run("ein Lauf ü 学", **settings)
+    assert usual.work().exit_code == 0
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    launcher = odd.spawn("launch.py", "2", umask=0o077, TZ="Asia/Kathmandu", **ascii_only)
+    output, _ = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, output
+    odd.assert_complete()
+    assert odd.results() == usual.results()
+    assert odd.newest(0).stat().st_mode & 0o077 == 0
 
 
 def test_the_same_command_twice_joins(toy_run):
