@@ -151,12 +151,9 @@ def test_every_row_of_the_page_of_faults_has_a_test_or_says_why_not():
         assert len(named) == row.count("::"), row
         for path, function, is_slow in named:
             module = parsed.setdefault(path, ast.parse((ROOT / path).read_text()))
-            [test] = [
-                node
-                for node in module.body
-                if isinstance(node, ast.FunctionDef) and node.name == function
-            ]
-            marks = [ast.unparse(mark) for mark in test.decorator_list]
+            tests = [node for node in module.body if getattr(node, "name", None) == function]
+            assert len(tests) == 1, (path, function)
+            marks = [ast.unparse(mark) for mark in tests[0].decorator_list]
             marks += [
                 mark
                 for node in module.body

@@ -112,7 +112,7 @@ def test_one_signal_commits_what_there_is(number, toy_run, wait_until):
     ids=["writing a checkpoint", "inside the transaction"],
 )
 def test_a_signal_in_the_middle_of_a_commit_completes_it(fault, exit_code, commits, toy_run):
-    """F2: the slice is committed and its member released; nothing is torn or done again."""
+    """The slice is committed and its member released; nothing is torn or done again."""
     run = toy_run(exploit="none")
     child = run.spawn("child.py", fault=fault)
     output, _ = child.communicate(timeout=60)
@@ -144,7 +144,7 @@ def test_a_second_signal_ends_it_at_once(toy_run, wait_until):
 
 
 def test_a_reader_that_is_gone_ends_nothing(toy_run):
-    """F3: as `| head` does, before the first line."""
+    """As `| head` does, before the first line."""
     run = toy_run()
     launcher = run.spawn("launch.py", "2")
     launcher.stdout.close()
@@ -154,7 +154,7 @@ def test_a_reader_that_is_gone_ends_nothing(toy_run):
 
 
 def test_time_zone_locale_umask_and_letters_of_a_path_change_nothing(toy_run, tmp_path):
-    """F12: in a locale of ASCII alone, where Python cannot write the names of the directories."""
+    """Also in a locale of ASCII alone, where Python cannot write the names of the directories."""
     log = {"log": str(tmp_path / "toy.log")}  # a learner's own files are its own concern
     settings = {"exploit": "none", "total_steps": 200, "task_config": log}
     usual, odd = toy_run("usual", **settings), toy_run("ein Lauf ü 学", **settings)
