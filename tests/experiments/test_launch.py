@@ -10,7 +10,6 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from experiments import (
@@ -329,15 +328,12 @@ def test_differences_in_other_settings_are_not_extended(here):
 # Real processes.
 
 
-def test_joined_interrupted_and_finished(here, tmp_path, monkeypatch):
+def test_joined_interrupted_and_finished(here, tmp_path):
     """A second terminal joins, Ctrl-C ends the first with 130, and the other finishes exactly.
 
     The environment is a module in the working directory, which the workers must find as well. The
-    run's directory has a space and a letter beyond ASCII. No process listens at a port, and no
-    secret of the process environment is written down.
+    run's directory has a space and a letter beyond ASCII.
     """
-    secret = "sesame-4711"
-    monkeypatch.setenv("API_TOKEN", secret)
     os.rename(tmp_path / "modules" / "small_envs.py", here / "small_envs.py")
     run_dir = here / f"mein Lauf ü {os.getpid()}"
     flags = tiny(run_dir.name, env="small_envs:Slow-v0", total=2_400)
@@ -363,10 +359,6 @@ def test_joined_interrupted_and_finished(here, tmp_path, monkeypatch):
         wait_until(lambda: any(count > 0 for count, _ in steps(run_dir)))
         terminals.append(start(here, "-m", "experiments.gym", *flags))
         wait_until(lambda: len(owners()) == 2)
-        parents = [psutil.Process(terminal.pid) for terminal in terminals]
-        processes = [*parents, *(child for it in parents for child in it.children(recursive=True))]
-        assert len(processes) >= 4
-        assert [it.net_connections("inet") for it in processes] == [[]] * len(processes)
         terminals.remove(first)
         first.send_signal(signal.SIGINT)
         out, _ = first.communicate(timeout=60)
@@ -392,8 +384,6 @@ def test_joined_interrupted_and_finished(here, tmp_path, monkeypatch):
         ends = [report.agent_steps for _, report in reports if report.member == member]
         assert ends == sorted(set(ends))
     assert (run_dir / "report" / "summary.md").exists()
-    written = [path.read_bytes() for path in run_dir.rglob("*") if path.is_file()]
-    assert not any(secret.encode() in content for content in (*written, (out + printed).encode()))
     # Nobody is left behind.
     running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
     assert run_dir.name not in running.stdout
