@@ -168,6 +168,23 @@ def test_time_zone_locale_umask_and_letters_of_a_path_change_nothing(toy_run, tm
     assert odd.newest(0).stat().st_mode & 0o077 == 0
 
 
+def test_no_process_listens_and_no_secret_is_written_down(toy_run, tmp_path, wait_until):
+    """Not even where a worker crashes, which keeps its traceback."""
+    secret = "sesame-4711"
+    fault = {"member": 1, "times": 1, "marks": str(tmp_path)}
+    run = toy_run(task_config={"update_s": 0.02, "crash": fault})
+    launcher = run.spawn("launch.py", "2", API_TOKEN=secret)
+    wait_until(lambda: len(_steps(run)) >= 25, 60)
+    parent = psutil.Process(launcher.pid)
+    processes = [parent, *parent.children(recursive=True)]
+    assert [it.net_connections("inet") for it in processes] == [[]] * 3
+    output, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, output
+    assert run.events("crashed")
+    written = [path.read_bytes() for path in run.directory.rglob("*") if path.is_file()]
+    assert not any(secret.encode() in content for content in [*written, output.encode()])
+
+
 def test_the_same_command_twice_joins(toy_run):
     """F7: the second launcher's workers help; nothing is done twice."""
     run = toy_run(total_steps=600, task_config={"workers": 2})
