@@ -28,7 +28,8 @@ from pathlib import Path
 import psutil
 
 HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent / "experiments"))  # for the tests' PostgreSQL server
+# This clone's packages, and the tests' PostgreSQL server.
+sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent / "experiments")]
 
 import soak_stores  # noqa: E402
 
