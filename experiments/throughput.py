@@ -42,6 +42,7 @@ import tyro
 from agents import feudal, ppo, unreal
 from envs import make
 from experiments import cli, presets
+from experiments import config as engine_config
 from experiments.members import learner
 from experiments.projections import progress, tensorboard
 from pbt import create, local, process, run, store, task, worker
@@ -103,8 +104,7 @@ class Arguments:
         for name in ("num_envs", "unroll_length", "population", "large_population", "windows"):
             if (given := getattr(self, name)) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {given}: use 1 or more")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers {self.workers}: use 1 or more, or leave it out")
+        engine_config.check_workers(self.workers)
         if not 0 < self.window_s < math.inf:
             raise ValueError(f"--window-s {self.window_s:g}: use a number above 0")
         if self.json is not None and (self.json.is_dir() or not self.json.parent.is_dir()):

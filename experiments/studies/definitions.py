@@ -101,8 +101,8 @@ class Arm:
     """How hyperparameters change after a copy. None: as in the environment's settings."""
     perturb_factors: tuple[float, ...] | None = None
     """Factors that perturb hyperparameters. None: the environment's."""
-    explore_at: run.ExploreAt = "exploit"
-    """When hyperparameters change."""
+    explore_at: run.ExploreAt | None = None
+    """When hyperparameters change. None: as in the environment's settings."""
     population: int | None = None
     """Number of members. None: the environment's."""
     equal_total: bool = False
@@ -307,7 +307,7 @@ def arm_config(
         exploit=arm.exploit or base.exploit,
         copy=arm.copy,
         explore=arm.explore or base.explore,
-        explore_at=arm.explore_at,
+        explore_at=arm.explore_at or base.explore_at,
         perturb_factors=arm.perturb_factors or base.perturb_factors,
     )
     match arm.setting:

@@ -113,29 +113,27 @@ class Plan:
     def jobs(self, studies: Sequence[str], seeds: int) -> Iterator[tuple[definitions.Arm, int]]:
         """Yield every arm and seed of some studies once, seed by seed."""
         for seed in range(seeds):
-            listed: set[definitions.Arm] = set()
+            listed: set[tuple[str, str]] = set()
             for arm in (arm for study in studies for arm in self.arms_of(study)):
-                # Name and panel change nothing in a run.
-                bare = dataclasses.replace(
-                    arm,
-                    name="",
-                    panel="",
-                    exploit=arm.exploit or self.base.exploit,
-                    explore=arm.explore or self.base.explore,
-                    perturb_factors=arm.perturb_factors or self.base.perturb_factors,
-                )
-                if arm.population in (None, self.base.population):
-                    bare = dataclasses.replace(bare, population=None, equal_total=False)
-                if bare not in listed:
-                    listed.add(bare)
+                # Arms of several studies may be one run.
+                same = (arm.setting, directory_name(self._as_drawn(arm, seed)))
+                if same not in listed:
+                    listed.add(same)
                     yield arm, seed
+
+    def _as_drawn(self, arm: definitions.Arm, seed: int) -> run.RunConfig:
+        """Return an arm's settings as if its members drew their hyperparameters.
+
+        What other arms hold fixed or follow may not be known yet.
+        """
+        drawn = dataclasses.replace(arm, setting="drawn")
+        return definitions.arm_config(drawn, self.base, seed, None, None)
 
     def unspent(self, studies: Sequence[str], seeds: int) -> str | None:
         """Return which runs that are over left agent steps unspent, in one line; None if none."""
         found = []
         for arm, seed in self.jobs(studies, seeds):
-            drawn = dataclasses.replace(arm, setting="drawn")
-            settings = definitions.arm_config(drawn, self.base, seed, None, None)
+            settings = self._as_drawn(arm, seed)
             known = self.done(arm, seed)
             due = settings.population * settings.total_steps
             if known is not None and known[1].agent_steps < due:
@@ -149,8 +147,7 @@ class Plan:
         members = steps = done_members = left_steps = runs = 0
         recorded_s = recorded_steps = 0.0
         for arm, seed in self.jobs(studies, seeds):
-            drawn = dataclasses.replace(arm, setting="drawn")
-            settings = definitions.arm_config(drawn, self.base, seed, None, None)
+            settings = self._as_drawn(arm, seed)
             total = settings.population * settings.total_steps
             runs, members, steps = runs + 1, members + settings.population, steps + total
             if found := self.done(arm, seed):
