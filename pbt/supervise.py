@@ -211,22 +211,22 @@ def refusal(run_dir: Path) -> tuple[int, str] | None:
 
     It writes and syncs a small file, which it deletes again.
     """
-    probe = run_dir / f".probe-{os.getpid()}"
+    probe, file = run_dir / f".probe-{os.getpid()}", run_dir / store.FILE_NAME
     try:
         with probe.open("wb") as written:
             written.write(bytes(_PROBE_BYTES))
             written.flush()
             os.fsync(written.fileno())
         # The database has permissions of its own. To open it here would end SQLite's locks on it.
-        file = run_dir / store.FILE_NAME
         if file.exists() and not os.access(file, os.W_OK):
             raise PermissionError(errno.EACCES, "no permission", str(file))
     except OSError as error:
         if disk.is_full(error):
             return verdict.EXIT_DISK_FULL, _no_space(run_dir)
+        place = file if error.filename == str(file) else run_dir
         return verdict.EXIT_NO_RUN, (
-            f"{error.filename or run_dir} cannot be written to ({error.strerror or error}): see to"
-            " that; the same command goes on"
+            f"{place} cannot be written to ({error.strerror or error}): see to that; the same "
+            "command goes on"
         )
     finally:
         with contextlib.suppress(OSError):

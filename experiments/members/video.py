@@ -60,6 +60,8 @@ def record(agent: actor.Agent, config: learner.LearnerConfig, path: Path, seed: 
     if not sees_images and config.env_id in toy.ENVS:
         raise ValueError(f"--video: {config.env_id} cannot be rendered, evaluate it without")
     keywords: dict[str, Any] = {} if sees_images else {"render_mode": "rgb_array"}
+    # Frames are arrays, so no screen is needed, and SDL should not look for one.
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     envs = make.make_vec(config.env_id, 1, preset=config.preset, **keywords)
     try:
         player = actor.Actor(agent, envs, config.clip_rewards, config.reward_scale)
