@@ -16,15 +16,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from experiments.analysis import aggregates, arms, wording
+from experiments.analysis import aggregates, arms, units, wording
 from experiments.analysis.outcome import Curve, Schedule
 from experiments.pages import drawing
 
 GRID_POINTS = 41
 """Points at which schedules are compared."""
 KINDS: Mapping[arms.Kind, str] = {
-    "score": "score in {}:\nfresh {}",
-    "training_score": "training score in {},\nbiased upward; {}",
+    "score": "{} in {}:\nfresh {}",
+    "training_score": "training {} in {},\nbiased upward; {}",
 }
 """Labels of axes with scores, in two lines, since a panel may be narrow."""
 
@@ -74,7 +74,8 @@ def scores(tables: arms.Tables, title: str) -> Figure:
         if panel == panels[-1] or not tables.environment:
             kind = tables.kind(panel)
             where = wording.shortened(tables.environment or panel, 40)
-            label = KINDS[kind].format(where, tables.words.many)
+            score = "score" if tables.words == units.AGENTS else tables.words.score
+            label = KINDS[kind].format(score, where, tables.words.many)
             axes.set_xlabel(label, parse_math=False)
     drawing.title(figure, title)
     what, width = "interquartile mean", 0.0

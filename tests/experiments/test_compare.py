@@ -416,3 +416,13 @@ def test_the_labels_of_three_environments_keep_to_their_panels(tmp_path):
         for box in boxes:
             assert box.x0 >= 0
             assert box.x1 <= figure.bbox.x1
+
+
+def test_the_axis_of_scores_names_the_score_as_the_learner_does(tmp_path):
+    words = {"units": {"score": "accuracy", "sample": "epoch"}}
+    for task_config, named in (({}, "score in"), (words, "training accuracy in")):
+        given = [tmp_path / f"{named} {number}" for number in range(2)]
+        for run_dir in given:
+            runs.Population(run_dir, runs.configuration(task_config=task_config)).train(1000)
+        figure = study_figures.scores(tables(given), "")
+        assert named in figure.axes[0].get_xlabel()
