@@ -128,7 +128,7 @@ def prepare(arguments: Arguments) -> run.RunConfig:
         base = _elsewhere(arguments, base)
     assert base is not None  # see `Arguments.check`
     if arguments.schedule is not None:
-        followed = schedule.read(arguments.schedule, list(schedules.search_space(base).dimensions))
+        followed = schedule.read(arguments.schedule, schedules.names(base))
     assert followed is not None
     total_steps = arguments.total_steps or base.total_steps
     base = dataclasses.replace(

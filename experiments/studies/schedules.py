@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping
 
-from experiments import config
 from experiments.analysis import schedule, tasks
 from pbt import run, space
 
@@ -33,8 +32,8 @@ def freeze(base: run.RunConfig, followed: schedule.Schedule, members: int) -> ru
         ValueError: The agent has other hyperparameters than the schedule.
     """
     _check_names(base, followed)
-    searched = search_space(base)
-    fixed = searched.fix({name: float(v) for name, v in searched.used(followed.final).items()})
+    last = followed.used(followed.length)
+    fixed = space.Space({name: space.Constant(float(v)) for name, v in last.items()})
     task_config = tasks.own_config(base.task_config)  # without what `follow` has added
     return dataclasses.replace(
         _alone(base, members), task=tasks.trained(base), task_config=task_config, space=fixed
@@ -74,6 +73,7 @@ def _alone(base: run.RunConfig, members: int) -> run.RunConfig:
         population=members,
         exploit="none",
         explore="perturb",
+        explore_at="exploit",
         copy="both",
         significance=0.05,
     )
@@ -81,7 +81,7 @@ def _alone(base: run.RunConfig, members: int) -> run.RunConfig:
 
 def _check_names(base: run.RunConfig, followed: schedule.Schedule) -> None:
     learner = base.task_config.get("agent", tasks.trained(base))
-    wanted = set(search_space(base).dimensions)
+    wanted = set(names(base))
     if missing := sorted(wanted - set(followed.names)):
         raise ValueError(
             f"the schedule says nothing of {', '.join(missing)}: add a column, or use the agent "
@@ -94,11 +94,7 @@ def _check_names(base: run.RunConfig, followed: schedule.Schedule) -> None:
         )
 
 
-def search_space(base: run.RunConfig) -> space.Space:
+def names(base: run.RunConfig) -> tuple[str, ...]:
     """Return all hyperparameters of a run's learners, also if the run itself follows a schedule."""
-    if tasks.trained(base) != tasks.LEARNER:
-        followed = schedule.followed(base)
-        if followed is None:
-            return base.space
-        return space.Space({name: space.Constant(v) for name, v in followed.final.items()})
-    return config.PopulationConfig(agent=base.task_config["agent"]).search_space()
+    followed = schedule.followed(base)
+    return tuple(base.space.dimensions) if followed is None else followed.names

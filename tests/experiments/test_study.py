@@ -3,14 +3,16 @@
 import csv
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import launch, study
 from experiments.analysis import outcome, provenance, schedule
-from experiments.studies import definitions, plan
+from experiments.studies import definitions, plan, schedules
 from pbt import decide, store
 from terminal import start
 
@@ -89,6 +91,23 @@ def test_every_study_has_its_reference_in_every_panel_and_settings_the_engine_ta
                 assert fixed["unroll_length"] == {"kind": "Constant", "value": 4.0}
             if arm.setting == "schedule":
                 assert values["task_config"]["schedule"] == winner.to_json()
+
+
+@pytest.mark.parametrize(("env_id", "agent"), [("CartPole-v1", "ppo"), ("Pong", "feudal")])
+def test_last_values_are_held_as_the_winner_used_them(env_id, agent):
+    base = definitions.base_settings(env_id, agent)
+    dimensions = base.run_config().space.dimensions
+    last = {name: dimensions[name].sample(np.random.default_rng(3)) for name in dimensions}
+    last["unroll_length"] = 63.5  # beyond the bounds of other agents
+    ready = dataclasses.replace(base, explore_at="ready").run_config()
+    followed = schedule.Schedule(((0, last),))
+    frozen = schedules.freeze(ready, followed, 2)
+    held = {name: dimension.value for name, dimension in frozen.space.dimensions.items()}
+    whole = {name: math.floor(last[name] + 0.5) for name in last if name in schedule.WHOLE}
+    assert held == {**last, **whole}
+    assert frozen.space.adapt == ()
+    for alone in (frozen, schedules.follow(ready, followed, 2)):
+        assert alone.explore_at == "exploit", "else every ready member would publish a version"
 
 
 @pytest.mark.parametrize("env_id", ["Catch", "CartPole-v1", "Pong"])
