@@ -64,6 +64,9 @@ class Preset:
     """Whether FIRE is pressed once after a reset, in games that wait for it."""
     max_frames: int
     """Emulator frames after which an episode is truncated."""
+    life_loss_signal: bool
+    """Whether `info["life_lost"]` tells of lost lives, at which agents end the return. Machado
+    et al. 2018 advise against it."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.repeat_action_probability < 1.0:
@@ -87,6 +90,7 @@ A3C2016 = Preset(
     full_action_space=False,
     fire_reset=False,
     max_frames=108_000,
+    life_loss_signal=True,
 )
 """Asynchronous Methods for Deep Reinforcement Learning, Mnih et al. 2016 (arXiv 1602.01783).
 
@@ -101,12 +105,13 @@ MACHADO2018 = Preset(
     full_action_space=True,
     fire_reset=False,
     max_frames=18_000,
+    life_loss_signal=False,
 )
 """Revisiting the Arcade Learning Environment, Machado et al. 2018 (arXiv 1709.06009).
 
 Sticky actions in place of no-op starts, all 18 actions, 5 minutes of play at 60 Hz, no FIRE reset.
-A lost life does not end the episode. (Dopamine has the same sticky actions, but a limit of 108,000
-frames.)
+A lost life ends neither the episode nor the return that agents learn from. (Dopamine has the same
+sticky actions, but a limit of 108,000 frames.)
 """
 
 ALE_V5 = Preset(
@@ -116,10 +121,11 @@ ALE_V5 = Preset(
     full_action_space=False,
     fire_reset=False,
     max_frames=108_000,
+    life_loss_signal=False,
 )
 """What ale-py registers as `ALE/...-v5`: sticky actions, minimal actions, 30 minutes at 60 Hz.
 
-Observations are this module's, not the raw screens of these ids.
+A lost life ends nothing. Observations are this module's, not the raw screens of these ids.
 """
 
 PRESETS = {preset.name: preset for preset in (A3C2016, MACHADO2018, ALE_V5)}
@@ -181,8 +187,14 @@ def _fold(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-def find_preset(preset: "str | Preset") -> Preset:
-    """Return a preset by name, or the given one; raise ValueError if there is none."""
+def find_preset(preset: "str | Preset | None", env_id: str) -> Preset:
+    """Return a preset by name, the given one, or for None the one that an id asks for.
+
+    Raises:
+        ValueError: There is no preset of that name.
+    """
+    if preset is None:
+        return usual_preset(env_id)
     if isinstance(preset, Preset):
         return preset
     if preset not in PRESETS:
@@ -249,7 +261,8 @@ class AtariVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         info: dict[str, Any] = {"final_obs": None, **ale_info}
         done = terminated | truncated  # [B]
         # Where an episode ended, `lives` is already the next one's, and its fall means nothing.
-        info["life_lost"] = (info["lives"] < self._lives) & ~done
+        lost = (info["lives"] < self._lives) & ~done
+        info["life_lost"] = lost & self.preset.life_loss_signal
         self._lives = info["lives"]
         return obs, reward.astype(np.float64), terminated, truncated, info
 

@@ -51,7 +51,7 @@ class EnvSpec:
     """Factor of raw rewards to learn from; 1 where none is known."""
 
 
-def describe(env_id: str, *, preset: str | atari.Preset = "a3c2016", **keywords: Any) -> EnvSpec:
+def describe(env_id: str, *, preset: str | atari.Preset | None = None, **keywords: Any) -> EnvSpec:
     """Check an id and its settings, and return its properties; leaves no environment open.
 
     Args:
@@ -62,7 +62,7 @@ def describe(env_id: str, *, preset: str | atari.Preset = "a3c2016", **keywords:
     Raises:
         ValueError: The id or a setting is wrong; one line with what is possible.
     """
-    chosen = atari.find_preset(preset)
+    chosen = atari.find_preset(preset, env_id)
     if env_id in toy.ENVS:
         envs = _make_toy(env_id, 1, keywords)
         return _spec(env_id, envs.single_observation_space, envs.single_action_space)
@@ -111,7 +111,7 @@ def make_vec(
     env_id: str,
     num_envs: int,
     *,
-    preset: str | atari.Preset = "a3c2016",
+    preset: str | atari.Preset | None = None,
     num_threads: int = 1,
     **keywords: Any,
 ) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
@@ -133,14 +133,15 @@ def make_vec(
       or `step` returns, bool `[B, n]`; of a `MultiDiscrete`, with the values of all parts side by
       side. It is in every info or in none.
     - `info["life_lost"]`, bool `[B]`, is true where a life was lost and the game continues. It is
-      false outside Atari.
+      false outside Atari, and in protocols without this signal.
     - The caller may keep all arrays: none is written again.
     - Actions outside the action space raise ValueError (a `Box`'s are clipped to its bounds).
 
     Args:
         env_id: See the module's docstring.
         num_envs: Number of copies, stepped together.
-        preset: Atari's protocol, by name (`atari.PRESETS`) or one of your own. Ignored elsewhere.
+        preset: Atari's protocol, by name (`atari.PRESETS`) or one of your own. Default: that of
+            ale-py for an id like `ALE/Pong-v5`, that of A3C for a plain name. Ignored elsewhere.
         num_threads: Number of emulator threads, Atari only. 1 where workers fill the cores.
         **keywords: Arguments of the constructor, as `length=10` for MemoryChain. Atari has none.
 
@@ -153,7 +154,9 @@ def make_vec(
         raise ValueError(f"num_threads is {num_threads}: give at least 1")
     spec = describe(env_id, preset=preset, **keywords)
     if spec.is_atari:
-        return atari.AtariVectorEnv(spec.name, num_envs, atari.find_preset(preset), num_threads)
+        return atari.AtariVectorEnv(
+            spec.name, num_envs, atari.find_preset(preset, env_id), num_threads
+        )
     level = find_level(env_id)
     if level is not None:
         envs: first_person.FirstPersonVectorEnv
@@ -180,7 +183,7 @@ def make_single(env_id: str, **keywords: Any) -> gymnasium.Env[Any, Any]:
     return single.SingleEnv(make_vec(env_id, 1, **keywords))
 
 
-def protocol(env_id: str, *, preset: str | atari.Preset = "a3c2016") -> str:
+def protocol(env_id: str, *, preset: str | atari.Preset | None = None) -> str:
     """Return, in one line, the environment and, for Atari, its protocol, to read a score with."""
     spec = describe(env_id, preset=preset)
     level = find_level(env_id)
@@ -195,7 +198,7 @@ def protocol(env_id: str, *, preset: str | atari.Preset = "a3c2016") -> str:
         return mini_game.protocol
     if not spec.is_atari:
         return f"{spec.name}, as Gymnasium registers it" if env_id not in toy.ENVS else spec.name
-    chosen = atari.find_preset(preset)
+    chosen = atari.find_preset(preset, env_id)
     return (
         f"{spec.name}, {chosen.name}: sticky actions {chosen.repeat_action_probability:g}, "
         f"0 to {chosen.max_noops} no-ops at the start, "

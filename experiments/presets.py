@@ -27,7 +27,8 @@ class AtariConfig(config.PopulationConfig):
     protocol: Literal["a3c2016", "machado2018", "ale-v5"] | None = None
     """"a3c2016": no sticky actions, up to 30 no-ops, minimal action set. "machado2018": sticky
     actions 0.25, all 18 actions, 18,000 frames. "ale-v5": sticky actions 0.25, minimal action set,
-    108,000 frames. Default: "ale-v5" for an id like ALE/Pong-v5, else "a3c2016". See
+    108,000 frames. Only in the first does a lost life end the return that members learn from.
+    Default: "ale-v5" for an id like ALE/Pong-v5, else "a3c2016". See
     envs/atari.py."""
 
     def check(self) -> None:
@@ -52,7 +53,11 @@ class AtariConfig(config.PopulationConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GymConfig(config.PopulationConfig):
-    """Gymnasium environments and the suite's own small ones. Rewards are not clipped."""
+    """Gymnasium environments and the suite's own small ones. Rewards are not clipped.
+
+    Raises:
+        ValueError: The environment has a command of its own, with other settings.
+    """
 
     env: str = "CartPole-v1"
     """Any Gymnasium id, or module:EnvId if importing the module registers it."""
@@ -64,6 +69,8 @@ class GymConfig(config.PopulationConfig):
     def check(self) -> None:
         """See `PopulationConfig.check`."""
         super().check()
+        if own := _own_command(self.env):
+            raise ValueError(f"--env {self.env}: its settings are those of python -m {own}")
         if self.reward_scale is not None:
             check_reward_scale(self.reward_scale)
 
@@ -75,8 +82,7 @@ class GymConfig(config.PopulationConfig):
 
     def learner_config(self) -> learner.LearnerConfig:
         """See `PopulationConfig.learner_config`."""
-        protocol = atari.usual_preset(self.env).name
-        return self.in_environment(self.env, protocol, reward_scale=self.learned_scale())
+        return self.in_environment(self.env, reward_scale=self.learned_scale())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -522,6 +528,17 @@ def find_level(name: str) -> doom.Level | lab.Level:
         f"{', '.join(doom.LEVELS)}, and {lab.PREFIX}NAME for DeepMind Lab's. Other environments: "
         "python -m experiments.gym --env"
     )
+
+
+def _own_command(env_id: str) -> str | None:
+    """Return the command that trains in an environment if it is not `experiments.gym`."""
+    if atari.find_game(env_id) is not None:
+        return f"experiments.atari --game {env_id}"
+    level = doom.find_level(env_id) or lab.find_level(env_id)
+    if level is not None:
+        return f"experiments.lab --level {level.env_id}"
+    mini_game = starcraft.find_mini_game(env_id)
+    return None if mini_game is None else f"experiments.starcraft --map {mini_game.name}"
 
 
 def find_mini_game(name: str, resolution: int) -> starcraft.MiniGame:

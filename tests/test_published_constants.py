@@ -279,6 +279,13 @@ ENVS = [
         18_000,
         f"{MACHADO}, section 5: 5 minutes of 60 Hz",
     ),
+    (
+        "machado2018: signal of lost lives",
+        atari.MACHADO2018.life_loss_signal,
+        False,
+        f"{MACHADO}, section 4",
+    ),
+    ("ale-v5: signal of lost lives", atari.ALE_V5.life_loss_signal, False, "ale-py's registration"),
     ("presets", list(atari.PRESETS), ["a3c2016", "machado2018", "ale-v5"], OURS),
     ("first person: frames per step", first_person.FRAMES_PER_STEP, 4, f"{UNREAL}; recalled"),
     ("first person: observations", first_person.OBSERVATION_SHAPE, (3, 84, 84), f"{UNREAL}, 4"),

@@ -111,15 +111,16 @@ def _environment_rows(config: run.RunConfig) -> Rows:
     game = _game(env_id)
     preset = None
     with contextlib.suppress(ValueError, TypeError):
-        preset = atari.find_preset(settings.get("preset", ""))
+        preset = atari.find_preset(settings.get("preset", ""), env_id)
     rows = [("Environment", f"{game}, Atari" if game else env_id)]
     if game and preset is not None:
-        sticky = preset.repeat_action_probability
+        sticky, lives = preset.repeat_action_probability, preset.life_loss_signal
         rows += [
             ("Preset", preset.name),
             ("Sticky actions", f"yes, with probability {sticky:g}" if sticky else "no"),
             ("No-op starts", f"0 to {preset.max_noops} frames" if preset.max_noops else "no"),
             ("Actions", "all 18" if preset.full_action_space else "those the game uses"),
+            ("A lost life", f"ends {'the return learned from' if lives else 'nothing'}"),
             (
                 "Frames",
                 f"{atari.FRAMES_PER_STEP} per agent step; at most {preset.max_frames:,} a game",

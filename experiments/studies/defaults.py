@@ -53,7 +53,7 @@ def defaults(env_id: str, agent: str = "a3c") -> config.PopulationConfig:
     spec = make.describe(env_id)
     settings: config.PopulationConfig
     if spec.is_atari:
-        settings = dataclasses.replace(presets.ATARI["default"][agent], game=spec.name)
+        settings = dataclasses.replace(presets.ATARI["default"][agent], game=env_id)
     elif doom.find_level(spec.name) or lab.find_level(spec.name):
         settings = dataclasses.replace(presets.LAB["default"][agent], level=spec.name)
     elif mini_game := starcraft.find_mini_game(spec.name):

@@ -258,7 +258,10 @@ def base_settings(
     """
     settings = defaults.base(env_id, agent)
     learner = agent_of(settings)
-    settings = STUDIED.get((settings.name(), learner), settings)
+    studied = STUDIED.get((settings.name(), learner), settings)
+    if isinstance(studied, presets.AtariConfig) and isinstance(settings, presets.AtariConfig):
+        studied = dataclasses.replace(studied, game=settings.game)  # the id says the protocol
+    settings = studied
     if settings.name() == DEFAULT_ENV:
         settings = dataclasses.replace(REPEAT_PREVIOUS, agent=learner)  # type: ignore[arg-type]
     given: dict[str, Any] = {f: value for f, value in (changes or {}).items() if value is not None}

@@ -187,6 +187,7 @@ def test_fire_reset_is_off_in_both_presets_and_presses_fire_when_on():
 
 def test_life_lost_is_where_ale_says_so():
     envs = make.make_vec("Breakout", 3, preset=EXACT)
+    silent = make.make_vec("Breakout", 3, preset=dataclasses.replace(EXACT, life_loss_signal=False))
     alike = vector_env.AtariVectorEnv(
         "breakout",
         3,
@@ -198,6 +199,7 @@ def test_life_lost_is_where_ale_says_so():
         use_fire_reset=False,
     )
     envs.reset(seed=0)
+    silent.reset(seed=0)
     _, ale_info = alike.reset(seed=0)
     rng = np.random.default_rng(0)
     lost = 0
@@ -210,8 +212,11 @@ def test_life_lost_is_where_ale_says_so():
         assert np.array_equal(terminated, lost_or_over & over)
         assert np.array_equal(info["life_lost"], lost_or_over & ~over)
         lost += info["life_lost"].sum()
+        *_, info = silent.step(a_t)
+        assert not info["life_lost"].any()
     assert lost > 3
     envs.close()
+    silent.close()
 
 
 @pytest.mark.parametrize(
@@ -236,3 +241,5 @@ def test_the_preset_of_v5_is_what_ale_registers():
     assert registered.kwargs["max_num_frames_per_episode"] == atari.ALE_V5.max_frames
     assert atari.usual_preset("ALE/Pong-v5") is atari.ALE_V5
     assert atari.usual_preset("Pong") is atari.A3C2016
+    for env_id, sticky in (("ALE/Pong-v5", "actions 0.25"), ("Pong", "actions 0,")):
+        assert sticky in make.protocol(env_id)

@@ -68,6 +68,9 @@ def test_unknown_games(refused, arguments, words):
         ("small_envs:NeedsMore-v0", ["NeedsMore-v0", "pip install more"]),
         ("small_envs:Imports-v0", ["a_package_nobody_has"]),
         ("small_envs:Broken-v0", ["Broken-v0", "RuntimeError: no display at :0"]),
+        ("ALE/Pong-v5", ["python -m experiments.atari --game ALE/Pong-v5"]),
+        ("VizdoomBasic-v1", ["python -m experiments.lab --level Doom/Basic"]),
+        ("StarCraft/MoveToBeacon-32", ["python -m experiments.starcraft --map MoveToBeacon"]),
     ],
 )
 def test_unknown_and_unusable_environments(refused, env, words):

@@ -120,6 +120,13 @@ def test_any_environment_has_settings(env_id):
     definitions.arm_config(definitions.PBT, base, 0, None, None)
 
 
+@pytest.mark.parametrize("agent", ["a3c", "ppo"])
+def test_the_id_of_a_game_says_its_protocol(agent):
+    for env_id, protocol in (("Pong", "a3c2016"), ("ALE/Pong-v5", "ale-v5")):
+        learned = definitions.base_settings(env_id, agent).learner_config()
+        assert (learned.env_id, learned.preset) == ("Pong", protocol)
+
+
 def test_translation_has_settings_and_falls_as_told():
     base = definitions.base_settings("translation", changes={"population": 3})
     assert (base.name(), base.population, definitions.agent_of(base)) == ("translation", 3, None)
