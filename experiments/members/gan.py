@@ -26,7 +26,7 @@ Copied = Literal["both", "generator", "discriminator"]
 
 TASK = tasks.GAN
 """Task factory of runs whose members are GANs."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Format of the files that `GANTask.save` writes."""
 HYPERPARAMETERS: Mapping[str, dcgan.Part] = {
     "generator_learning_rate": "generator",
@@ -243,7 +243,8 @@ class GANTask:
             config.device,
         )
         self._rng = np.random.default_rng(draws)
-        self._updates = 0
+        self._updates = 0  # of the weights
+        self._own_updates = 0  # since a donor's weights were loaded
         self._kept = kept.KeptNetwork(
             None if shared_dir is None else shared_dir / f"kept-{member}.safetensors"
         )
@@ -273,8 +274,9 @@ class GANTask:
             metrics = self._update()
             episodes: tuple[task.Episode, ...] = ()
             if self._updates % interval == 0:
+                counted = self._own_updates >= interval  # else part of it was a donor's
                 scores = self._evaluate()
-                episodes = tuple(task.Episode(taken, score, interval, True) for score in scores)
+                episodes = tuple(task.Episode(taken, score, interval, counted) for score in scores)
             yield task.Progress(1, episodes, metrics)
 
     def _update(self) -> dict[str, float]:
@@ -287,6 +289,7 @@ class GANTask:
         except FloatingPointError as error:
             raise task.Diverged(str(error)) from error
         self._updates += 1
+        self._own_updates += 1
         if self._was_copied_whole:
             metrics["copied_whole"] = 1.0
             self._was_copied_whole = False
@@ -332,6 +335,7 @@ class GANTask:
             "format_version": FORMAT_VERSION,
             "member": self._member,
             "updates": self._updates,
+            "own_updates": self._own_updates,
             "random": self._rng.bit_generator.state,
         }
         (directory / "gan.json").write_text(json.dumps(header))
@@ -349,6 +353,7 @@ class GANTask:
         header = _read_header(directory)
         state = tensors.load_state(directory)
         donor = kept.digest(directory / tensors.STATE)
+        self._own_updates = header.own_updates if header.member == self._member else 0
         if header.member == self._member:
             self._gan.load_state_dict(state)
             self._rng, self._updates = header.rng, header.updates
@@ -378,6 +383,7 @@ class GANTask:
 class _Header:
     member: int
     updates: int
+    own_updates: int
     rng: np.random.Generator
 
 
@@ -400,7 +406,9 @@ def _read_header(directory: Path) -> _Header:
     rng = np.random.default_rng()
     try:
         rng.bit_generator.state = header["random"]
-        return _Header(int(header["member"]), int(header["updates"]), rng)
+        return _Header(
+            int(header["member"]), int(header["updates"]), int(header["own_updates"]), rng
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise checkpoint.CheckpointError(
             f"unreadable checkpoint {directory}: gan.json: {error!r}"

@@ -99,6 +99,22 @@ def test_an_evaluation_gives_one_episode_per_split(config, make):
         assert all((one.length, one.counted) == (4, True) for one in progress[n].episodes)
 
 
+def test_an_evaluation_counts_if_the_member_trained_the_whole_interval(config, tmp_path, make):
+    learner, donor = make(config), make(config, member=1, seed=1)
+    train(learner, 3)
+    train(donor, 2)
+    learner.load(saved(donor, tmp_path / "donor"))
+    train(learner, 2)  # an evaluation after the first of them
+    again = make(config, seed=9)
+    again.load(saved(learner, tmp_path / "child"))
+    for copied in (learner, again):
+        episodes = [e for one in train(copied, 8) for e in one.episodes]
+        assert [e.counted for e in episodes] == [True] * 10
+    learner.load(saved(donor, tmp_path / "later"))  # in the middle of an interval
+    episodes = [e for one in train(learner, 5) for e in one.episodes]
+    assert [e.counted for e in episodes] == [False] * 5
+
+
 def test_rates_are_read_back_from_the_optimisers(config, make):
     learner = make(config)
     assert learner.hyperparameters() == RATES
@@ -171,8 +187,8 @@ def test_damaged_and_foreign_checkpoints_are_refused(config, tmp_path, make):
             learner.load(broken("gan.json", content))
     with pytest.raises(checkpoint.CheckpointError, match="unreadable checkpoint"):
         learner.load(broken("agent.safetensors", b"nothing"))
-    with pytest.raises(ValueError, match="has format 2, this code reads 1"):
-        learner.load(broken("gan.json", json.dumps({**header, "format_version": 2}).encode()))
+    with pytest.raises(ValueError, match="has format 3, this code reads 2"):
+        learner.load(broken("gan.json", json.dumps({**header, "format_version": 3}).encode()))
     wider = saved(make(config, width=3), tmp_path / "wider")
     with pytest.raises(ValueError, match=r"generator\.network\.project\.weight is \(192, 100\)"):
         learner.load(wider)
