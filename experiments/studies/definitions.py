@@ -181,12 +181,12 @@ STUDIES: Mapping[str, Study] = {
         "Whom to copy",
         "Which exploit strategy is best?",
         (
-            dataclasses.replace(PBT, exploit="t-test"),
+            Arm("t-test", exploit="t-test"),
             Arm("truncation", exploit="truncation"),
             Arm("binary tournament", exploit="binary-tournament"),
             RANDOM_SEARCH,
         ),
-        "PBT",
+        "t-test",
         "Figure 5b (GANs): truncation selection the most robust, above binary tournament; the "
         "t-test was used in reinforcement learning and translation.",
     ),
