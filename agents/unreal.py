@@ -52,7 +52,8 @@ class UNREALConfig:
     pixel_control_gamma: float = 0.9
     """Discount of pixel control (section 4 of the supplement)."""
     least_reward: float = 0.01
-    """Absolute reward below which reward prediction sees no reward; it excludes living rewards."""
+    """Absolute reward, clipped and scaled as it is learned from, below which reward prediction sees
+    no reward. It should exceed what an environment gives for merely living through a step."""
     shared_sequences: bool = True
     """Whether pixel control and value replay learn from the same sequences. Both sample uniformly,
     so the expected gradients are the same. False draws two sets as in the paper, which is

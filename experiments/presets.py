@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from agents import actor_critic, transformer
+from agents import actor_critic, transformer, unreal
 from envs import atari, doom, lab, starcraft
 from experiments import config
 from experiments.members import gan, learner, translation
@@ -244,7 +244,11 @@ GYM: Mapping[str, Mapping[str, GymConfig]] = {
 
 # UNREAL is the paper's agent on DeepMind Lab. The prior of its pixel control cost is that of
 # Jaderberg et al. 2016 (https://arxiv.org/abs/1611.05397) on Labyrinth.
-_LAB = LabConfig(pixel_control_cost=config.Range((1e-2, 1e-1), bounds=(1e-4, 1.0)))
+# Some of ViZDoom's levels give 1 per tic for living, which is 0.04 per step as members learn it.
+_LAB = LabConfig(
+    pixel_control_cost=config.Range((1e-2, 1e-1), bounds=(1e-4, 1.0)),
+    auxiliary=unreal.UNREALConfig(least_reward=0.05),
+)
 # Population and the shortest of the ready intervals are the paper's; priors as for Atari.
 _LAB_PAPER = dataclasses.replace(
     _LAB,

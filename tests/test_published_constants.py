@@ -93,7 +93,11 @@ SPACE = {
 }
 SCALES = {"CartPole-v0": 0.05, "CartPole-v1": 0.05, "Pendulum-v1": 0.1}
 LONG_RUN = {"total_steps": 100_000_000, "report_interval": 100_000, "ready_interval": 1_000_000}
-LAB_COST = {"agent": "unreal", "pixel_control_cost": config.Range((1e-2, 1e-1), (1e-4, 1.0))}
+LAB_COST = {
+    "agent": "unreal",
+    "pixel_control_cost": config.Range((1e-2, 1e-1), (1e-4, 1.0)),
+    "auxiliary": unreal.UNREALConfig(least_reward=0.05),
+}
 
 AGENTS = [
     ("A3C: discount", actor_critic.AgentConfig().gamma, 0.99, f"{A3C}, section 5 and supplement 8"),

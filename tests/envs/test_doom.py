@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from envs import doom, doom_engine, make
+from experiments import presets
 
 vizdoom = pytest.importorskip("vizdoom", reason="the extra vizdoom is not installed")
 
@@ -97,6 +98,8 @@ def test_every_level_plays(level):
     _, reward, terminated, truncated, _ = envs.step(np.zeros(1, dtype=np.int64))
     if level.name in SILENCE:
         assert reward[0] == pytest.approx(SILENCE[level.name], rel=1e-9)
+    auxiliary = presets.LAB["default"]["unreal"].auxiliary
+    assert abs(reward[0]) * level.reward_scale < auxiliary.least_reward, "living is no event"
     for action in range(1, len(level.actions)):
         if not terminated[0]:
             _, _, terminated, truncated, _ = envs.step(np.array([action]))
