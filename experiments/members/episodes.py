@@ -143,6 +143,8 @@ def load_agent(
 ) -> tuple[actor.Agent, learner.LearnerConfig]:
     """Return a member's agent as in its last checkpoint, on the CPU, and its settings.
 
+    A FeUdal agent sets itself no random goals any more, which are for exploring while it trains.
+
     Args:
         run_store: The run.
         run_dir: The run's directory.
@@ -153,9 +155,11 @@ def load_agent(
         ValueError: The member has no checkpoint, or it does not fit the run's agent.
         pbt.checkpoint.CheckpointError: Its checkpoint is damaged.
     """
+    trained = learner_config(run_store)
     played = dataclasses.replace(
-        learner_config(run_store),
+        trained,
         device="cpu",  # any machine can evaluate, wherever the run was trained
+        feudal_settings=dataclasses.replace(trained.feudal_settings, random_goals=0.0),
     )
     directory = opened(run_store, run_dir, member)
     agent = learner.make_agent(played, make.describe(played.env_id, preset=played.preset), seed)

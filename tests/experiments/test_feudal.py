@@ -13,7 +13,7 @@ import torch
 from agents import actor_critic, feudal, feudal_network
 from envs import make
 from experiments import cli, evaluate, gym, presets
-from experiments.members import actor, goal_use, learner
+from experiments.members import actor, episodes, goal_use, learner
 from pbt import store
 
 TINY = (
@@ -167,6 +167,13 @@ def test_intervals_are_those_of_paired_environments():
     assert "real less this 2.000 (2.000 to 2.000)" in lines[2]
     assert lines[0].startswith("goals real: mean return 5.000 (3.")
     assert "less" not in lines[0]
+
+
+def test_random_goals_are_for_training_alone(run):
+    run_store = run("--random-goals", "1")
+    agent, settings = episodes.load_agent(run_store, Path("run"), run_store.member(0), 0)
+    assert agent.feudal.random_goals == settings.feudal_settings.random_goals == 0
+    assert episodes.learner_config(run_store).feudal_settings.random_goals == 1
 
 
 def test_there_is_one_return_per_environment(run):
