@@ -71,8 +71,9 @@ PROBES: Mapping[str, str] = {
 }
 """Points at which a test may kill, hang or raise, and the rows of tests/faults/test_kills.py."""
 
-_LOCK_POLL_S = 1.0
-"""Seconds between two signs of life of a worker that waits for a locked store."""
+_LOCK_POLL_S = 5.0
+"""Seconds between two signs of life of a worker that waits for a locked store. PostgreSQL serves
+those that wait in order, and after each sign the worker goes to the end of the queue."""
 _SAY_WAITING_S = 5.0
 
 

@@ -4,6 +4,9 @@ Real worker processes of `python -m pbt.worker`, started by `pbt.local` or throu
 toy of these tests on a PostgreSQL server of this script's own, which syncs each commit to the disk.
 Every slice is one update that takes no time, so what is left is the engine and its store. Then all
 is counted: the steps of each member, and the steps that the learners wrote down themselves.
+
+With --costs, one connection measures the CPU seconds of each call to the store that grows with the
+population or is made in every turn. They hardly depend on what else the machine does.
 """
 
 import argparse
@@ -15,13 +18,18 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
 # The toy, this clone's packages, and the tests' PostgreSQL server.
-sys.path[:0] = [str(HERE), str(HERE.parents[1]), str(HERE.parent / "experiments")]
+sys.path[:0] = [
+    *map(str, (HERE, HERE.parents[1])),
+    *(str(HERE.parent / name) for name in ("experiments", "pbt")),
+]
 
 import psutil  # noqa: E402
+import store_turns  # noqa: E402
 from toy import UPDATE  # noqa: E402
 
 import postgres_server  # noqa: E402
@@ -101,17 +109,34 @@ def figures(run_dir: Path, folder: Path) -> dict[str, object]:
     }
 
 
-def collections_cpu_s(run_dir: Path, server: psutil.Process) -> dict[str, float]:
-    """Return the CPU seconds of one collection of checkpoints, which each worker does at times."""
-    place = storage.of(run_dir)
-    with store.Store.open(run_dir) as run_store:
-        claim.collect(run_store, place)
-        began_s, server_began_s = time.process_time(), cpu_s(server)
-        for _ in range(COLLECTIONS):
-            claim.collect(run_store, place)
-        spent_s = time.process_time() - began_s
-        server_s = cpu_s(server) - server_began_s
-    return {"worker": spent_s / COLLECTIONS, "server": server_s / COLLECTIONS}
+def cost(call: Callable[[], object], times: int, server: psutil.Process) -> dict[str, float]:
+    """Return the CPU milliseconds of a call, in this process and in the server, and its wall time.
+
+    The kernel counts the CPU time of processes in steps of 10 ms.
+    """
+    call()
+    began_s, server_s, wall_s = time.process_time(), cpu_s(server), time.monotonic()
+    for _ in range(times):
+        call()
+    spent = {
+        "client_ms": time.process_time() - began_s,
+        "server_ms": cpu_s(server) - server_s,
+        "wall_ms": time.monotonic() - wall_s,
+    }
+    return {name: round(1_000 * seconds / times, 2) for name, seconds in spent.items()}
+
+
+def costs(population: int, url: str, server: psutil.Process) -> dict[str, object]:
+    """Return what a turn costs, and what a ready member and a collection of checkpoints read."""
+    with tempfile.TemporaryDirectory() as directory:
+        run_store = store_turns.create(Path(directory), url, population)
+        with run_store:
+            return {
+                "members": population,
+                "turn": cost(lambda: store_turns.turn(run_store, "worker"), 100, server),
+                "all members": cost(run_store.members, 5, server),
+                "names to keep": cost(run_store.referenced_checkpoints, 5, server),
+            }
 
 
 def cpu_s(process: psutil.Process) -> float:
@@ -121,6 +146,17 @@ def cpu_s(process: psutil.Process) -> float:
         with contextlib.suppress(psutil.NoSuchProcess):
             spent_s += sum(child.cpu_times()[:2])
     return spent_s
+
+
+def collection(run_dir: Path, server: psutil.Process) -> dict[str, float]:
+    """Return the cost of one collection of checkpoints, which each worker does at times."""
+    place = storage.of(run_dir)
+    with store.Store.open(run_dir) as run_store:
+        return cost(lambda: claim.collect(run_store, place), COLLECTIONS, server)
+
+
+def postmaster(server: postgres_server.Server) -> psutil.Process:
+    return psutil.Process(int((server.data / "postmaster.pid").read_text().split()[0]))
 
 
 def measure(options: argparse.Namespace, folder: Path, server_: postgres_server.Server) -> dict:
@@ -138,7 +174,7 @@ def measure(options: argparse.Namespace, folder: Path, server_: postgres_server.
             loads.append(round(os.getloadavg()[0], 1))
             free_gb.append(round(psutil.virtual_memory().available / 1e9, 1))
 
-    server = psutil.Process(int((server_.data / "postmaster.pid").read_text().split()[0]))
+    server = postmaster(server_)
     load_before = round(os.getloadavg()[0], 1)
     began_s, began_cpu_s, server_cpu_s = time.monotonic(), sum(os.times()[2:4]), cpu_s(server)
     launch = ray_places.run if options.ray else local.run
@@ -156,7 +192,7 @@ def measure(options: argparse.Namespace, folder: Path, server_: postgres_server.
         "free_memory_gb": free_gb,
         **check(run_dir, folder),
         **figures(run_dir, folder),
-        "collection_cpu_s": collections_cpu_s(run_dir, server),
+        "collection": collection(run_dir, server),
     }
 
 
@@ -166,12 +202,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=100)
     parser.add_argument("--slices", type=int, default=5, help="slices of each member")
     parser.add_argument("--ray", action="store_true", help="through a Ray cluster of this machine")
+    parser.add_argument("--costs", type=int, nargs="+", help="populations whose costs to measure")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     options = parser.parse_args()
     server = postgres_server.Server(fsync=True)
     try:
-        with tempfile.TemporaryDirectory() as directory:
-            found = measure(options, Path(directory), server)
+        if options.costs:
+            found = [costs(members, server.url, postmaster(server)) for members in options.costs]
+        else:
+            with tempfile.TemporaryDirectory() as directory:
+                found = measure(options, Path(directory), server)
     finally:
         server.close()
     text = json.dumps(found, indent=1)
