@@ -145,21 +145,22 @@ def test_a_second_machine_goes_on_with_a_run_that_the_first_began(
 
 
 @pytest.mark.slow  # leases and what the other machine has done are tested below and above
+@pytest.mark.timeout(400)
 def test_two_machines_train_no_run_together(machine, database, tmp_path):
     shared = ("--store", database, "--checkpoints", f"{tmp_path}/bucket")
     terminals = [
-        start(machine(name), "-m", "experiments.study", "ready", *TINY, *shared, "--seeds", "2")
+        start(machine(name), "-m", "experiments.study", "ready", *TINY, *shared)
         for name in ("one", "two")
     ]
     try:
-        printed = [terminal.communicate(timeout=150)[0] for terminal in terminals]
+        printed = [terminal.communicate(timeout=300)[0] for terminal in terminals]
     finally:
         for terminal in terminals:
             terminal.kill()
     assert [terminal.returncode for terminal in terminals] == [0, 0], printed
     for name in ("one", "two"):
         starts = [provenance.read(run) for run in runs_of(tmp_path / name).values()]
-        assert [len(found) for found in starts] == [1] * 8, "each run was begun once"
+        assert [len(found) for found in starts] == [1] * 4, "each run was begun once"
     found = [tmp_path / name / "results/runs/study-ready-Catch" for name in ("one", "two")]
     assert (found[0] / "scores.csv").read_text() == (found[1] / "scores.csv").read_text()
 
