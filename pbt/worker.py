@@ -71,9 +71,11 @@ PROBES: Mapping[str, str] = {
 }
 """Points at which a test may kill, hang or raise, and the rows of tests/faults/test_kills.py."""
 
-_LOCK_POLL_S = 5.0
-"""Seconds between two signs of life of a worker that waits for a locked store. PostgreSQL serves
-those that wait in order, and after each sign the worker goes to the end of the queue."""
+_LOCK_POLL_S = 1.0
+"""Seconds between two signs of life of a worker that waits for a locked store."""
+_QUEUE_POLL_S = 5.0
+"""The same on PostgreSQL. It serves those that wait in order, and after each sign of life a worker
+goes to the end of the queue. 100 workers at once may queue for seconds."""
 _SAY_WAITING_S = 5.0
 
 
@@ -178,7 +180,10 @@ def open_store(
         if stop() and waited_s >= store.BUSY_TIMEOUT_S:
             raise problem  # the work is dropped
 
-    return store.Store.open(run_dir, durable=durable, busy_timeout_s=_LOCK_POLL_S, on_wait=on_wait)
+    found = store.find(run_dir)
+    is_sqlite = found is None or found.name == store.FILE_NAME
+    poll_s = _LOCK_POLL_S if is_sqlite else _QUEUE_POLL_S
+    return store.Store.open(run_dir, durable=durable, busy_timeout_s=poll_s, on_wait=on_wait)
 
 
 class _Worker:
