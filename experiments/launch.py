@@ -280,6 +280,7 @@ def open_or_create(
     fork: Path | None,
     url: str | None = None,
     checkpoints: str | None = None,
+    name: str | None = None,
 ) -> Literal["new run", "resuming", "extending"]:
     """Create the run, or open the one that is there and extend it if only its total is larger.
 
@@ -290,6 +291,7 @@ def open_or_create(
         url: The PostgreSQL database that holds the run's store. If the run is there already, it
             must be its own; None is always right then.
         checkpoints: Folder or URL of the run's checkpoints, likewise.
+        name: A name by which machines that share only the database find the run.
 
     Returns:
         What was done.
@@ -323,7 +325,9 @@ def open_or_create(
         if fork is not None:
             checks.check_fork(run_config, fork)
         try:
-            create.create_run(run_dir, run_config, fork, url=url, checkpoints=checkpoints).close()
+            create.create_run(
+                run_dir, run_config, fork, url=url, checkpoints=checkpoints, name=name
+            ).close()
             return "new run"
         except store.RunExists:
             # The same command in another terminal was a moment faster, so join it.

@@ -13,7 +13,8 @@ Other environments start from the suite's defaults, and leave out the arm "hand-
 
 Each arm and seed is an ordinary run directory, named by its settings. Arms with the same settings
 are one run, shared by all studies. The same command resumes what was interrupted, more seeds are
-added to those that are done, and a second terminal takes runs that no other process trains. Within
+added to those that are done, and a second terminal takes runs that no other process trains. With
+`--store` and `--checkpoints` it may be on another machine (docs/many-machines.md). Within
 a seed all arms begin with the same draws and weights, as far as they have them. When a run ends,
 the few members with the highest training scores play fresh episodes, as many in every arm. The
 score of the run is the mean of 30 other fresh episodes of the winner. Translators and GANs get
@@ -37,9 +38,9 @@ import tyro
 
 from experiments import cli, config, launch
 from experiments.analysis import arms, provenance, selection, units
-from experiments.studies import definitions, results, tables
+from experiments.studies import definitions, machines, results, tables
 from experiments.studies.plan import Plan
-from pbt import space, store, verdict
+from pbt import checkpoint, space, store, verdict
 
 Name = Literal[
     "random-search", "population-size", "exploit", "copy", "explore", "schedule", "ready", "all"
@@ -82,6 +83,12 @@ class Arguments:
     decides which members meet."""
     run_dir: Path = Path("results/runs/studies")
     """Where run directories are made: RUN_DIR/<environment>/<settings>-seed-<seed>."""
+    store: str | None = None
+    """PostgreSQL database that keeps all runs, such as postgresql://user@host/name; default: a
+    SQLite file in each run's directory. The password comes from PGPASSWORD or ~/.pgpass."""
+    checkpoints: str | None = None
+    """Folder or URL below which the checkpoints of all runs are kept, such as s3://bucket/study;
+    default: checkpoints in each run's directory."""
     out: Path | None = None
     """Where the results go. Default: results/runs/study-<name>, followed by -<environment> if it is
     not the default one."""
@@ -92,6 +99,7 @@ class Arguments:
             raise ValueError(f"--seeds {self.seeds}: use 1 or more")
         if self.workers < 1:
             raise ValueError(f"--workers {self.workers}: use 1 or more")
+        config.check_places(self.store, self.checkpoints)
         config.parse_fixed(self.tuned or (), "--tuned")
         config.parse_fixed(self.decay or (), "--decay")
         if self.run_dir.exists() and not self.run_dir.is_dir():
@@ -266,7 +274,8 @@ def main() -> None:
         decay = arguments.decay
         if decay is None:
             decay = definitions.DECAYED.get(known)
-        plan = Plan(base, tuned, env_dir, arguments.workers, decay)
+        places = machines.Places(arguments.store, arguments.checkpoints)
+        plan = Plan(base, tuned, env_dir, arguments.workers, decay, places)
         for arm, _ in plan.jobs(arguments.studies, 1):
             if not arm.needs_winner:
                 plan.run_config(arm, 0, None)  # raises before anything is created
@@ -289,7 +298,7 @@ def main() -> None:
         if unspent := plan.unspent(arguments.studies, arguments.seeds):
             print(unspent, file=sys.stderr)
             raise SystemExit(verdict.EXIT_UNSPENT)
-    except (ValueError, store.StoreError, OSError) as error:
+    except (ValueError, store.StoreError, checkpoint.CheckpointError, OSError) as error:
         cli.fail(" ".join(str(error).split()))
 
 

@@ -101,6 +101,7 @@ def create_run(
     *,
     url: str | None = None,
     checkpoints: str | None = None,
+    name: str | None = None,
     durable: bool = True,
 ) -> store.Store:
     """Create a run and return its open store. If anything is wrong, create nothing.
@@ -119,14 +120,17 @@ def create_run(
             without a password. None: SQLite, in the run's directory.
         checkpoints: Folder or URL of the run's checkpoints, such as s3://bucket/run, without keys.
             It is one run's alone. None: `checkpoints` in the run's directory.
+        name: A name by which machines that share only the PostgreSQL database find the run.
         durable: Whether the files survive a power cut (fsync). False is for toys and tests.
 
     Raises:
-        store.RunExists: There is a run already.
+        store.RunExists: There is a run already. If it was found in the database by its name, the
+            directory leads to it now.
         store.NotARun: `fork` is not a run.
         store.StoreError: The database cannot be reached or written to.
         ValueError: `fork` has no checkpoint to start from, `run_dir` holds the checkpoints of a
-            run whose store is gone, or `url` or `checkpoints` cannot be used.
+            run whose store is gone, `checkpoints` does not have those of the run of this name, or
+            `url` or `checkpoints` cannot be used.
         checkpoint.CheckpointError: A checkpoint of `fork` is damaged, or the place of the run's
             checkpoints is away.
     """
@@ -135,7 +139,8 @@ def create_run(
     if store.find(run_dir) is not None:
         raise store.RunExists(f"{run_dir} holds a run already: resume it, or choose another one")
     file = store.file_for(run_dir, url)
-    if is_orphaned:
+    is_known = url is not None and name is not None and _is_known(file, url, name, place)
+    if is_orphaned and not is_known:
         raise ValueError(
             f"{place} holds the checkpoints of a run whose {file.name} is not in {run_dir}: put "
             f"{file.name} back to go on with that run. For a new one choose another place, or move "
@@ -162,9 +167,25 @@ def create_run(
             drawn = members[source.id]
             members[source.id], event = _fork(place, fork, source, drawn, config)
             events.append(event)
-    run_store = store.Store.create(file, config, members, events=events, url=url, durable=durable)
+    run_store = store.Store.create(
+        file, config, members, events=events, url=url, name=name, durable=durable
+    )
     place.mark(run_store.identity())
     return run_store
+
+
+def _is_known(file: Path, url: str, name: str, place: storage.Storage) -> bool:
+    """Return whether the database has a run of this name; its checkpoints must be in `place`."""
+    try:
+        with store.Store.open_named(file, url, name) as found:
+            if place.adopt(found.identity(), found.referenced_checkpoints()):
+                return True
+    except store.NotARun:
+        return False
+    raise ValueError(
+        f"the database has the run {name}, and its checkpoints are not in {place}: give the place "
+        "with which it was begun, or another database"
+    )
 
 
 def _trained_members(fork: Path, population: int) -> list[Member]:

@@ -32,6 +32,8 @@ from pbt import files as file_system
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _BLOBS = "blobs"
+_MOST_TEXT_BYTES = 100_000_000
+"""Longest text that is taken for one that a machine of ours wrote."""
 
 
 class Objects:
@@ -203,6 +205,18 @@ class Objects:
         checkpoint.collect(self.local, keep, grace_s, unneeded)
         self._prune(grace_s)
         return removed
+
+    def write_text(self, name: str, text: str) -> None:
+        """See `Storage.write_text`."""
+        self._bucket.write(name, text.encode())
+
+    def read_text(self, name: str) -> str | None:
+        """See `Storage.read_text`."""
+        raw = self._bucket.read(name, _MOST_TEXT_BYTES)
+        try:
+            return None if raw is None or len(raw) > _MOST_TEXT_BYTES else raw.decode()
+        except UnicodeDecodeError:
+            return None
 
     def _sweep(self, grace_s: float, now_s: float) -> None:
         """Delete old blobs that no manifest names.

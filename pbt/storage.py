@@ -109,6 +109,20 @@ class Storage(Protocol):
     ) -> list[str]:
         """Delete checkpoints that no row names, see `checkpoint.collect`."""
 
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file beside the checkpoints. It replaces one that is there, whole.
+
+        Raises:
+            NotThere: The place is away.
+        """
+
+    def read_text(self, name: str) -> str | None:
+        """Return what `write_text` wrote, perhaps on another machine; None without such a file.
+
+        Raises:
+            NotThere: The place is away.
+        """
+
 
 class Directory:
     """Checkpoints in a directory, see `pbt.checkpoint`.
@@ -209,6 +223,22 @@ class Directory:
         """See `Storage.collect`."""
         return checkpoint.collect(self.local, referenced, grace_s, unneeded)
 
+    def write_text(self, name: str, text: str) -> None:
+        """See `Storage.write_text`."""
+        try:
+            _replace(self.local / name, text)
+        except OSError as error:
+            raise checkpoint.NotThere(f"{self} cannot be written to ({error})") from error
+
+    def read_text(self, name: str) -> str | None:
+        """See `Storage.read_text`."""
+        try:
+            return (self.local / name).read_text(encoding="utf-8")
+        except (FileNotFoundError, UnicodeDecodeError):
+            return None
+        except OSError as error:
+            raise checkpoint.NotThere(f"{self} cannot be read ({error})") from error
+
 
 def check_url(url: str | None) -> None:
     """Raise `ValueError` unless checkpoints can be kept there; None is the run's directory."""
@@ -262,14 +292,26 @@ def record(run_dir: Path, url: str | None) -> None:
     """
     if url is None:
         return
-    path = run_dir / FILE_NAME
-    temporary = path.with_name(f".{FILE_NAME}.{secrets.token_hex(8)}")
+    _replace(run_dir / FILE_NAME, json.dumps({"url": _parse(url)}) + "\n")
+    file_system.sync_directory(run_dir)
+
+
+def below(url: str, name: str) -> str:
+    """Return the folder or URL of this name below another one."""
+    if "://" not in url:
+        return str(Path(url) / name)
+    place, question, parameters = url.partition("?")
+    return f"{place.rstrip('/')}/{name}{question}{parameters}"
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a text file aside, then rename it to `path`."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        temporary.write_text(json.dumps({"url": _parse(url)}) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    file_system.sync_directory(run_dir)
 
 
 def _parse(url: str) -> str:

@@ -73,6 +73,9 @@ PROBES: Mapping[str, str] = {
 
 _LOCK_POLL_S = 1.0
 """Seconds between two signs of life of a worker that waits for a locked store."""
+_QUEUE_POLL_S = 5.0
+"""The same on PostgreSQL. It serves those that wait in order, and after each sign of life a worker
+goes to the end of the queue. 100 workers at once may queue for seconds."""
 _SAY_WAITING_S = 5.0
 
 
@@ -145,6 +148,42 @@ def run(
     finally:
         worker.tasks.close()
     return Outcome(exit_code, message, worker.context.stopwatch.seconds)
+
+
+def open_store(
+    run_dir: Path,
+    stop: Callable[[], int],
+    beat: Callable[[], None],
+    say: Callable[[str], None],
+    durable: bool = True,
+) -> store.Store:
+    """Open a run's store for a worker, which waits for a locked or lost one as long as it takes.
+
+    After a stop signal it waits for 30 seconds more, then the work since the last commit is lost.
+
+    Args:
+        run_dir: The run's directory.
+        stop: As for `run`.
+        beat: As for `run`; called while the store is waited for, too.
+        say: Shows what is waited for.
+        durable: Whether commits survive a power cut.
+
+    Raises:
+        store.StoreError: The run cannot be opened.
+    """
+    waiting = process.Waiting(say)
+
+    def on_wait(waited_s: float, problem: store.StoreBusy) -> None:
+        beat()  # it is no hang, and the launcher cannot help
+        if waited_s >= _SAY_WAITING_S:
+            waiting(problem.problem, problem.way_out)
+        if stop() and waited_s >= store.BUSY_TIMEOUT_S:
+            raise problem  # the work is dropped
+
+    found = store.find(run_dir)
+    is_sqlite = found is None or found.name == store.FILE_NAME
+    poll_s = _LOCK_POLL_S if is_sqlite else _QUEUE_POLL_S
+    return store.Store.open(run_dir, durable=durable, busy_timeout_s=poll_s, on_wait=on_wait)
 
 
 class _Worker:
@@ -459,22 +498,8 @@ def main(
         if options.beat is not None:
             process.die_with_parent()
         beat = process.Beat(stop, options.beat, options.exit_after)
-        waiting = process.Waiting(_log.warning)
-
-        def on_wait(waited_s: float, problem: store.StoreBusy) -> None:
-            beat()  # it is no hang, and the launcher cannot help
-            if waited_s >= _SAY_WAITING_S:
-                waiting(problem.problem, problem.way_out)
-            if stop() and waited_s >= store.BUSY_TIMEOUT_S:
-                raise problem  # the work is dropped
-
         try:
-            with store.Store.open(
-                options.run_dir,
-                durable=durable,
-                busy_timeout_s=_LOCK_POLL_S,
-                on_wait=on_wait,
-            ) as run_store:
+            with open_store(options.run_dir, stop, beat, _log.warning, durable) as run_store:
                 outcome = run(
                     run_store,
                     options.run_dir,

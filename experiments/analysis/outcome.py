@@ -105,6 +105,14 @@ def write(run_dir: Path, found: Outcome) -> None:
 def read(run_dir: Path) -> Outcome | None:
     """Return the outcome in a run's directory, or None if there is none that can be read."""
     try:
-        return Outcome.from_json(json.loads((run_dir / FILE_NAME).read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
+        return parse((run_dir / FILE_NAME).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def parse(text: str) -> Outcome | None:
+    """Return the outcome that a file's text holds, or None if it is damaged."""
+    try:
+        return Outcome.from_json(json.loads(text))
+    except (ValueError, KeyError, TypeError):
         return None

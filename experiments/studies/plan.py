@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,8 +17,8 @@ import torch
 from experiments import config, launch
 from experiments.analysis import outcome, provenance, schedule, tasks, units, wording
 from experiments.members import checks
-from experiments.studies import conclude, definitions
-from pbt import local, process, run, slices, space, store, verdict, worker
+from experiments.studies import conclude, definitions, machines
+from pbt import local, process, run, slices, space, verdict, worker
 
 LOCK_NAME = ".study.lock"
 """Lock file in a run's directory, held by the process that trains the run."""
@@ -38,6 +38,8 @@ class Plan:
     """Processes per run."""
     decay: tuple[str, ...] | None = None
     """First values of a hand-tuned linear decay. Without them, such an arm is left out."""
+    places: machines.Places = machines.IN_DIRECTORIES
+    """Where the runs are kept besides their directories."""
 
     def arms_of(self, study: str) -> list[definitions.Arm]:
         """Return the arms of a study that can be run here."""
@@ -55,7 +57,11 @@ class Plan:
         return definitions.arm_config(arm, self.base, seed, self.tuned, winner, self.decay)
 
     def done(self, arm: definitions.Arm, seed: int) -> tuple[str, outcome.Outcome] | None:
-        """Return name and outcome of an arm's run, or None if it has not ended."""
+        """Return name and outcome of an arm's run, or None if it has not ended.
+
+        Raises:
+            pbt.checkpoint.CheckpointError: The place of the checkpoints is away.
+        """
         winner = None
         if arm.needs_winner:
             found = self.done(definitions.PBT, seed)
@@ -63,7 +69,7 @@ class Plan:
                 return None
             winner = schedule.Schedule.from_json(list(found[1].schedule))
         name = directory_name(self.run_config(arm, seed, winner))
-        known = outcome.read(self.run_dir / name)
+        known = outcome.read(self.run_dir / name) or self.places.outcome_of(self._path(name))
         return None if known is None else (name, known)
 
     def complete(
@@ -84,10 +90,10 @@ class Plan:
 
         Raises:
             ValueError: The directory holds something else, or the run has no score.
+            pbt.store.StoreError: The run's store cannot be used.
+            pbt.checkpoint.CheckpointError: A checkpoint is damaged, or their place is away.
             SystemExit: The run was interrupted, or its population died.
         """
-        if found := self.done(arm, seed):
-            return found
         winner = None
         if arm.needs_winner:
             needed = self.complete(definitions.PBT, seed, wait=wait)
@@ -97,18 +103,39 @@ class Plan:
         run_config = self.run_config(arm, seed, winner)
         name = directory_name(run_config)
         directory = self.run_dir / name
-        launch.open_or_create(directory, run_config, fork=None)
+        if known := outcome.read(directory):
+            return name, known
+        path, url = self._path(name), self.places.store
+        checkpoints = self.places.checkpoints_of(path)
+        # Without both, other machines must see the directory, and find the run by it.
+        known_as = None if url is None or checkpoints is None else path
+        launch.open_or_create(directory, run_config, None, url, checkpoints, known_as)
         lock = directory / LOCK_NAME
         lock.touch()
         with launch.alone(lock, wait) as alone:
             if not alone:
                 return None
-            if known := outcome.read(directory):  # the other process has finished it
-                return name, known
-            provenance.record(directory)
-            checks.prepare(run_config, directory)
-            train(directory, self.workers)
-            return name, conclude.conclude(directory)
+            with self.places.alone(directory, wait) as renew:
+                return None if renew is None else (name, self._train(directory, run_config, renew))
+
+    def _train(
+        self, directory: Path, run_config: run.RunConfig, renew: Callable[[], None]
+    ) -> outcome.Outcome:
+        """Train a run of this process alone to its end, unless that was done meanwhile."""
+        self.places.receive(directory)
+        if known := outcome.read(directory):
+            return known
+        provenance.record(directory)
+        self.places.send(directory)
+        checks.prepare(run_config, directory)
+        train(directory, self.workers, renew)
+        found = conclude.conclude(directory)
+        self.places.send(directory)
+        return found
+
+    def _path(self, name: str) -> str:
+        """Return the path of a run below `--run-dir`, which is the same on every machine."""
+        return f"{self.run_dir.name}/{name}"
 
     def jobs(self, studies: Sequence[str], seeds: int) -> Iterator[tuple[definitions.Arm, int]]:
         """Yield every arm and seed of some studies once, seed by seed."""
@@ -169,8 +196,8 @@ class Plan:
         )
 
 
-def train(run_dir: Path, workers: int) -> None:
-    """Train a run to its end.
+def train(run_dir: Path, workers: int, beat: Callable[[], None]) -> None:
+    """Train a run to its end; call `beat` often while it goes on.
 
     One worker trains in this process, which saves the start of another. It uses one thread on every
     machine, because the order in which several threads add would change the sums.
@@ -179,16 +206,24 @@ def train(run_dir: Path, workers: int) -> None:
         SystemExit: The run was interrupted, or its population died.
     """
     if workers > 1:
-        exit_code = local.run(run_dir, workers, say=lambda line: None)
+        exit_code = local.run(run_dir, workers, on_tick=lambda _: beat(), say=lambda line: None)
         if exit_code not in (0, verdict.EXIT_UNSPENT):
             raise SystemExit(exit_code)
         return
     torch.set_num_threads(1)
-    with process.Stop().installed() as stop, store.Store.open(run_dir) as run_store:
-        done = worker.run(run_store, run_dir, resident_limit=run_store.config.population, stop=stop)
+    with (
+        process.Stop().installed() as stop,
+        worker.open_store(run_dir, stop, beat, _complain) as run_store,
+    ):
+        residents = run_store.config.population
+        done = worker.run(run_store, run_dir, resident_limit=residents, stop=stop, beat=beat)
         if stop() or done.exit_code not in (0, verdict.EXIT_UNSPENT):
-            print(f"{run_dir}: {done.message}; the same command goes on", file=sys.stderr)
+            _complain(f"{run_dir}: {done.message}; the same command goes on")
             raise SystemExit(128 + stop() if stop() else done.exit_code)
+
+
+def _complain(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def directory_name(run_config: run.RunConfig) -> str:

@@ -24,7 +24,7 @@ Parameters = ParamSpec("Parameters")
 BUSY_TIMEOUT_S = 30.0
 """Seconds that a transaction waits for another one, or for the server, before it raises."""
 _STALE_CREATION_S = 3600.0
-AFTER_LOCK_S = 5.0
+AFTER_LOCK_S = 10.0
 """Seconds after a lock in which those that waited for it renew their leases."""
 
 

@@ -68,6 +68,21 @@ def check_can_create(path: Path, url: str | None) -> None:
             found.close()
 
 
+def connect_named(path: Path, url: str, name: str) -> Database:
+    """Return the PostgreSQL database of a run by its name there, which needs no pointer.
+
+    Args:
+        path: The run's pointer, for messages.
+        url: The database.
+        name: The run's name, see `creating`.
+
+    Raises:
+        ValueError: The URL cannot be used.
+        StoreError: The driver is not installed.
+    """
+    return postgres.PostgreSQL(path, postgres.parse_url(url), postgres.schema_for(path, name))
+
+
 def connect(
     path: Path,
     *,
@@ -110,7 +125,12 @@ def connect(
 
 @contextlib.contextmanager
 def creating(
-    path: Path, url: str | None, *, durable: bool, clock: Callable[[], float] | None
+    path: Path,
+    url: str | None,
+    *,
+    durable: bool,
+    clock: Callable[[], float] | None,
+    name: str | None = None,
 ) -> Iterator[Database]:
     """Yield the database of a new run, to be filled. Its file appears at the end, or never.
 
@@ -119,15 +139,18 @@ def creating(
         url: The PostgreSQL database that holds the store; None for SQLite.
         durable: Whether commits survive a power cut.
         clock: As for `Database`.
+        name: A name by which other machines find the run in the PostgreSQL database.
 
     Raises:
-        RunExists: `path` exists, before or after. It was left as it is.
+        RunExists: `path` exists, before or after, and was left as it is. Or the database has a run
+            of this name, and `path` is its pointer now.
         ValueError: The URL cannot be used.
     """
     if (url is not None) != _is_pointer(path):  # by which `connect` will know it
         raise ValueError(f"{path} is no name for this store: use {file_for(path.parent, url)}")
     if url is not None:
-        with postgres.creating(path, postgres.parse_url(url), durable, clock=clock) as made:
+        wanted = postgres.parse_url(url)
+        with postgres.creating(path, wanted, durable, name=name, clock=clock) as made:
             yield made
         return
     with database.creating(path, durable) as temporary:

@@ -28,6 +28,7 @@ from pbt.store.database import (
     NotARun,
     OutcomeUnknown,
     ReadOnly,
+    RunExists,
     StoreBusy,
     StoreError,
     StoreUnavailable,
@@ -127,6 +128,20 @@ def read_pointer(path: Path) -> tuple[sa.URL, str]:
         return parse_url(url), schema
     except ValueError as error:
         raise StoreError(f"{path}: {error}") from None
+
+
+def schema_for(path: Path, name: str | None) -> str:
+    """Return the schema of a new run.
+
+    Args:
+        path: The run's pointer.
+        name: A name by which other machines find the run. None: nobody else will have its schema.
+    """
+    slug = re.sub(r"[^a-z0-9]+", "_", (name or path.absolute().parent.name).lower()).strip("_")
+    digits = secrets.token_hex(8)
+    if name is not None:
+        digits = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"pbt_{slug[:40]}_{digits}"
 
 
 class PostgreSQL(database.Database):
@@ -325,6 +340,8 @@ class PostgreSQL(database.Database):
             return ReadOnly(f"{self._place} cannot be written to ({said}): see to its permissions")
         if code == "53100":
             return StoreError(f"{self._place}: no space left on the server's disk ({said})")
+        if code == "42P06":  # duplicate schema
+            return RunExists(f"{self._place} exists already ({said}): resume it")
         if code in ("3F000", "42P01"):  # unknown schema or table
             return StoreError(f"{self._place} is not there ({said}): was the schema dropped?")
         if code in ("XX001", "XX002"):  # damaged data or index
@@ -339,37 +356,47 @@ class PostgreSQL(database.Database):
 
 
 @contextlib.contextmanager
-def creating(path: Path, url: sa.URL, durable: bool, **settings: Any) -> Iterator[PostgreSQL]:
+def creating(
+    path: Path, url: sa.URL, durable: bool, *, name: str | None = None, **settings: Any
+) -> Iterator[PostgreSQL]:
     """Yield the database of a new run, to be filled in one transaction.
 
     At the end the pointer appears. If anything goes wrong before, the schema is dropped. A killed
-    process may leave a schema that no pointer names.
+    process may leave a schema that no pointer names. The schema of a run with a name is never
+    dropped, since another machine may have found it.
 
     Args:
         path: The pointer to create.
         url: The database.
         durable: Whether the pointer and the commits survive a power cut.
+        name: See `schema_for`. If the database has a run of this name, its pointer appears.
         settings: Other arguments of `PostgreSQL`.
 
     Raises:
-        RunExists: `path` exists, before or after. It was left as it is.
+        RunExists: `path` exists, before or after, and was left as it is. Or the database has a run
+            of this name, and `path` is its pointer now.
     """
-    slug = re.sub(r"[^a-z0-9]+", "_", path.absolute().parent.name.lower()).strip("_")
-    schema = f"pbt_{slug[:40]}_{secrets.token_hex(8)}"
+    schema = schema_for(path, name)
     made = PostgreSQL(path, url, schema, durable=durable, **settings)
     pointer = json.dumps({"url": url.render_as_string(), "schema": schema}, indent=1) + "\n"
+    taken = None
     try:
         with database.creating(path, durable) as temporary:
-            yield made
+            try:
+                yield made
+            except RunExists as error:
+                taken = error
             with temporary.open("w", encoding="utf-8") as file:
                 file.write(pointer)
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
+        if taken is not None:
+            raise taken
     except BaseException:
-        is_named = False
+        is_named = name is not None
         with contextlib.suppress(OSError):
-            is_named = path.read_text(encoding="utf-8") == pointer
+            is_named = is_named or path.read_text(encoding="utf-8") == pointer
         if not is_named:
             with contextlib.suppress(StoreError):
                 made.drop()

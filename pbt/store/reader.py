@@ -77,6 +77,26 @@ class Reader:
             busy_timeout_s=busy_timeout_s,
             on_wait=on_wait,
         )
+        return cls._of(database)
+
+    @classmethod
+    def open_named(cls, path: Path, url: str, name: str) -> Self:
+        """Open a run of a PostgreSQL database by its name there, see `Store.create`.
+
+        Args:
+            path: The file that would lead to the run, which may be missing.
+            url: The database.
+            name: The run's name.
+
+        Raises:
+            NotARun: The database has no run of this name.
+            ValueError: The URL cannot be used.
+            StoreError: As for `open`.
+        """
+        return cls._of(places.connect_named(path, url, name))
+
+    @classmethod
+    def _of(cls, database: Database) -> Self:
         try:
             return cls(database, database.patiently(lambda: _read_config(database)))
         except BaseException:

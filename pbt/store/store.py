@@ -77,6 +77,7 @@ class Store(Reader):
         *,
         events: Sequence[Event] = (),
         url: str | None = None,
+        name: str | None = None,
         durable: bool = True,
         clock: Callable[[], float] | None = None,
     ) -> "Store":
@@ -90,12 +91,14 @@ class Store(Reader):
             members: The initial population at version 0, one per id in range(config.population).
             events: Events to write with it, of kind "forked".
             url: The PostgreSQL database that holds the store, without a password; None for SQLite.
+            name: A name by which other machines find the run in that database.
             durable: Whether each commit survives a power cut (fsync). False is for toys and tests.
                 A killed process loses nothing either way.
             clock: Returns the time in seconds, in place of the database's clock. For tests.
 
         Raises:
-            RunExists: The file exists already.
+            RunExists: The file exists already, or the database has a run of this name. The file
+                then leads to it.
             StoreError: The database cannot be reached or written to.
             ValueError: The members do not fit the settings, or the URL cannot be used.
             OSError: The directory cannot be written.
@@ -107,7 +110,7 @@ class Store(Reader):
                 raise ValueError(f"member {member.id} begins at version {member.version}, not 0")
             transitions.check_member(member, config)
         path = Path(path)
-        with places.creating(path, url, durable=durable, clock=clock) as database:
+        with places.creating(path, url, durable=durable, clock=clock, name=name) as database:
             database.patiently(lambda: _fill(database, config, members, events))
         return cls.open(path, durable=durable, clock=clock)
 

@@ -177,7 +177,7 @@ def test_a_study_runs_resumes_repeats_and_shares_its_runs(command, here, monkeyp
     described = json.loads((results / "study.json").read_text())
     assert sum(described["run_commits"].values()) == 10
     trained = plan.train
-    monkeypatch.setattr(plan, "train", lambda run_dir, workers: pytest.fail(f"trains {run_dir}"))
+    monkeypatch.setattr(plan, "train", lambda run_dir, *_: pytest.fail(f"trains {run_dir}"))
     again = command(study, "copy", *TINY)
     assert again.code is None
     unchanged = r"\(\d+ s, |command: .*"
@@ -191,7 +191,7 @@ def test_a_study_runs_resumes_repeats_and_shares_its_runs(command, here, monkeyp
         path.unlink() if path.is_file() else path.rmdir()
     shared.rmdir()
     made = []
-    monkeypatch.setattr(plan, "train", lambda d, w: (made.append(d.name), trained(d, w)))
+    monkeypatch.setattr(plan, "train", lambda d, *more: (made.append(d.name), trained(d, *more)))
     assert command(study, "exploit", *TINY, "--seeds", "1").code is None
     assert len(made) == 3, made
     assert shared.name in made

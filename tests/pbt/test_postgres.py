@@ -124,6 +124,82 @@ def test_a_run_that_could_not_be_created_leaves_no_schema(tmp_path, run_store, u
     assert schemas(url) == before
 
 
+def is_known(directory, url, name):
+    try:
+        store.Store.open_named(directory / "run.postgresql", url, name).close()
+    except store.NotARun:
+        return False
+    return True
+
+
+def test_a_run_with_a_name_is_found_by_machines_that_share_only_the_database(tmp_path, url):
+    name, config = f"Catch/{tmp_path.name}", runs.configuration()
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert not is_known(here, url, name)
+    create.create_run(here, config, url=url, name=name, durable=False).close()
+    assert is_known(there, url, name)
+    with pytest.raises(store.RunExists, match="exists already"):
+        create.create_run(there, config, url=url, name=name, durable=False)
+    pointers = [(machine / "run.postgresql").read_text() for machine in (here, there)]
+    assert pointers[0] == pointers[1]
+    with store.Store.open(here) as first, store.Store.open(there) as second:
+        assert first.identity() == second.identity()
+        lease = first.claim("here")
+        assert second.owners() == {"here"}
+        assert second.members()[lease.member.id].fence == lease.fence
+        old = lease.member
+        new = replace(old, version=1, agent_steps=10, checkpoint=f"{old.id}/1-0123456789abcdef")
+        report = records.Report(new.id, 1, 10, 10, 0.1, new.hyperparameters, (), {})
+        first.commit(lease, new, kind="slice", report=report)
+    # Its checkpoints are not where this machine would look for them.
+    elsewhere = {"checkpoints": str(tmp_path / "elsewhere"), "durable": False}
+    with pytest.raises(ValueError, match=r"its checkpoints are not in .*or another database"):
+        create.create_run(tmp_path / "third", config, url=url, name=name, **elsewhere)
+    assert not (tmp_path / "third").exists()
+    # What cannot be written on this machine leaves the run to the others.
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):  # noqa: PT011
+        create.create_run(tmp_path / "file", config, url=url, name=name, durable=False)
+    assert is_known(there, url, name)
+    # Nor is a pointer to another run replaced.
+    other = tmp_path / "other"
+    with create.create_run(other, config, url=url, durable=False) as made:
+        first = made.members()
+    before = (other / "run.postgresql").read_text()
+    with pytest.raises(store.RunExists):
+        store.Store.create(other / "run.postgresql", config, first, url=url, name=name)
+    assert (other / "run.postgresql").read_text() == before
+    assert is_known(there, url, name)
+
+
+def test_machines_that_create_one_run_at_the_same_time_share_it(tmp_path, url):
+    name, machines = f"Catch/{tmp_path.name}", 8
+    barrier, made = threading.Barrier(machines), []
+
+    def create_run(number):
+        barrier.wait()
+        try:
+            directory = tmp_path / str(number)
+            create.create_run(
+                directory, runs.configuration(), url=url, name=name, durable=False
+            ).close()
+            made.append(number)
+        except store.RunExists:
+            pass
+
+    threads = [threading.Thread(target=create_run, args=(number,)) for number in range(machines)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    identities = []
+    for number in range(machines):
+        with store.Store.open(tmp_path / str(number)) as opened:
+            identities.append(opened.identity())
+    assert all(one == identities[0] for one in identities)
+
+
 @pytest.mark.parametrize(
     ("setup", "database", "user", "problem"),
     [

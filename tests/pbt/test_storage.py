@@ -215,6 +215,20 @@ def test_publishers_and_a_collector_at_the_same_time(machines):
 # Objects.
 
 
+def test_a_small_file_is_read_on_other_machines_and_is_no_checkpoint(machines):
+    here, there = machines.place(), machines.place()
+    here.mark(IDENTITY)
+    assert there.read_text("files.json") is None
+    here.write_text("files.json", "one")
+    here.write_text("files.json", "two \N{SNOWMAN}")
+    assert there.read_text("files.json") == "two \N{SNOWMAN}"
+    name = publish(here)
+    assert here.collect(lambda: {name}, 0.0) == []
+    assert there.read_text("files.json") == "two \N{SNOWMAN}"
+    assert there.is_there(IDENTITY)
+    assert contents(there.open_verified(name, 3, 7)).keys() == {*FILES, "manifest.json"}
+
+
 @pytest.fixture
 def folder(tmp_path):
     return Machines("folder", tmp_path, f"file://{tmp_path}/objects")
@@ -325,6 +339,29 @@ def test_an_upload_that_is_cut_leaves_nothing_under_a_name(tmp_path, monkeypatch
 
 
 # The place of a run.
+
+
+def test_a_small_file_is_not_taken_for_one_if_it_is_no_text(folder):
+    place = folder.place()
+    place._bucket.write("files.json", b"\xff")
+    assert place.read_text("files.json") is None
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("s3://bucket/study", "s3://bucket/study/Catch/a-run"),
+        (
+            "s3://bucket/study/?region=x&scheme=http",
+            "s3://bucket/study/Catch/a-run?region=x&scheme=http",
+        ),
+        ("file:///mnt/study", "file:///mnt/study/Catch/a-run"),
+        ("/mnt/study", "/mnt/study/Catch/a-run"),
+    ],
+)
+def test_a_run_of_several_has_a_folder_below_their_place(url, found):
+    assert storage.below(url, "Catch/a-run") == found
+    storage.check_url(found)
 
 
 def test_a_run_remembers_where_its_checkpoints_are(tmp_path):
