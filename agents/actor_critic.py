@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from agents import networks, optimiser, rollout, spatial
+from agents import networks, optimiser, policies, rollout, spatial
 
 AddGradients = Callable[[int, int], None]
 """Adds gradients of further losses to those of the parameters. It is given the length and the
@@ -107,6 +107,8 @@ class Agent(abc.ABC):
     """Made by the subclass. Its state exists from the start."""
     network: networks.Network
     """Torso, cores and heads; see `build`."""
+    deterministic = False
+    """Whether `act` takes the most likely action and not a sample. Never while training."""
 
     def __init__(
         self,
@@ -179,7 +181,7 @@ class Agent(abc.ABC):
     def act(
         self, inputs: rollout.Inputs, state: rollout.CoreState, keep_graph: bool = False
     ) -> rollout.Step:
-        """Sample one action per environment.
+        """Choose one action per environment, see `choose`.
 
         Args:
             inputs: What the agent sees, [B, ...].
@@ -190,6 +192,12 @@ class Agent(abc.ABC):
             The action, its log-probability, the policy's entropy and the value, each [B], and the
             core's next state.
         """
+
+    def choose(self, policy: policies.Policy, parameters: torch.Tensor) -> torch.Tensor:
+        """Return a sample of a policy; or its most likely actions, if `deterministic`."""
+        if self.deterministic:
+            return policy.mode(parameters)
+        return policy.sample(parameters, self.generator)
 
     @abc.abstractmethod
     def value(self, inputs: rollout.Inputs, state: rollout.CoreState) -> torch.Tensor:
@@ -320,7 +328,7 @@ class FlatAgent(Agent):
         with torch.set_grad_enabled(keep_graph):
             parameters, value, state = self.network.step(inputs, state)
             policy = self.network.policy
-            action = policy.sample(parameters, self.generator)
+            action = self.choose(policy, parameters)
             return rollout.Step(
                 action,
                 policy.log_prob(parameters, action),

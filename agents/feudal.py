@@ -222,7 +222,7 @@ class Feudal(actor_critic.Agent):
                 z.detach(), inputs, state, self._random_goal(len(z)), self.steer
             )
             worker = self.network.worker
-            action = worker.sample(log_probs, self.generator)
+            action = self.choose(worker, log_probs)
             return rollout.Step(
                 action,
                 worker.log_prob(log_probs, action),

@@ -38,6 +38,10 @@ class Categorical(nn.Module):
         """Sample actions, int64 [B], from log-probabilities [B, A]."""
         return torch.multinomial(log_probs.detach().exp(), 1, generator=generator).squeeze(-1)
 
+    def mode(self, log_probs: torch.Tensor) -> torch.Tensor:
+        """Return the most likely actions, int64 [B], of log-probabilities [B, A]."""
+        return log_probs.argmax(-1)
+
     def log_prob(self, log_probs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """Return the log-probability of `action` [...] under log-probabilities [..., A]."""
         return log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
@@ -88,6 +92,19 @@ class MultiCategorical(nn.Module):
         """Sample actions, int64 [B, P], from log-probabilities [B, S]; 0 in unused parts."""
         probs = self._split(log_probs.detach().exp())
         action = torch.cat([torch.multinomial(part, 1, generator=generator) for part in probs], -1)
+        return self._in_use(action)
+
+    def mode(self, log_probs: torch.Tensor) -> torch.Tensor:
+        """Return the most likely action of each part, int64 [B, P]; 0 in unused parts.
+
+        Args:
+            log_probs: Log-probabilities [B, S].
+        """
+        best = [part.argmax(-1) for part in self._split(log_probs)]
+        return self._in_use(torch.stack(best, -1))
+
+    def _in_use(self, action: torch.Tensor) -> torch.Tensor:
+        """Return actions [B, P] with 0 in the parts that do not count."""
         return action if self.counts is None else action * self.counts[action[:, 0]]
 
     def log_prob(self, log_probs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
@@ -164,6 +181,10 @@ class GaussianHead(nn.Module):
         mean, log_std = parameters.detach().unbind(-2)  # [B, A] each
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         return mean + log_std.exp() * noise
+
+    def mode(self, parameters: torch.Tensor) -> torch.Tensor:
+        """Return the most likely actions, float32 [B, A], of mean and log-std [B, 2, A]."""
+        return parameters.detach()[..., 0, :]
 
     def log_prob(self, parameters: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """Return the log-density [...] of `action` [..., A]."""

@@ -36,6 +36,9 @@ class Arguments:
     GAN's splits of images. Translators translate all test sentences."""
     seed: int = 0
     """Seed of environments and actions, or of sentences and images."""
+    deterministic: bool = False
+    """Take the policy's most likely action at each step. By default actions are sampled, as in
+    training and in all scores of the suite."""
     video: Path | None = None
     """Also play one more episode and write it to this file (.mp4; needs the extra "video")."""
     save: bool = False
@@ -57,6 +60,10 @@ class Arguments:
             raise ValueError(f"--episodes {self.episodes}: use 1 or more")
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed}: use 0 or more")
+        if self.deterministic and self.goals:
+            raise ValueError(
+                "--deterministic --goals: goals are compared by samples, leave one out"
+            )
 
 
 @cli.quiet
@@ -75,6 +82,8 @@ def main() -> None:
                         "record; leave it out"
                     )
                 video.check(arguments.video)
+            if arguments.deterministic and not is_agent:
+                raise ValueError(f"--deterministic: a {words.learner} takes no actions")
             if is_agent and not arguments.trust:
                 trust.check(run_store, episodes.learner_config(run_store).env_id)
             member = _find(run_store, arguments.member)
@@ -93,10 +102,16 @@ def main() -> None:
                 agent, played = episodes.load_agent(
                     run_store, arguments.run_dir, member, arguments.seed
                 )
+                agent.deterministic = arguments.deterministic
                 score = video.record(agent, played, arguments.video, arguments.seed)
                 print(f"{arguments.video}: one episode, return {score:g}")
             found = evaluation.evaluate(
-                run_store, arguments.run_dir, member, arguments.episodes, arguments.seed
+                run_store,
+                arguments.run_dir,
+                member,
+                arguments.episodes,
+                arguments.seed,
+                deterministic=arguments.deterministic,
             )
             if arguments.save:
                 scores.write_evaluation(arguments.run_dir, member, found.to_json())

@@ -4,9 +4,10 @@
     python -m experiments.gym --env Pendulum-v1
     python -m experiments.gym --env my_module:MyEnv-v0
 
-Actions may be Discrete or Box, and observations vectors or images. The same command again resumes.
-A run keeps two checkpoints of each member, and one when it is finished: of 0.5 MB for the vectors
-of CartPole, of 15 MB for images of Atari's size.
+Observations may be vectors, images, Dict or Tuple. Actions may be Discrete, Box, MultiDiscrete,
+MultiBinary, or Dict or Tuple of discrete parts. `info["action_mask"]` says which are legal. The
+same command again resumes. A run keeps two checkpoints of each member, and one when it is finished:
+of 0.5 MB for the vectors of CartPole, of 15 MB for images of Atari's size.
 """
 
 from experiments import cli, launch, presets

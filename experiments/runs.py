@@ -102,7 +102,7 @@ class Agent(policy.Policy):
     def _choose(
         self, inputs: tuple[torch.Tensor, ...], mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """See `policy.Policy`. The agent samples as it does in training and evaluation."""
+        """See `policy.Policy`. The agent samples unless it is deterministic."""
         obs, last_action, last_reward, is_first = inputs
         seen = rollout.Inputs(obs, last_action, last_reward, is_first, mask)
         step = self.agent.act(seen, self._state)
@@ -110,7 +110,12 @@ class Agent(policy.Policy):
 
 
 def load_agent(
-    run_dir: str | Path, member: int | None = None, *, trust: bool = False, seed: int = 0
+    run_dir: str | Path,
+    member: int | None = None,
+    *,
+    trust: bool = False,
+    seed: int = 0,
+    deterministic: bool = False,
 ) -> Agent:
     """Return a member of a run that acts in one environment, as in its last checkpoint.
 
@@ -119,7 +124,8 @@ def load_agent(
         member: Number of the member; None for the best one.
         trust: Whether to play an environment of other code than the suite's and Gymnasium's, which
             is executed.
-        seed: Seed of the actions, which are sampled from the policy as in training.
+        seed: Seed of the actions, if they are sampled from the policy as in training.
+        deterministic: Whether actions are the most likely ones and not samples.
 
     Raises:
         ValueError: There is no such member, or it has no checkpoint; the run names an environment
@@ -130,6 +136,7 @@ def load_agent(
     run_dir = Path(run_dir)
     with store.Store.open(run_dir) as run_store:
         _, agent, config = evaluation.load_agent(run_store, run_dir, member, trust=trust, seed=seed)
+    agent.deterministic = deterministic
     return Agent(agent, config)
 
 

@@ -1,6 +1,6 @@
 """Play fresh episodes with an agent's last checkpoint.
 
-Actions are sampled from the policy, as in training.
+Actions are sampled from the policy, as in training, or are the most likely ones.
 """
 
 import contextlib
@@ -26,7 +26,12 @@ the first episodes to finish are the shortest."""
 
 
 def play(
-    run_store: store.Store, run_dir: Path, member: Member, episodes: int, seed: int
+    run_store: store.Store,
+    run_dir: Path,
+    member: Member,
+    episodes: int,
+    seed: int,
+    deterministic: bool = False,
 ) -> scores.Evaluation:
     """Play `episodes` fresh episodes with a member's last checkpoint.
 
@@ -36,12 +41,14 @@ def play(
         member: The member.
         episodes: Number of episodes, rounded up to equally many in every parallel environment.
         seed: Seed of environments and actions, independent of the run's.
+        deterministic: Whether actions are the most likely ones and not samples.
 
     Raises:
         ValueError: The member has no checkpoint, or it does not fit the run's agent.
         pbt.checkpoint.CheckpointError: Its checkpoint is damaged.
     """
     agent, learner_config = load_agent(run_store, run_dir, member, seed)
+    agent.deterministic = deterministic
     slots, quota = _shares(episodes)
     try:
         played = [
@@ -52,9 +59,10 @@ def play(
     except RuntimeError as error:  # torch's, of weights so large that the policy overflows
         raise ValueError(f"member {member.id} cannot be played: {error}") from error
     returns, lengths = zip(*played, strict=True)
+    chosen = "most likely actions" if deterministic else "actions sampled from the policy"
     protocol = (
-        f"{make.protocol(learner_config.env_id, preset=learner_config.preset)}; actions sampled "
-        f"from the policy; {wording.counted(quota, 'episode')} in each of {slots} environments; "
+        f"{make.protocol(learner_config.env_id, preset=learner_config.preset)}; {chosen}; "
+        f"{wording.counted(quota, 'episode')} in each of {slots} environments; "
         f"raw undiscounted returns; evaluation seed {seed}"
     )
     return scores.Evaluation(

@@ -129,6 +129,7 @@ def evaluate(
     samples: int,
     seed: int,
     final: bool = True,
+    deterministic: bool = False,
 ) -> scores.Evaluation:
     """Score a member's last checkpoint by fresh samples.
 
@@ -143,6 +144,8 @@ def evaluate(
         samples: Number of samples. Episodes are rounded up to equally many in every environment.
         seed: Seed of the samples, independent of the run's.
         final: Whether the score is a result. Otherwise it chooses a member.
+        deterministic: Whether agents take their most likely actions and do not sample them. Other
+            learners ignore it.
 
     Raises:
         ValueError: The member has no checkpoint, or it does not fit the run, or the run's learners
@@ -153,7 +156,7 @@ def evaluate(
         return _translate(run_store, run_dir, member, samples, seed, final)
     if tasks.trained(run_store.config) == tasks.GAN:
         return _generate(run_store, run_dir, member, samples, seed)
-    return episodes.play(run_store, run_dir, member, samples, seed)
+    return episodes.play(run_store, run_dir, member, samples, seed, deterministic)
 
 
 def _translate(

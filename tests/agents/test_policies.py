@@ -81,6 +81,32 @@ def test_samples_have_these_probabilities_and_no_illegal_one_is_drawn(parts):
 
 
 @BOTH
+def test_the_mode_is_the_most_likely_function_with_its_most_likely_arguments(parts):
+    rng = np.random.default_rng(5)
+    policy = policies.MultiCategorical(parts)
+    rows = rng.normal(size=(50, sum(SIZES)))
+    found = policy.mode(policy.log_probs(torch.tensor(rows), torch.tensor(MASK)))
+    assert (found.shape, found.dtype) == ((50, 3), torch.int64)
+    for logits, action in zip(rows, found.tolist(), strict=True):
+        chances = joint(parts, logits, MASK)
+        function = softmax(logits[:3], MASK[:3]).argmax()
+        best = max((a for a in chances if a[0] == function), key=chances.get)
+        assert action == [0 if value is None else value for value in best]
+
+
+def test_the_mode_of_one_part_and_of_a_gaussian():
+    log_probs = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]).log()
+    assert policies.Categorical().mode(log_probs).tolist() == [1, 0]
+    head = policies.GaussianHead(4, 2)
+    parameters = head(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)))
+    mode = head.mode(parameters)
+    highest = head.log_prob(parameters, mode)
+    for seed in range(20):
+        sample = head.sample(parameters, torch.Generator().manual_seed(seed))
+        assert (head.log_prob(parameters, sample) < highest).all()
+
+
+@BOTH
 def test_gradients_are_finite_and_leave_masked_logits_alone(parts):
     logits = torch.randn(5, sum(SIZES), generator=torch.Generator().manual_seed(0))
     logits.requires_grad_()

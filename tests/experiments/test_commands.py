@@ -335,6 +335,7 @@ def test_evaluating_what_is_not_there(refused, command, here, one_process, monke
         (["--member", "-1"], ["--member -1", "0 to 1"]),
         (["--episodes", "0"], ["--episodes 0", "1 or more"]),
         (["--seed", "-1"], ["--seed -1", "0 or more"]),
+        (["--deterministic", "--goals"], ["--deterministic --goals", "leave one out"]),
         (["--video", "nowhere/v.mp4"], ["nowhere"]),
         (["--video", "v.gif"], ["v.gif", ".mp4"]),
         (["--video", "v.mp4"], ["Catch cannot be rendered"]),

@@ -107,6 +107,8 @@ def test_the_best_member_is_evaluated_and_its_protocol_printed(run, command):
     assert "mean of 12 fresh episodes; 95 % interval" in result.out
     assert "protocol: Catch; actions sampled from the policy; 1 episode in each" in result.out
     assert "evaluation seed 0" in result.out
+    certain = command(evaluate, "run", "--episodes", "12", "--deterministic")
+    assert "protocol: Catch; most likely actions; 1 episode in each" in certain.out
     other = command(evaluate, "run", "--episodes", "12", "--member", 1 - best.id)
     assert other.out.startswith(f"member {1 - best.id}, ")
 

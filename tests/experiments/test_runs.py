@@ -107,6 +107,23 @@ def test_an_agent_acts_as_it_does_in_training(trained):
     player.envs.close()
 
 
+@pytest.mark.parametrize("agent", ["a3c", "feudal"])
+def test_a_deterministic_agent_never_draws(trained, agent):
+    run_dir = trained("--env", "RepeatPrevious", "--agent", agent)
+    played = []
+    for seed, deterministic in ((0, True), (1, True), (1, False)):
+        loaded = experiments.load_agent(run_dir, 0, seed=seed, deterministic=deterministic)
+        env = loaded.make_env()
+        obs, _ = env.reset(seed=3)
+        actions, reward, done = [], 0.0, False
+        while not done:
+            actions.append(int(loaded.act(obs, reward)))
+            obs, reward, terminated, truncated, _ = env.step(actions[-1])
+            done = terminated or truncated
+        played.append(actions)
+    assert played[0] == played[1] != played[2]
+
+
 def test_the_example_on_the_page_works(trained, here, capsys):
     text = (Path(__file__).parents[2] / "docs/run-directory.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", text.partition("## From Python")[2], re.DOTALL)
