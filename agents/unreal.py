@@ -248,6 +248,15 @@ class UNREAL:
         self.act, self.value = base.act, base.value
         self.learning_rate, self.set_learning_rate = base.learning_rate, base.set_learning_rate
 
+    @property
+    def deterministic(self) -> bool:
+        """See `Agent.deterministic`."""
+        return self.base.deterministic
+
+    @deterministic.setter
+    def deterministic(self, value: bool) -> None:
+        self.base.deterministic = value
+
     def update(self, batch: rollout.Rollout, **hyperparameters: float) -> dict[str, float]:
         """Update the base on one rollout, joined by as many replayed steps per task.
 

@@ -9,7 +9,8 @@ Ids: an Atari game by plain name (`Pong`, `MsPacman`) or as `ALE/Pong-v5`; a fir
 ViZDoom (`Doom/MyWayHome`, or `VizdoomMyWayHome-v1`) or of DeepMind Lab (`Lab/nav_maze_static_01`);
 a mini-game of StarCraft II (`StarCraft/MoveToBeacon`); a toy environment (`Catch`, `MemoryChain`,
 `RepeatPrevious`, `CuedTMaze`, `Counter`); a Gymnasium id (`CartPole-v1`); `module:EnvId`, where
-importing `module` registers `EnvId`.
+importing `module` registers `EnvId`. An id may carry arguments of the constructor, as
+`FrozenLake-v1?is_slippery=False` does; see `envs.ids`.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ import numpy as np
 from ale_py import roms
 from gymnasium import spaces
 
-from envs import atari, doom, first_person, gym, lab, single, starcraft, toy
+from envs import atari, doom, first_person, gym, ids, lab, single, starcraft, toy
 
 _FIRST_PERSON: dict[type, Any] = {doom.Level: doom.DoomVectorEnv, lab.Level: lab.LabVectorEnv}
 
@@ -63,16 +64,18 @@ def describe(env_id: str, *, preset: str | atari.Preset | None = None, **keyword
         ValueError: The id or a setting is wrong; one line with what is possible.
     """
     chosen = atari.find_preset(preset, env_id)
-    if env_id in toy.ENVS:
-        envs = _make_toy(env_id, 1, keywords)
+    plain, own = ids.split(env_id)
+    keywords = {**own, **keywords}
+    if plain in toy.ENVS:
+        envs = _make_toy(plain, 1, keywords)
         return _spec(env_id, envs.single_observation_space, envs.single_action_space)
-    level = find_level(env_id)
+    level = find_level(plain)
     if level is not None:
         vector_env = _FIRST_PERSON[type(level)]
         _check_keywords(level.env_id, vector_env, keywords)
         vector_env.check(level, **keywords)
         return EnvSpec(
-            name=level.env_id,
+            name=level.env_id + env_id.removeprefix(plain),
             single_observation_space=spaces.Box(0, 255, first_person.OBSERVATION_SHAPE, np.uint8),
             single_action_space=spaces.Discrete(level.num_actions),
             frames_per_step=first_person.FRAMES_PER_STEP,
@@ -80,7 +83,7 @@ def describe(env_id: str, *, preset: str | atari.Preset | None = None, **keyword
             frame_channels=first_person.OBSERVATION_SHAPE[0],
             reward_scale=level.reward_scale,
         )
-    mini_game = starcraft.find_mini_game(env_id)
+    mini_game = starcraft.find_mini_game(plain)
     if mini_game is not None:
         _check_keywords(mini_game.env_id, starcraft.StarCraftVectorEnv, keywords)
         starcraft.StarCraftVectorEnv.check(mini_game)
@@ -92,9 +95,9 @@ def describe(env_id: str, *, preset: str | atari.Preset | None = None, **keyword
             is_atari=False,
             frame_channels=1,
         )
-    game = atari.find_game(env_id)
+    game = atari.find_game(plain)
     if game is None:
-        return _spec(env_id, *gym.inspect(env_id, keywords))
+        return _spec(env_id, *gym.inspect(plain, keywords))
     if keywords:
         raise ValueError(f"{game} takes no {sorted(keywords)}: its settings are the preset's")
     return EnvSpec(
@@ -157,17 +160,19 @@ def make_vec(
         return atari.AtariVectorEnv(
             spec.name, num_envs, atari.find_preset(preset, env_id), num_threads
         )
-    level = find_level(env_id)
+    plain, own = ids.split(env_id)
+    keywords = {**own, **keywords}
+    level = find_level(plain)
     if level is not None:
         envs: first_person.FirstPersonVectorEnv
         envs = _FIRST_PERSON[type(level)](level, num_envs, **keywords)
         return envs
-    mini_game = starcraft.find_mini_game(env_id)
+    mini_game = starcraft.find_mini_game(plain)
     if mini_game is not None:
         return starcraft.StarCraftVectorEnv(mini_game, num_envs)
-    if env_id in toy.ENVS:
-        return _make_toy(env_id, num_envs, keywords)
-    return gym.GymVectorEnv(spec.name, num_envs, keywords)
+    if plain in toy.ENVS:
+        return _make_toy(plain, num_envs, keywords)
+    return gym.GymVectorEnv(plain, num_envs, keywords)
 
 
 def make_single(env_id: str, **keywords: Any) -> gymnasium.Env[Any, Any]:
@@ -186,18 +191,21 @@ def make_single(env_id: str, **keywords: Any) -> gymnasium.Env[Any, Any]:
 def protocol(env_id: str, *, preset: str | atari.Preset | None = None) -> str:
     """Return, in one line, the environment and, for Atari, its protocol, to read a score with."""
     spec = describe(env_id, preset=preset)
-    level = find_level(env_id)
+    plain, own = ids.split(env_id)
+    level = find_level(plain)
     if level is not None:
         limit = f", at most {level.max_tics:,} frames" if isinstance(level, doom.Level) else ""
         return (
             f"{spec.name}: 84 x 84 RGB, {level.num_actions} actions, "
             f"{spec.frames_per_step} frames per agent step{limit}"
         )
-    mini_game = starcraft.find_mini_game(env_id)
+    mini_game = starcraft.find_mini_game(plain)
     if mini_game is not None:
         return mini_game.protocol
     if not spec.is_atari:
-        return f"{spec.name}, as Gymnasium registers it" if env_id not in toy.ENVS else spec.name
+        given = ", ".join(f"{name}={value}" for name, value in own.items())
+        source = "" if plain in toy.ENVS else ", as Gymnasium registers it"
+        return f"{plain}{source}{f' with {given}' if given else ''}"
     chosen = atari.find_preset(preset, env_id)
     return (
         f"{spec.name}, {chosen.name}: sticky actions {chosen.repeat_action_probability:g}, "
@@ -210,7 +218,7 @@ def protocol(env_id: str, *, preset: str | atari.Preset | None = None) -> str:
 
 def flattening(env_id: str) -> str:
     """Return how to register an environment whose images are seen as vectors, in one line."""
-    return gym.wrapping(env_id, "FlattenObservation(e)")
+    return gym.wrapping(ids.split(env_id)[0], "FlattenObservation(e)")
 
 
 def find_level(env_id: str) -> doom.Level | lab.Level | None:

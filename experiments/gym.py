@@ -17,7 +17,7 @@ from experiments import cli, launch, presets
 def main() -> None:
     """Parse the command line and run."""
     settings = cli.parse(presets.GYM, __doc__)
-    launch.run_population(f"gym-{launch.slug(settings.env)}", settings, presets.GYM)
+    launch.run_population(f"gym-{launch.slug(settings.name())}", settings, presets.GYM)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import re
 import shlex
 import sys
 import time
@@ -271,7 +272,7 @@ def _one_line() -> Iterator[None]:
 
 def slug(env_id: str) -> str:
     """Return an environment's id in a form that fits into a directory's name."""
-    return env_id.replace(":", "-").replace("/", "-")
+    return re.sub("[:/?=&]", "-", env_id)
 
 
 def open_or_create(

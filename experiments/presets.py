@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from agents import actor_critic, transformer, unreal
-from envs import atari, doom, lab, starcraft
+from envs import atari, doom, ids, lab, starcraft
 from experiments import config
 from experiments.members import gan, learner, translation
 from pbt import run, space
@@ -61,6 +61,8 @@ class GymConfig(config.PopulationConfig):
 
     env: str = "CartPole-v1"
     """Any Gymnasium id, or module:EnvId if importing the module registers it."""
+    env_kwargs: tuple[str, ...] = ()
+    """Arguments of the environment's constructor, such as is_slippery=False."""
     reward_scale: float | None = None
     """Factor of the rewards that members learn from; default: a factor that is known to work in
     this environment, else 1. With discounted returns far above 1, the value's gradient drowns the
@@ -69,6 +71,7 @@ class GymConfig(config.PopulationConfig):
     def check(self) -> None:
         """See `PopulationConfig.check`."""
         super().check()
+        ids.split(ids.join(self.env, self.env_kwargs))
         if own := _own_command(self.env):
             raise ValueError(f"--env {self.env}: its settings are those of python -m {own}")
         if self.reward_scale is not None:
@@ -77,12 +80,13 @@ class GymConfig(config.PopulationConfig):
     def learned_scale(self) -> float:
         """Return the factor of rewards in force."""
         if self.reward_scale is None:
-            return REWARD_SCALES.get(self.env, 1.0)
+            return REWARD_SCALES.get(ids.split(self.env)[0], 1.0)
         return self.reward_scale
 
     def learner_config(self) -> learner.LearnerConfig:
         """See `PopulationConfig.learner_config`."""
-        return self.in_environment(self.env, reward_scale=self.learned_scale())
+        env_id = ids.join(self.env, self.env_kwargs)
+        return self.in_environment(env_id, reward_scale=self.learned_scale())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import gymnasium
 
-from envs import atari, make, toy
+from envs import atari, ids, make, toy
 from experiments.analysis import tasks
 from pbt import store
 
@@ -70,9 +70,10 @@ def foreign_code(env_id: Any) -> str | None:
     module, colon, _ = env_id.rpartition(":")
     if colon:
         return f"the module {module!r}"
-    if env_id in toy.ENVS or make.find_level(env_id) or atari.find_game(env_id):
+    plain, _ = ids.split(env_id)
+    if plain in toy.ENVS or make.find_level(plain) or atari.find_game(plain):
         return None
-    spec = gymnasium.registry.get(env_id)
+    spec = gymnasium.registry.get(plain)
     if spec is None:
         return None
     for entry in (spec.entry_point, spec.vector_entry_point):

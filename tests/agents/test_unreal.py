@@ -19,6 +19,14 @@ def make(channels=2, frame_channels=1, seed=0, width=16, lr=1e-3, package="batch
     return unreal.UNREAL(base, obs_shape, ACTIONS, False, config, seed, frame_channels)
 
 
+def test_it_is_deterministic_if_its_base_is():
+    agent = make()
+    agent.deterministic = True
+    assert agent.base.deterministic
+    agent.deterministic = False
+    assert not agent.base.deterministic
+
+
 class Player:
     """Plays `env(t, action) -> (frame, reward, terminated)`, the same in all slots."""
 

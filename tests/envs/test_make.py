@@ -1,5 +1,6 @@
 """`make_vec` and `describe`: ids, bad input, and nothing left open."""
 
+import re
 import sys
 
 import gymnasium
@@ -8,7 +9,7 @@ import psutil
 import pytest
 from gymnasium import spaces
 
-from envs import atari, make
+from envs import atari, ids, make
 
 
 def test_describe_by_plain_name_and_by_id():
@@ -19,6 +20,42 @@ def test_describe_by_plain_name_and_by_id():
     assert make.describe("Pong", preset="machado2018").single_action_space == spaces.Discrete(18)
     cartpole = make.describe("CartPole-v1")
     assert (cartpole.name, cartpole.frames_per_step, cartpole.is_atari) == ("CartPole-v1", 1, False)
+
+
+def test_an_id_carries_arguments_of_the_constructor():
+    env_id = "FrozenLake-v1?is_slippery=False&map_name=8x8"
+    assert ids.split(env_id) == ("FrozenLake-v1", {"is_slippery": False, "map_name": "8x8"})
+    assert ids.split("A-v0?n=3&x=-1e-3&y=0.5&name=x-1.a") == (
+        "A-v0",
+        {"n": 3, "x": -1e-3, "y": 0.5, "name": "x-1.a"},
+    )
+    assert ids.join("FrozenLake-v1", ["map_name=8x8", "is_slippery=False"]) == env_id
+    assert ids.join("FrozenLake-v1", []) == "FrozenLake-v1"
+    assert "with is_slippery=False, map_name=8x8" in make.protocol(env_id)
+    envs = make.make_vec(env_id, 2)
+    envs.reset(seed=0)
+    for t, place in enumerate((1, 2, 3, 4)):  # to the right, without slipping, on a wide lake
+        obs, *_ = envs.step(np.full(2, 2))
+        assert obs.argmax(-1).tolist() == [place, place], t
+    envs.close()
+    assert make.describe("RepeatPrevious?symbols=5").single_action_space == spaces.Discrete(5)
+    assert make.describe("Doom/Basic?max_tics=40").name == "Doom/Basic?max_tics=40"
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("CartPole-v1?", "'' is no argument such as is_slippery=False"),
+        ("CartPole-v1?a=1&a=2", "a is given twice"),
+        ("CartPole-v1?a=/etc/passwd", "numbers, True, False, and words"),
+        ("CartPole-v1?unknown=1", "CartPole-v1 does not take ['unknown']"),
+        ("Pong?a=1", "Pong takes no ['a']"),
+        ("RepeatPrevious?delays=3", "give ['answers', 'delay', 'symbols']"),
+    ],
+)
+def test_wrong_arguments_in_an_id(env_id, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make.make_vec(env_id, 1)
 
 
 def test_channels_of_one_frame():

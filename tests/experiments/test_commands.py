@@ -78,6 +78,20 @@ def test_unknown_and_unusable_environments(refused, env, words):
     assert all(word in line for word in words), line
 
 
+def test_arguments_of_the_environments_constructor(refused, command, one_process):
+    frozen = ("--env", "FrozenLake-v1", "--env-kwargs")
+    assert "slippery" in refused(gym, *TINY, *frozen, "slippery=False")
+    assert "no argument such as" in refused(gym, *TINY, *frozen, "is_slippery")
+    result = command(gym, *TINY, *frozen, "is_slippery=False", "--run-dir", "run")
+    assert result.code == 0, result
+    assert (
+        "environment: FrozenLake-v1, as Gymnasium registers it with is_slippery=False" in result.out
+    )
+    played = command(evaluate, "run", "--member", "0", "--episodes", "2")
+    assert played.code is None, "Gymnasium's own environments need no --trust"
+    assert "is_slippery=False" in played.out
+
+
 @pytest.mark.parametrize("env", ["small_envs:Tiny-v0", "small_envs:Grid-v0"])
 def test_the_hint_to_wrap_an_environment_works(
     refused, command, here, one_process, env, monkeypatch

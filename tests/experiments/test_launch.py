@@ -244,6 +244,11 @@ def test_default_directories(command, here, monkeypatch):
     for module, arguments, name in (
         (gym, ["--env", "Catch"], "gym-Catch"),
         (gym, ["--env", "small_envs:Length-v0"], "gym-small_envs-Length-v0"),
+        (
+            gym,
+            ["--env", "FrozenLake-v1", "--env-kwargs", "map_name=8x8", "is_slippery=False"],
+            "gym-FrozenLake-v1-is_slippery-False-map_name-8x8",
+        ),
         (atari, [], "atari-Pong"),
         (atari, ["--game", "MsPacman"], "atari-MsPacman"),
         (atari, ["--game", "ALE/MsPacman-v5"], "atari-MsPacman-ale-v5"),
