@@ -172,7 +172,6 @@ def export_policy(arguments: Arguments) -> None:
         "training_score": score,
         "agent": config.agent,
     }
-    portable.describe(agent, config)  # raises before anything is written
     out.mkdir(parents=True, exist_ok=True)
     for path in portable.write(agent, config, origin, out):
         print(path)

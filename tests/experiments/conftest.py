@@ -119,6 +119,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs import function_call
+
 
 class Length(gymnasium.Env):
     """The return is the length, 1 or 21 with equal chance: short episodes finish first."""
@@ -217,6 +219,26 @@ class Parts(Sampled):
         return *super().step(action)[:-1], self.info
 
 
+class Places(Sampled):
+    """A function has arguments, one of which is a place on the screen; one function is illegal."""
+
+    observation_space = spaces.Dict(
+        {"screen": spaces.Box(0, 255, (12, 12), np.uint8), "wind": spaces.Box(0, 1, (3,))}
+    )
+    action_space = function_call.FunctionCall([3, 144, 2], [[1, 0], [1, 1], [0, 1]])
+
+    @property
+    def info(self):
+        return {"action_mask": (np.array([1, 0, 1], np.int8), None, None)}
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0], self.info
+
+    def step(self, action):
+        assert action[0] == 0 and action[2] == 0 or action[0] == 2 and action[1] == 0, action
+        return *super().step(action)[:-1], self.info
+
+
 class NeedsMore(Length):
     def __init__(self):
         raise gymnasium.error.DependencyNotInstalled("run `pip install more`")
@@ -233,7 +255,7 @@ class Broken(Length):
 
 
 for env in (
-    *(Length, Slow, Picture, Nested, Pair, Tiny, Grid, Words, Parts),
+    *(Length, Slow, Picture, Nested, Pair, Tiny, Grid, Words, Parts, Places),
     *(NeedsMore, Imports, Broken),
 ):
     gymnasium.register(f"{env.__name__}-v0", env)

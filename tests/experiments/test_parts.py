@@ -295,13 +295,6 @@ def test_feudal_networks_see_parts():
     task.close()
 
 
-def test_policies_that_act_alone_have_one_part():
-    config = learner.LearnerConfig("Told-v0", 1)
-    agent = learner.make_agent(config, make.describe("Told-v0"), seed=0)
-    with pytest.raises(ValueError, match=r"act alone.*experiments\.evaluate"):
-        portable.describe(agent, config)
-
-
 @pytest.mark.parametrize("agent", ["a3c", "feudal"])
 def test_policies_that_act_alone_keep_to_a_mask(agent):
     config = learner.LearnerConfig(TAXI, 1, agent=agent)

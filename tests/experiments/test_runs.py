@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 import experiments
+from agents import spatial
 from envs import make
 from experiments import export, gym, toy
 from experiments.members import actor, episodes, learner, policy, portable
@@ -160,8 +161,8 @@ with torch.no_grad():
         parameters, value, state = loaded.step(*one, state)
         outputs.append((parameters, value))
 torch.save(outputs, "outputs.pt")
-shape = loaded.description["observation_shape"]
-print(type(loaded.act(torch.zeros(shape).numpy())).__name__)
+(obs,) = loaded.description["observation"]
+print(type(loaded.act(torch.zeros(obs["shape"]).numpy())).__name__)
 """
 
 
@@ -175,12 +176,13 @@ def test_an_exported_policy_needs_nothing_of_the_suite(trained, command):
     assert (described["run"], described["member"], described["agent_steps"]) == ("run", 0, 800)
     loaded = experiments.load_agent(run_dir, 0)
     rng = np.random.default_rng(0)
+    (obs,) = described["observation"]
     steps, expected = [], []
     state = loaded.agent.initial_state(3)
     given = {"state": state, "steps": steps}
     for at in range(4):
         one = (
-            torch.tensor(rng.normal(size=(3, *described["observation_shape"])).astype(np.float32)),
+            torch.tensor(rng.normal(size=(3, *obs["shape"])).astype(np.float32)),
             torch.eye(described["action_size"])[rng.integers(described["action_size"], size=3)],
             torch.tensor(rng.normal(size=3).astype(np.float32)),
             torch.tensor([at == 0, at == 2, False]),
@@ -202,6 +204,86 @@ def test_an_exported_policy_needs_nothing_of_the_suite(trained, command):
         torch.testing.assert_close(value, wanted_value, rtol=0, atol=1e-6)
     state_dict = safetensors.torch.load_file(out / "policy.safetensors")
     assert loaded.step.load_state_dict(state_dict) is not None
+
+
+PLAYS = """
+import json
+import sys
+for name in ("agents", "envs", "pbt", "experiments", "gymnasium"):
+    sys.modules[name] = None  # importing it fails
+import torch
+import policy
+loaded = policy.load(".", seed=8)
+actions = []
+for obs, reward, first, mask in torch.load("steps.pt", weights_only=False):
+    actions.append(loaded.act(obs, reward, first=first, action_mask=mask).tolist())
+print(json.dumps([actions, [part.tolist() for part in loaded._state]]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("env_id", "agent", "keys", "sizes", "used"),
+    [
+        ("Parts-v0", "a3c", [0, 1], [2, 3, 2], []),
+        ("Places-v0", "ppo", [0, 1], [3, 144, 2], [[1, 0], [1, 1], [0, 1]]),
+    ],
+)
+def test_an_exported_policy_of_several_parts_acts_as_its_member(
+    trained, command, env_id, agent, keys, sizes, used
+):
+    """Only the process in which the member acts has the environment."""
+    run_dir = trained("--env", f"small_envs:{env_id}", "--agent", agent)
+    result = command(export, run_dir, "--to", "torch", "--member", "0", "--trust")
+    assert result.code is None, result
+    out = run_dir / "export" / "policy"
+    described = json.loads((out / "policy.json").read_text())
+    assert [one["key"] for one in described["observation"]] == keys
+    assert (described["action_parts"], described["action_used"]) == (sizes, used)
+    loaded = experiments.load_agent(run_dir, 0, trust=True, seed=7)
+    is_spatial = isinstance(loaded.agent.network, spatial.SpatialActorCritic)
+    assert is_spatial == (env_id == "Places-v0")
+    env = loaded.make_env()
+    reward, done, steps, actions = 0.0, True, [], []
+    for _ in range(60):
+        if first := done:
+            obs, info = env.reset(seed=len(steps))
+        mask = info["action_mask"]
+        steps.append((obs, reward, first, mask))
+        actions.append(loaded.act(obs, reward, first=first, action_mask=mask))
+        obs, reward, terminated, truncated, info = env.step(actions[-1])
+        done = terminated or truncated
+    env.close()
+    assert [len({*part}) for part in np.transpose(actions)] != [1, 1, 1]
+    torch.save(steps, out / "steps.pt")
+    done = subprocess.run(
+        [sys.executable, "-c", PLAYS], cwd=out, capture_output=True, text=True, timeout=170
+    )
+    assert done.returncode == 0, done.stderr
+    its_actions, its_state = json.loads(done.stdout)
+    assert its_actions == [action.tolist() for action in actions]
+    for mine, its in zip(loaded._state, its_state, strict=True):
+        np.testing.assert_allclose(mine, its, rtol=0, atol=1e-5)
+
+
+def test_a_policy_of_several_parts_says_what_it_needs(trained):
+    run_dir = trained("--env", "small_envs:Places-v0", "--agent", "a3c")
+    loaded = experiments.load_agent(run_dir, 0, trust=True)
+    env = loaded.make_env()
+    obs, info = env.reset(seed=0)
+    screen, wind = obs
+    for wrong, words in (
+        ((screen, wind[:2]), r"part 1 has the shape \(2,\).*\(3,\)"),
+        ((screen, "south"), r"no part 1 of float32 numbers.*parts \[0, 1\]"),
+        ((screen,), r"no part 1 of float32"),
+        ({"screen": screen}, r"no part 0 of uint8"),
+        (0.0, r"no part 0 of uint8"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            loaded.act(wrong)
+    with pytest.raises(ValueError, match=r"mask has the shape \(3,\).*149 in all"):
+        loaded.act(obs, action_mask=info["action_mask"][:3])
+    assert loaded.act(obs, action_mask=info["action_mask"]).shape == (3,)
+    env.close()
 
 
 @pytest.mark.parametrize(
