@@ -15,6 +15,7 @@ importing `module` registers `EnvId`.
 import dataclasses
 import functools
 import inspect
+from pathlib import Path
 from typing import Any
 
 import ale_py
@@ -23,7 +24,7 @@ import numpy as np
 from ale_py import roms
 from gymnasium import spaces
 
-from envs import atari, doom, first_person, gym, lab, single, starcraft, toy
+from envs import atari, doom, first_person, gym, lab, parts, single, starcraft, toy
 
 _FIRST_PERSON: dict[type, Any] = {doom.Level: doom.DoomVectorEnv, lab.Level: lab.LabVectorEnv}
 
@@ -49,6 +50,8 @@ class EnvSpec:
     for other images."""
     reward_scale: float = 1.0
     """Factor of raw rewards to learn from; 1 where none is known."""
+    is_large: bool = False
+    """Whether each environment is a game process that takes much memory and seconds to start."""
 
 
 def describe(env_id: str, *, preset: str | atari.Preset = "a3c2016", **keywords: Any) -> EnvSpec:
@@ -91,6 +94,7 @@ def describe(env_id: str, *, preset: str | atari.Preset = "a3c2016", **keywords:
             frames_per_step=starcraft.GAME_LOOPS_PER_STEP,
             is_atari=False,
             frame_channels=1,
+            is_large=True,
         )
     game = atari.find_game(env_id)
     if game is None:
@@ -203,6 +207,17 @@ def protocol(env_id: str, *, preset: str | atari.Preset = "a3c2016") -> str:
         f"{'FIRE after reset' if chosen.fire_reset else 'no FIRE after reset'}, "
         f"{spec.frames_per_step} frames per agent step, at most {chosen.max_frames:,} frames"
     )
+
+
+def wrapper_file(env_id: str) -> Path | None:
+    """Return the file that alone gives an environment the protocol of `make_single`.
+
+    It is a Python file that needs Gymnasium, and its wrapper is called `Normalised`. None where the
+    environment is none of Gymnasium's own.
+    """
+    if env_id in toy.ENVS or find_level(env_id) or starcraft.find_mini_game(env_id):
+        return None
+    return None if atari.find_game(env_id) else Path(parts.__file__)
 
 
 def flattening(env_id: str) -> str:

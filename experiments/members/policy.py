@@ -1,17 +1,20 @@
 """A trained policy that acts in one environment and keeps its memory between steps.
 
     policy = load(".")                          # the directory that this file was exported to
-    observation, _ = env.reset()
+    env = environment.Normalised(gymnasium.make("CartPole-v1"))
+    observation, info = env.reset()
     policy.reset()
     reward, done = 0.0, False
     while not done:
-        action = policy.act(observation, reward)
-        observation, reward, terminated, truncated, _ = env.step(action)
+        action = policy.act(observation, reward, action_mask=info.get("action_mask"))
+        observation, reward, terminated, truncated, info = env.step(action)
         done = terminated or truncated
 
 `python -m experiments.export RUN_DIR --to torch` copies this file beside the files that `load`
 reads. It needs PyTorch and NumPy, and nothing of the suite that trained the policy. `policy.json`
-says what the policy sees and does, and where it comes from.
+says what the policy sees and does, and where it comes from. A policy for an environment of
+Gymnasium also has `environment.py`, which needs Gymnasium. Its wrapper gives the environment the
+spaces that the policy knows: several parts become images and one vector, and numbers count from 0.
 """
 
 import itertools

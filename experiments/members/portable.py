@@ -6,6 +6,7 @@
 | `policy.safetensors` | its state dict, for `load_state_dict` of the same module |
 | `policy.json` | what it sees and does, and which member of which run it is |
 | `policy.py` | `experiments.members.policy`, which acts with these files |
+| `environment.py` | `envs.parts`, which gives a Gymnasium environment the spaces of the policy |
 """
 
 import json
@@ -23,7 +24,9 @@ from envs import make
 from experiments.members import actor, learner, policy
 
 FILES = (policy.PROGRAM, "policy.safetensors", policy.DESCRIPTION, "policy.py")
-"""Names of the files."""
+"""Names of the files of every policy."""
+WRAPPER = "environment.py"
+"""Name of the file of the wrapper, which only policies for Gymnasium's environments have."""
 MAX_BATCH = 32
 """Most environments that the exported network takes at once. More would be convolved in parts."""
 
@@ -147,7 +150,12 @@ def write(
     safetensors.torch.save_file(weights, directory / "policy.safetensors")
     (directory / policy.DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n")
     (directory / "policy.py").write_text(Path(policy.__file__).read_text())
-    return [directory / name for name in FILES]
+    written = [directory / name for name in FILES]
+    (directory / WRAPPER).unlink(missing_ok=True)
+    if (wrapper := make.wrapper_file(config.env_id)) is not None:
+        (directory / WRAPPER).write_text(wrapper.read_text())
+        written.append(directory / WRAPPER)
+    return written
 
 
 def _keys(
