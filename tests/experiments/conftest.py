@@ -119,8 +119,6 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs import function_call
-
 
 class Length(gymnasium.Env):
     """The return is the length, 1 or 21 with equal chance: short episodes finish first."""
@@ -173,6 +171,8 @@ class Sampled(Length):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
         return self.observation_space.sample(), {}
 
     def step(self, action):
@@ -219,8 +219,39 @@ class Parts(Sampled):
         return *super().step(action)[:-1], self.info
 
 
+class NeedsMore(Length):
+    def __init__(self):
+        raise gymnasium.error.DependencyNotInstalled("run `pip install more`")
+
+
+class Imports(Length):
+    def __init__(self):
+        import a_package_nobody_has
+
+
+class Broken(Length):
+    def __init__(self):
+        raise RuntimeError("no display\\nat :0")
+
+
+for env in (
+    *(Length, Slow, Picture, Nested, Pair, Tiny, Grid, Words, Parts),
+    *(NeedsMore, Imports, Broken),
+):
+    gymnasium.register(f"{env.__name__}-v0", env)
+'''
+
+PLACES = """
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs import function_call
+from small_envs import Sampled
+
+
 class Places(Sampled):
-    """A function has arguments, one of which is a place on the screen; one function is illegal."""
+    '''A function has arguments, one of which is a place on the screen; one function is illegal.'''
 
     observation_space = spaces.Dict(
         {"screen": spaces.Box(0, 255, (12, 12), np.uint8), "wind": spaces.Box(0, 1, (3,))}
@@ -239,35 +270,20 @@ class Places(Sampled):
         return *super().step(action)[:-1], self.info
 
 
-class NeedsMore(Length):
-    def __init__(self):
-        raise gymnasium.error.DependencyNotInstalled("run `pip install more`")
-
-
-class Imports(Length):
-    def __init__(self):
-        import a_package_nobody_has
-
-
-class Broken(Length):
-    def __init__(self):
-        raise RuntimeError("no display\\nat :0")
-
-
-for env in (
-    *(Length, Slow, Picture, Nested, Pair, Tiny, Grid, Words, Parts, Places),
-    *(NeedsMore, Imports, Broken),
-):
-    gymnasium.register(f"{env.__name__}-v0", env)
-'''
+gymnasium.register("Places-v0", Places)
+"""
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty working directory; `small_envs:Length-v0` and others can be imported."""
+    """An empty working directory; `small_envs:Length-v0` and others can be imported.
+
+    So can `small_places:Places-v0`, which needs the suite.
+    """
     modules = tmp_path / "modules"
     modules.mkdir()
     (modules / "small_envs.py").write_text(ENVIRONMENTS)
+    (modules / "small_places.py").write_text(PLACES)
     monkeypatch.syspath_prepend(str(modules))
     working = tmp_path / "working"
     working.mkdir()

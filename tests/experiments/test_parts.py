@@ -313,6 +313,28 @@ def test_policies_that_act_alone_keep_to_a_mask(agent):
     env.close()
 
 
+def test_policies_that_act_alone_say_what_they_see():
+    config = learner.LearnerConfig("Tally-v0", 1)
+    made = learner.make_agent(config, make.describe("Tally-v0"), seed=0)
+    alone = policy.Policy(portable.describe(made, config), portable.step_of(made))
+    env = make.make_single("Tally-v0")
+    (screen, clock), info = env.reset(seed=0)
+    for wrong, words in (
+        ((screen, clock[:2]), r"part 1 has the shape \(2,\).* learned from \(10,\)"),
+        ((screen, "noon"), r"no part 1 of float64 numbers.* parts \[0, 1\]: use an environment"),
+        ((screen,), r"no part 1 of float64"),
+        ({"screen": screen}, r"no part 0 of uint8"),
+        (0.0, r"no part 0 of uint8"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            alone.act(wrong)
+    with pytest.raises(ValueError, match=r"mask has the shape \(3,\).*9 in all"):
+        alone.act((screen, clock), action_mask=info["action_mask"][:3])
+    action = alone.act((screen, clock), action_mask=info["action_mask"])
+    assert env.action_space.contains(action)
+    env.close()
+
+
 def test_one_environment_has_the_parts_of_many():
     env, envs = make.make_single("Tally-v0"), make.make_vec("Tally-v0", 1)
     (obs, info), (many, many_info) = env.reset(seed=3), envs.reset(seed=3)
