@@ -54,8 +54,8 @@ def play(
     returns, lengths = zip(*played, strict=True)
     protocol = (
         f"{make.protocol(learner_config.env_id, preset=learner_config.preset)}; actions sampled "
-        f"from the policy; {wording.counted(quota, 'episode')} in each of {slots} environments; "
-        f"raw undiscounted returns; evaluation seed {seed}"
+        f"from the policy; {wording.counted(quota, 'episode')} in each of "
+        f"{wording.counted(slots, 'environment')}; raw undiscounted returns; evaluation seed {seed}"
     )
     return scores.Evaluation(
         member.id, member.version, member.agent_steps, returns, lengths, protocol

@@ -285,7 +285,7 @@ def test_an_exported_policy_of_several_parts_acts_as_its_member(
     assert its_actions == actions
     for mine, its in zip(state, its_state, strict=True):
         np.testing.assert_allclose(mine, its, rtol=0, atol=1e-5)
-    assert len({tuple(action) for action in actions}) > 5
+    assert len({tuple(action) for action in actions}) > 3
 
 
 @pytest.mark.parametrize(
