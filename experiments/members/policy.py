@@ -35,6 +35,7 @@ PROGRAM, DESCRIPTION = "policy.pt2", "policy.json"
 """Names of the files of the network and of its description."""
 ILLEGAL = -1e9
 """Logit of an illegal action, whose exponential is 0."""
+_WAY_OUT = "use an environment with the protocol of its run, from make_env or environment.py"
 
 
 def seen_obs(obs: NDArray[Any], device: torch.device) -> torch.Tensor:
@@ -186,14 +187,13 @@ class Policy:
                 keys = [other["key"] for other in listed]
                 raise ValueError(
                     f"the observation has no part {key!r} of {one['dtype']} numbers, and the "
-                    f"policy has learned from the parts {keys}: use an environment with the "
-                    "protocol of its run"
+                    f"policy has learned from the parts {keys}: {_WAY_OUT}"
                 ) from error
             if list(part.shape) != shape:
                 name = "the observation" if key is None else f"the observation's part {key!r}"
                 raise ValueError(
                     f"{name} has the shape {part.shape}, and the policy has learned from "
-                    f"{tuple(shape)}: use an environment with the protocol of its run"
+                    f"{tuple(shape)}: {_WAY_OUT}"
                 )
             parts.append(seen_obs(part[None], torch.device("cpu")))
         return parts[0] if listed[0]["key"] is None else tuple(parts)
