@@ -180,20 +180,18 @@ class Policy:
         parts: list[torch.Tensor] = []
         listed = self.description["observation"]
         for one in listed:
-            key, shape = one["key"], one["shape"]
+            key, dtype, shape = one["key"], one["dtype"], tuple(one["shape"])
+            name = "the observation" if key is None else f"part {key!r} of the observation"
             try:
-                part = np.asarray(observation if key is None else observation[key], one["dtype"])
+                part = np.asarray(observation if key is None else observation[key], dtype)
             except (TypeError, ValueError, LookupError) as error:
-                keys = [other["key"] for other in listed]
                 raise ValueError(
-                    f"the observation has no part {key!r} of {one['dtype']} numbers, and the "
-                    f"policy has learned from the parts {keys}: {_WAY_OUT}"
+                    f"{name} is missing, or is no array of {dtype}: {_WAY_OUT}"
                 ) from error
-            if list(part.shape) != shape:
-                name = "the observation" if key is None else f"the observation's part {key!r}"
+            if part.shape != shape:
                 raise ValueError(
-                    f"{name} has the shape {part.shape}, and the policy has learned from "
-                    f"{tuple(shape)}: {_WAY_OUT}"
+                    f"{name} has the shape {part.shape}, and the policy has learned from {shape}: "
+                    f"{_WAY_OUT}"
                 )
             parts.append(seen_obs(part[None], torch.device("cpu")))
         return parts[0] if listed[0]["key"] is None else tuple(parts)

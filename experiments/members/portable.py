@@ -68,7 +68,6 @@ def describe(agent: actor.Agent, config: learner.LearnerConfig) -> dict[str, Any
     Args:
         agent: The agent.
         config: The settings that it was trained with.
-
     """
     spec = make.describe(config.env_id, preset=config.preset)
     action, size = spec.single_action_space, actor.action_size(spec)
@@ -116,7 +115,7 @@ def write(
         OSError: A file cannot be written.
     """
     step = step_of(agent)
-    # `torch.export.save` warns of weights in another layout.
+    # `torch.export.save` warns of weights that are not.
     step.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     described = {**describe(agent, config), **origin}
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
