@@ -320,7 +320,7 @@ def test_policies_that_act_alone_say_what_they_see():
     env = make.make_single("Tally-v0")
     (screen, clock), info = env.reset(seed=0)
     for wrong, words in (
-        ((screen, clock[:2]), r"part 1 has the shape \(2,\).* learned from \(10,\)"),
+        ((screen, clock[:2]), r"part 1 of .* has the shape \(2,\).* learned from \(10,\)"),
         ((screen, "noon"), r"part 1 of .* is no array of float64: use an environment"),
         ((screen,), "part 1 of the observation is missing"),
         ({"screen": screen}, "part 0 of the observation is missing"),
