@@ -4,24 +4,14 @@ The scalar form is always vectorised here (`vectorization_mode="sync"`, SAME_STE
 vector environments are NEXT_STEP, where the step after an episode's end is no transition, but would
 enter the learner as one.
 
-Spaces of an environment, and the spaces that the learner sees:
-
-| inside | outside |
-|---|---|
-| observation `Box` of one dimension, any number type | unchanged |
-| observation `Discrete(n)`, with any `start` | one-hot float32 vector `[n]` |
-| observation `Box` uint8 image `[H, W, C]`, `[C, H, W]` or `[H, W]` | `[C, H, W]`, contiguous |
-| action `Discrete(n, start=s)` | `Discrete(n)`: 0 is played as `s` |
-| action `Box` of one dimension, float | the same bounds; actions outside are clipped to them |
-| observations and actions of several parts | see `envs.parts` |
-
+`envs.parts` says which spaces an environment may have, and which ones the learner sees instead.
 All other spaces are refused. Masks of discrete actions in `info["action_mask"]` become bool arrays,
 as `envs.make.make_vec` says.
 """
 
 import importlib.util
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -89,61 +79,6 @@ def _described(env_id: str, observation: spaces.Space[Any]) -> str:
     )
 
 
-class Normalised(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """One scalar environment with the outer spaces of the module's docstring.
-
-    Every observation is a copy. Otherwise the reset of an environment that returns its own buffer
-    would overwrite the last observation of the episode before it is read.
-    """
-
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        super().__init__(env)
-        inner, action = env.observation_space, env.action_space
-        self._convert_obs: Callable[[Any], Any] = np.array  # a copy
-        if isinstance(inner, spaces.Discrete):
-            first, count = int(inner.start), int(inner.n)
-            self.observation_space = spaces.Box(0.0, 1.0, (count,), np.float32)
-            one_hot = np.eye(count, dtype=np.float32)
-            self._convert_obs = lambda obs: one_hot[int(obs) - first].copy()
-        elif isinstance(inner, spaces.Box) and len(inner.shape) > 1:
-            image = parts.Image(inner)
-            self.observation_space, self._convert_obs = image.outer, image.seen
-        elif not isinstance(inner, spaces.Box):
-            several = parts.Observation(inner)
-            self.observation_space, self._convert_obs = several.outer, several.seen
-        self._convert_action: Callable[[Any], Any] = lambda action: action
-        self._action = None if isinstance(action, spaces.Box) else parts.Action(action)
-        if isinstance(action, spaces.Discrete):
-            start = action.start
-            self.action_space = spaces.Discrete(int(action.n))
-            if start != 0:
-                self._convert_action = lambda chosen: chosen + start
-        elif isinstance(action, spaces.Box):
-            low, high, dtype = action.low, action.high, action.dtype
-            self._convert_action = lambda chosen: np.clip(chosen, low, high).astype(dtype)
-        elif self._action is not None:
-            self.action_space, self._convert_action = self._action.outer, self._action.played
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
-        obs, info = self.env.reset(seed=seed, options=options)
-        return self._convert_obs(obs), self._convert_info(info)
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Play one step."""
-        obs, reward, terminated, truncated, info = self.env.step(self._convert_action(action))
-        info = self._convert_info(info)
-        return self._convert_obs(obs), float(reward), bool(terminated), bool(truncated), info
-
-    def _convert_info(self, info: dict[str, Any]) -> dict[str, Any]:
-        """Return an info whose mask of discrete actions, if it has one, is a bool array."""
-        if self._action is None or parts.MASK not in info:
-            return info
-        return {**info, parts.MASK: self._action.mask(info[parts.MASK])}
-
-
 class GymVectorEnv(gymnasium.vector.VectorWrapper):
     """Copies of one Gymnasium environment. See `envs.make.make_vec` for the contract of `step`.
 
@@ -160,7 +95,7 @@ class GymVectorEnv(gymnasium.vector.VectorWrapper):
                 num_envs,
                 vectorization_mode="sync",
                 vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-                wrappers=[Normalised],
+                wrappers=[parts.Normalised],
                 **keywords,
             )
         )
@@ -254,14 +189,14 @@ def inspect(env_id: str, keywords: dict[str, Any]) -> tuple[spaces.Space[Any], s
         problem = unsupported(env_id, env.observation_space, env.action_space)
         if problem is not None:
             raise ValueError(problem)
-        outer = Normalised(env)
+        outer = parts.Normalised(env)
         _try_reset(env_id, outer)
         return outer.observation_space, outer.action_space
     finally:
         env.close()
 
 
-def _try_reset(env_id: str, env: Normalised) -> None:
+def _try_reset(env_id: str, env: parts.Normalised) -> None:
     """Reset an environment once, as its vector form will, and raise `ValueError` if it fails."""
     space = env.observation_space
     try:

@@ -16,6 +16,7 @@ importing `module` registers `EnvId`. An id may carry arguments of the construct
 import dataclasses
 import functools
 import inspect
+from pathlib import Path
 from typing import Any
 
 import ale_py
@@ -24,7 +25,7 @@ import numpy as np
 from ale_py import roms
 from gymnasium import spaces
 
-from envs import atari, doom, first_person, gym, ids, lab, single, starcraft, toy
+from envs import atari, doom, first_person, gym, ids, lab, parts, single, starcraft, toy
 
 _FIRST_PERSON: dict[type, Any] = {doom.Level: doom.DoomVectorEnv, lab.Level: lab.LabVectorEnv}
 
@@ -50,6 +51,8 @@ class EnvSpec:
     for other images."""
     reward_scale: float = 1.0
     """Factor of raw rewards to learn from; 1 where none is known."""
+    is_large: bool = False
+    """Whether each environment is a game process that takes much memory and seconds to start."""
 
 
 def describe(env_id: str, *, preset: str | atari.Preset | None = None, **keywords: Any) -> EnvSpec:
@@ -94,6 +97,7 @@ def describe(env_id: str, *, preset: str | atari.Preset | None = None, **keyword
             frames_per_step=starcraft.GAME_LOOPS_PER_STEP,
             is_atari=False,
             frame_channels=1,
+            is_large=True,
         )
     game = atari.find_game(plain)
     if game is None:
@@ -214,6 +218,18 @@ def protocol(env_id: str, *, preset: str | atari.Preset | None = None) -> str:
         f"{'FIRE after reset' if chosen.fire_reset else 'no FIRE after reset'}, "
         f"{spec.frames_per_step} frames per agent step, at most {chosen.max_frames:,} frames"
     )
+
+
+def wrapper_file(env_id: str) -> Path | None:
+    """Return the file that alone gives an environment the protocol of `make_single`.
+
+    It is a Python file that needs Gymnasium, and its wrapper is called `Normalised`. None where the
+    environment is none of Gymnasium's own.
+    """
+    plain, _ = ids.split(env_id)
+    if plain in toy.ENVS or find_level(plain) or starcraft.find_mini_game(plain):
+        return None
+    return None if atari.find_game(plain) else Path(parts.__file__)
 
 
 def flattening(env_id: str) -> str:

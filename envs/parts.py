@@ -1,27 +1,33 @@
-"""Spaces of several parts, as the learner sees them: images and one vector, and discrete numbers.
+"""Spaces of an environment as the learner sees them: images, vectors and discrete numbers.
 
 Each class here converts between a space of an environment, `inner`, and what the learner sees,
-`outer`. Parts are taken in the order of the space, at any depth.
+`outer`. `Normalised` does so for all that a Gymnasium environment gives and takes.
 
 | inner | outer |
 |---|---|
-| observations without images | one vector, by `flatten` |
-| observations with images | `Tuple` of the images and, last, one vector of all else |
-| actions of discrete numbers | `MultiDiscrete` from 0 |
+| observation `Box` of one dimension, any number type | unchanged |
+| observation `Discrete(n)`, with any `start` | one-hot float32 vector `[n]` |
+| observation `Box` uint8 image `[H, W, C]`, `[C, H, W]` or `[H, W]` | `[C, H, W]`, contiguous |
+| observations of several parts without images | one vector, by `flatten` |
+| observations of several parts with images | `Tuple` of these and, last, a vector of all else |
+| action `Discrete(n, start=s)` | `Discrete(n)`: 0 is played as `s` |
+| action `Box` of one dimension, float | the same bounds; actions outside are clipped to them |
+| actions of several discrete numbers | `MultiDiscrete` from 0 |
 
-Where there is one part alone, outer is that part. `gymnasium.spaces.flatten` shows discrete
-numbers one-hot.
+Parts are taken in the order of the space, at any depth. Where there is one part alone, outer is
+that part. `gymnasium.spaces.flatten` shows discrete numbers one-hot.
+
+This file needs Gymnasium alone, and lies beside exported policies as `environment.py`.
 """
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-
-from envs import function_call
 
 MASK = "action_mask"
 """Key of an `info` under which an environment says which actions are legal now."""
@@ -138,8 +144,9 @@ class Action:
         self._inner = inner
         self._leaves = _leaves(inner)
         self._sizes = [size for leaf in self._leaves for size in _sizes(leaf)]
-        if isinstance(inner, function_call.FunctionCall):
-            self.outer = function_call.FunctionCall(self._sizes, inner.used)
+        if hasattr(inner, "used"):  # an `envs.function_call.FunctionCall`
+            function_call: Any = type(inner)
+            self.outer = function_call(self._sizes, inner.used)
         elif len(self._sizes) == 1:
             self.outer = spaces.Discrete(self._sizes[0])
         else:
@@ -181,6 +188,63 @@ class Action:
             return np.split(mask.astype(np.bool_), np.cumsum(self._sizes)[:-1])
         pairs = zip(self._leaves, _values(self._inner, mask), strict=True)
         return [part for leaf, of_leaf in pairs for part in _masks(leaf, of_leaf)]
+
+
+class Normalised(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """One scalar environment with the outer spaces of the module's docstring.
+
+    Masks of discrete actions in `info["action_mask"]` become bool arrays.
+
+    Every observation is a copy. Otherwise the reset of an environment that returns its own buffer
+    would overwrite the last observation of the episode before it is read.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        inner, action = env.observation_space, env.action_space
+        self._convert_obs: Callable[[Any], Any] = np.array  # a copy
+        if isinstance(inner, spaces.Discrete):
+            first, count = int(inner.start), int(inner.n)
+            self.observation_space = spaces.Box(0.0, 1.0, (count,), np.float32)
+            one_hot = np.eye(count, dtype=np.float32)
+            self._convert_obs = lambda obs: one_hot[int(obs) - first].copy()
+        elif isinstance(inner, spaces.Box) and len(inner.shape) > 1:
+            image = Image(inner)
+            self.observation_space, self._convert_obs = image.outer, image.seen
+        elif not isinstance(inner, spaces.Box):
+            several = Observation(inner)
+            self.observation_space, self._convert_obs = several.outer, several.seen
+        self._convert_action: Callable[[Any], Any] = lambda action: action
+        self._action = None if isinstance(action, spaces.Box) else Action(action)
+        if isinstance(action, spaces.Discrete):
+            start = action.start
+            self.action_space = spaces.Discrete(int(action.n))
+            if start != 0:
+                self._convert_action = lambda chosen: chosen + start
+        elif isinstance(action, spaces.Box):
+            low, high, dtype = action.low, action.high, action.dtype
+            self._convert_action = lambda chosen: np.clip(chosen, low, high).astype(dtype)
+        elif self._action is not None:
+            self.action_space, self._convert_action = self._action.outer, self._action.played
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._convert_obs(obs), self._convert_info(info)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Play one step."""
+        obs, reward, terminated, truncated, info = self.env.step(self._convert_action(action))
+        info = self._convert_info(info)
+        return self._convert_obs(obs), float(reward), bool(terminated), bool(truncated), info
+
+    def _convert_info(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Return an info whose mask of discrete actions, if it has one, is a bool array."""
+        if self._action is None or MASK not in info:
+            return info
+        return {**info, MASK: self._action.mask(info[MASK])}
 
 
 def _sizes(leaf: spaces.Space[Any]) -> list[int]:

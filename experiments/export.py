@@ -13,7 +13,8 @@ column. A run can be exported at any time, also while it trains.
 
 The policy is that of the best member. It is exported as `torch.export` writes it, with its state
 dict and a file that acts with it. These files need PyTorch and NumPy alone:
-`import policy; policy.load(".").act(observation, reward)`.
+`import policy; policy.load(".").act(observation, reward)`. For an environment of Gymnasium,
+`environment.py` has the wrapper that gives it the spaces of the policy.
 
 A tracker gets a run per member, with schedules and returns over the member's own steps. MLflow's
 store in RUN_DIR/export/mlflow has them nested in a run of the population, and may hold other runs
@@ -172,7 +173,6 @@ def export_policy(arguments: Arguments) -> None:
         "training_score": score,
         "agent": config.agent,
     }
-    portable.describe(agent, config)  # raises before anything is written
     out.mkdir(parents=True, exist_ok=True)
     for path in portable.write(agent, config, origin, out):
         print(path)

@@ -21,8 +21,8 @@ Transition = actor.Transition
 _PIN_S = 60.0
 """Seconds for which a checkpoint is kept while it is loaded, though its member trains on."""
 MAX_PARALLEL = 32
-"""Largest number of environments stepped together. Each plays the same number of episodes, since
-the first episodes to finish are the shortest."""
+"""Largest number of environments stepped together; of large ones, as many as in training. Each
+plays the same number of episodes, since the first episodes to finish are the shortest."""
 
 
 def play(
@@ -49,7 +49,7 @@ def play(
     """
     agent, learner_config = load_agent(run_store, run_dir, member, seed)
     agent.deterministic = deterministic
-    slots, quota = _shares(episodes)
+    slots, quota = _shares(learner_config, episodes)
     try:
         played = [
             (episode_return, length)
@@ -62,7 +62,7 @@ def play(
     chosen = "most likely actions" if deterministic else "actions sampled from the policy"
     protocol = (
         f"{make.protocol(learner_config.env_id, preset=learner_config.preset)}; {chosen}; "
-        f"{wording.counted(quota, 'episode')} in each of {slots} environments; "
+        f"{wording.counted(quota, 'episode')} in each of {wording.counted(slots, 'environment')}; "
         f"raw undiscounted returns; evaluation seed {seed}"
     )
     return scores.Evaluation(
@@ -85,7 +85,7 @@ def fresh_steps(
         Each step of all environments, with the slot, return and length of the episodes that ended
         in it and count.
     """
-    slots, quota = _shares(episodes)
+    slots, quota = _shares(config, episodes)
     envs = make.make_vec(config.env_id, slots, preset=config.preset)
     try:
         player = actor.Actor(agent, envs, config.clip_rewards, config.reward_scale)
@@ -105,9 +105,11 @@ def fresh_steps(
         envs.close()
 
 
-def _shares(episodes: int) -> tuple[int, int]:
+def _shares(config: learner.LearnerConfig, episodes: int) -> tuple[int, int]:
     """Return the number of environments, and of the episodes of each."""
-    slots = min(episodes, MAX_PARALLEL)
+    is_large = make.describe(config.env_id, preset=config.preset).is_large
+    # As many as the machine of the run could hold.
+    slots = min(episodes, config.num_envs if is_large else MAX_PARALLEL, MAX_PARALLEL)
     return slots, math.ceil(episodes / slots)
 
 

@@ -1,19 +1,23 @@
 """A trained policy that acts in one environment and keeps its memory between steps.
 
     policy = load(".")                          # the directory that this file was exported to
-    observation, _ = env.reset()
+    env = environment.Normalised(gymnasium.make("CartPole-v1"))
+    observation, info = env.reset()
     policy.reset()
     reward, done = 0.0, False
     while not done:
-        action = policy.act(observation, reward)
-        observation, reward, terminated, truncated, _ = env.step(action)
+        action = policy.act(observation, reward, action_mask=info.get("action_mask"))
+        observation, reward, terminated, truncated, info = env.step(action)
         done = terminated or truncated
 
 `python -m experiments.export RUN_DIR --to torch` copies this file beside the files that `load`
 reads. It needs PyTorch and NumPy, and nothing of the suite that trained the policy. `policy.json`
-says what the policy sees and does, and where it comes from.
+says what the policy sees and does, and where it comes from. A policy for an environment of
+Gymnasium also has `environment.py`, which needs Gymnasium. Its wrapper gives the environment the
+spaces that the policy knows: several parts become images and one vector, and numbers count from 0.
 """
 
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +29,13 @@ import torch
 from numpy.typing import NDArray
 
 State = tuple[torch.Tensor, ...]
+Obs = torch.Tensor | tuple[torch.Tensor, ...]
 Step = Callable[..., tuple[torch.Tensor, torch.Tensor, State]]
 PROGRAM, DESCRIPTION = "policy.pt2", "policy.json"
 """Names of the files of the network and of its description."""
+ILLEGAL = -1e9
+"""Logit of an illegal action, whose exponential is 0."""
+_WAY_OUT = "use an environment with the protocol of its run, from make_env or environment.py"
 
 
 def seen_obs(obs: NDArray[Any], device: torch.device) -> torch.Tensor:
@@ -78,10 +86,11 @@ class Policy:
 
     Args:
         description: The content of `policy.json`.
-        step: The network. From observations [B, ...], last actions [B, A], last rewards [B],
-            whether an episode begins, bool [B], and the state, it makes the policy's parameters,
-            values and the next state. The parameters are log-probabilities [B, A] of discrete
-            actions, or mean and log-std [B, 2, A] of continuous ones.
+        step: The network. From observations [B, ...] or a tuple of their parts, last actions
+            [B, A], last rewards [B], whether an episode begins, bool [B], and the state, it makes
+            the policy's parameters, values and the next state. The parameters are log-probabilities
+            [B, A] of discrete actions, or mean and log-std [B, 2, A] of continuous ones. Those of
+            an action of several parts lie side by side.
         seed: Seed of the actions, which are sampled as in training.
     """
 
@@ -89,7 +98,11 @@ class Policy:
         self.description = description
         self.step = step
         self.generator = torch.Generator().manual_seed(seed)
-        self._one_hot = OneHot(description["action_size"], (), torch.device("cpu"))
+        # Sizes of the parts of an action, [P]; of none, if it is in one piece.
+        self._sizes: list[int] = description["action_parts"]
+        self._used = torch.tensor(description["action_used"])  # bool [functions, P - 1], or [0]
+        offsets = list(itertools.accumulate(self._sizes[:-1], initial=0)) if self._sizes else []
+        self._one_hot = OneHot(description["action_size"], offsets, torch.device("cpu"))
         self._warned = False
         self.reset()
 
@@ -109,33 +122,30 @@ class Policy:
         *,
         first: bool = False,
         action_mask: Any = None,
-    ) -> int | NDArray[np.float32]:
+    ) -> int | NDArray[np.int64] | NDArray[np.float32]:
         """Choose an action, and remember what was seen.
 
         Args:
-            observation: One observation, as the environment gives it.
+            observation: One observation, as the environment gives it. One of several parts is a
+                mapping or a sequence of them, as `description["observation"]` lists them.
             reward: Raw reward of the last action, 0 at the first step. A network with a memory sees
                 it. Without one it sees 0, which is said once.
             first: Whether an episode begins here, which is the same as calling `reset` before.
             action_mask: Which discrete actions are legal, [A], where the environment says so in
-                `info["action_mask"]`. None for all.
+                `info["action_mask"]`; the masks of several parts side by side. None for all.
 
         Returns:
-            A discrete action, or a continuous one within the environment's bounds, [A].
+            A discrete action; the numbers of its parts, int64 [P], each from 0; or a continuous
+            action within the environment's bounds, [A].
 
         Raises:
-            ValueError: The observation has another shape than those that the policy has learned
-                from.
+            ValueError: The observation has other parts or another shape than those that the policy
+                has learned from, or the mask has another shape than the actions.
         """
+        seen = self._seen(observation)
+        mask = None if action_mask is None else self._seen_mask(action_mask)
         if first:
             self.reset()
-        seen = np.asarray(observation, self.description["observation_dtype"])
-        if list(seen.shape) != self.description["observation_shape"]:
-            raise ValueError(
-                f"the observation has the shape {seen.shape}, and the policy has learned from "
-                f"{tuple(self.description['observation_shape'])}: use an environment with the "
-                "protocol of its run"
-            )
         if reward is None and not self._is_first and self._state and not self._warned:
             self._warned = True
             warnings.warn(
@@ -147,35 +157,75 @@ class Policy:
         raw = np.array([0.0 if self._is_first or reward is None else reward])  # [1]
         cpu = torch.device("cpu")
         inputs = (
-            seen_obs(seen[None], cpu),  # [1, ...]
+            seen,  # [1, ...]
             self._last_action,
             seen_reward(raw, scale, clips, cpu),
             torch.tensor([self._is_first]),
         )
-        mask = None if action_mask is None else torch.tensor(np.array([action_mask], np.bool_))
         with torch.no_grad():
-            action, self._state = self._choose(inputs, mask)  # [1] or [1, A]
+            action, self._state = self._choose(inputs, mask)  # [1], [1, P] or [1, A]
         self._last_action = self._one_hot(action)
         self._is_first = False
+        if self._sizes:
+            numbers: NDArray[np.int64] = action[0].numpy()
+            return numbers
         if not action.is_floating_point():
             return int(action)
         low, high = self.description["action_low"], self.description["action_high"]
         bounded: NDArray[np.float32] = np.clip(action[0].numpy(), low, high).astype(np.float32)
         return bounded
 
+    def _seen(self, observation: Any) -> Obs:
+        """Return an observation, or a tuple of its parts, as the network sees them, [1, ...]."""
+        parts: list[torch.Tensor] = []
+        listed = self.description["observation"]
+        for one in listed:
+            key, dtype, shape = one["key"], one["dtype"], tuple(one["shape"])
+            name = "the observation" if key is None else f"part {key!r} of the observation"
+            try:
+                part = np.asarray(observation if key is None else observation[key], dtype)
+            except (TypeError, ValueError, LookupError) as error:
+                raise ValueError(
+                    f"{name} is missing, or is no array of {dtype}: {_WAY_OUT}"
+                ) from error
+            if part.shape != shape:
+                raise ValueError(
+                    f"{name} has the shape {part.shape}, and the policy has learned from {shape}: "
+                    f"{_WAY_OUT}"
+                )
+            parts.append(seen_obs(part[None], torch.device("cpu")))
+        return parts[0] if listed[0]["key"] is None else tuple(parts)
+
+    def _seen_mask(self, action_mask: Any) -> torch.Tensor:
+        """Return a mask as bool [1, A]."""
+        mask = np.asarray(action_mask, np.bool_)
+        if self.description["continuous"] or mask.shape != (self.description["action_size"],):
+            raise ValueError(
+                f"the action mask has the shape {mask.shape}: give one value per discrete action, "
+                f"{self.description['action_size']} in all, and none for continuous actions"
+            )
+        return torch.tensor(mask[None])
+
     def _choose(
-        self, inputs: tuple[torch.Tensor, ...], mask: torch.Tensor | None
+        self, inputs: tuple[Any, ...], mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, State]:
-        """Return an action, int64 [1] or float32 [1, A], and the next state."""
+        """Return an action, int64 [1] or [1, P] or float32 [1, A], and the next state."""
         parameters, _, state = self.step(*inputs, self._state)
         if self.description["continuous"]:
             mean, log_std = parameters.unbind(-2)  # [1, A] each
             noise = torch.randn(mean.shape, generator=self.generator)
             return mean + log_std.exp() * noise, state
-        if mask is not None:  # the network's softmax, over what is legal
-            parameters = parameters.masked_fill(~mask, -1e9).log_softmax(-1)
-        action = torch.multinomial(parameters.exp(), 1, generator=self.generator)  # [1, 1]
-        return action.squeeze(-1), state
+        if mask is not None:
+            parameters = parameters.masked_fill(~mask, ILLEGAL)
+        numbers = []
+        for part in torch.split(parameters, self._sizes or parameters.shape[-1], dim=-1):
+            # The network's softmax; under a mask, over what is legal.
+            probs = (part if mask is None else part.log_softmax(-1)).exp()  # [1, size]
+            numbers.append(torch.multinomial(probs, 1, generator=self.generator))
+        action = torch.cat(numbers, dim=-1)  # [1, P]
+        if len(self._used):  # arguments that the function does not use are 0
+            action[:, 1:] *= self._used[action[:, 0]]
+        return action if self._sizes else action.squeeze(-1), state
 
 
 def load(directory: str | Path, seed: int = 0) -> Policy:

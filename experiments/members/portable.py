@@ -6,6 +6,7 @@
 | `policy.safetensors` | its state dict, for `load_state_dict` of the same module |
 | `policy.json` | what it sees and does, and which member of which run it is |
 | `policy.py` | `experiments.members.policy`, which acts with these files |
+| `environment.py` | `envs.parts`, which gives a Gymnasium environment the spaces of the policy |
 """
 
 import json
@@ -23,7 +24,9 @@ from envs import make
 from experiments.members import actor, learner, policy
 
 FILES = (policy.PROGRAM, "policy.safetensors", policy.DESCRIPTION, "policy.py")
-"""Names of the files."""
+"""Names of the files of every policy."""
+WRAPPER = "environment.py"
+"""Name of the file of the wrapper, which only policies for Gymnasium's environments have."""
 MAX_BATCH = 32
 """Most environments that the exported network takes at once. More would be convolved in parts."""
 
@@ -41,7 +44,7 @@ class Step(torch.nn.Module):
 
     def forward(
         self,
-        obs: torch.Tensor,
+        obs: rollout.Obs,
         last_action: torch.Tensor,
         last_reward: torch.Tensor,
         is_first: torch.Tensor,
@@ -65,28 +68,24 @@ def describe(agent: actor.Agent, config: learner.LearnerConfig) -> dict[str, Any
     Args:
         agent: The agent.
         config: The settings that it was trained with.
-
-    Raises:
-        ValueError: Observations or actions have several parts.
     """
     spec = make.describe(config.env_id, preset=config.preset)
-    seen, action = spec.single_observation_space, spec.single_action_space
-    size = actor.action_size(spec)
-    if not isinstance(seen, gymnasium.spaces.Box) or not isinstance(size, int):
-        raise ValueError(
-            f"{spec.name} has observations {seen} and actions {action}: policies that act alone "
-            "have one of each; play this one with `python -m experiments.evaluate`"
-        )
+    action, size = spec.single_action_space, actor.action_size(spec)
+    parts = size if isinstance(size, rollout.ActionParts) else None
     continuous = isinstance(action, gymnasium.spaces.Box)
     bounds: tuple[Any, Any] = (None, None)
     if isinstance(action, gymnasium.spaces.Box):
         bounds = (_finite(action.low), _finite(action.high))
     return {
         "environment": make.protocol(config.env_id, preset=config.preset),
-        "observation_shape": list(seen.shape),
-        "observation_dtype": str(seen.dtype),
+        "observation": [
+            {"key": key, "shape": list(part.shape or ()), "dtype": str(part.dtype)}
+            for key, part in _keys(spec.single_observation_space)
+        ],
         "continuous": continuous,
-        "action_size": size,
+        "action_size": rollout.action_width(size),
+        "action_parts": [] if parts is None else list(parts.sizes),
+        "action_used": [] if parts is None else [list(row) for row in parts.used],
         "action_low": bounds[0],
         "action_high": bounds[1],
         "reward_scale": config.reward_scale,
@@ -104,7 +103,7 @@ def write(
     """Write a policy into an existing directory, and replace the files of an earlier one.
 
     Args:
-        agent: The agent, on the CPU.
+        agent: The agent, on the CPU. Its weights become contiguous in memory.
         config: The settings that it was trained with.
         origin: What else the description says, such as the run and the member.
         directory: The directory.
@@ -113,41 +112,60 @@ def write(
         The paths of the files.
 
     Raises:
-        ValueError: As in `describe`.
         OSError: A file cannot be written.
     """
     step = step_of(agent)
+    # `torch.export.save` warns of weights that are not.
+    step.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     described = {**describe(agent, config), **origin}
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     # Two of everything, since an example of one would be taken for a constant. One tensor in two
     # places would be taken for one input.
     state = tuple(part.clone() for part in agent.initial_state(2))
-    dtype = getattr(torch, described["observation_dtype"])
+    obs = tuple(
+        policy.seen_obs(np.zeros((2, *one["shape"]), one["dtype"]), agent.device).contiguous()
+        for one in described["observation"]
+    )
+    has_parts = described["observation"][0]["key"] is not None
     arguments = (
-        torch.zeros(
-            2, *described["observation_shape"], dtype=dtype if _is_image(described) else None
-        ),
+        obs if has_parts else obs[0],
         torch.zeros(2, described["action_size"]),
         torch.zeros(2),
         torch.ones(2, dtype=torch.bool),
         state,
     )
+    rows = {0: batch}
+    shapes = (
+        tuple(rows for _ in obs) if has_parts else rows,
+        rows,
+        rows,
+        rows,
+        tuple(rows for _ in state),
+    )
     with torch.no_grad():
-        program = torch.export.export(
-            step,
-            arguments,
-            dynamic_shapes=(*({0: batch},) * 4, tuple({0: batch} for _ in state)),
-        )
+        program = torch.export.export(step, arguments, dynamic_shapes=shapes)
     weights = {name: tensor.contiguous() for name, tensor in step.state_dict().items()}
     torch.export.save(program, directory / policy.PROGRAM)
     safetensors.torch.save_file(weights, directory / "policy.safetensors")
     (directory / policy.DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n")
     (directory / "policy.py").write_text(Path(policy.__file__).read_text())
-    return [directory / name for name in FILES]
+    written = [directory / name for name in FILES]
+    (directory / WRAPPER).unlink(missing_ok=True)
+    if (wrapper := make.wrapper_file(config.env_id)) is not None:
+        (directory / WRAPPER).write_text(wrapper.read_text())
+        written.append(directory / WRAPPER)
+    return written
 
 
-def _is_image(described: Mapping[str, Any]) -> bool:
-    return len(described["observation_shape"]) == 3
+def _keys(
+    space: gymnasium.Space[Any],
+) -> list[tuple[str | int | None, gymnasium.Space[Any]]]:
+    """Return the parts of an observation with their keys; None is the key of one without parts."""
+    if isinstance(space, gymnasium.spaces.Dict):
+        return list(space.items())
+    if isinstance(space, gymnasium.spaces.Tuple):
+        return list(enumerate(space))
+    return [(None, space)]
 
 
 def _finite(bounds: Any) -> list[float] | None:

@@ -57,7 +57,8 @@ def record(agent: actor.Agent, config: learner.LearnerConfig, path: Path, seed: 
 
     spec = make.describe(config.env_id, preset=config.preset)
     sees_images = len(spec.single_observation_space.shape or ()) == 3
-    if not sees_images and ids.split(config.env_id)[0] in toy.ENVS:
+    is_toy = ids.split(config.env_id)[0] in toy.ENVS
+    if not sees_images and (is_toy or spec.is_large):
         raise ValueError(f"--video: {config.env_id} cannot be rendered, evaluate it without")
     keywords: dict[str, Any] = {} if sees_images else {"render_mode": "rgb_array"}
     # Frames are arrays, so no screen is needed, and SDL should not look for one.

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from envs import gym, make
+from envs import make, parts
 
 
 class Odd(gymnasium.Env):
@@ -285,7 +285,7 @@ def test_several_numbers_are_one_vector(space):
             return self.seen, {}
 
     inner = Sampling()
-    outer = gym.Normalised(inner)
+    outer = parts.Normalised(inner)
     obs, _ = outer.reset(seed=0)
     expected = gymnasium.wrappers.FlattenObservation(inner).observation(inner.seen)
     assert obs.tolist() == expected.tolist()

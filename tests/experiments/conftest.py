@@ -171,6 +171,8 @@ class Sampled(Length):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
         return self.observation_space.sample(), {}
 
     def step(self, action):
@@ -239,13 +241,49 @@ for env in (
     gymnasium.register(f"{env.__name__}-v0", env)
 '''
 
+PLACES = """
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs import function_call
+from small_envs import Sampled
+
+
+class Places(Sampled):
+    '''A function has arguments, one of which is a place on the screen; one function is illegal.'''
+
+    observation_space = spaces.Dict(
+        {"screen": spaces.Box(0, 255, (12, 12), np.uint8), "wind": spaces.Box(0, 1, (3,))}
+    )
+    action_space = function_call.FunctionCall([3, 144, 2], [[1, 0], [1, 1], [0, 1]])
+
+    @property
+    def info(self):
+        return {"action_mask": (np.array([1, 0, 1], np.int8), None, None)}
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0], self.info
+
+    def step(self, action):
+        assert action[0] == 0 and action[2] == 0 or action[0] == 2 and action[1] == 0, action
+        return *super().step(action)[:-1], self.info
+
+
+gymnasium.register("Places-v0", Places)
+"""
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty working directory; `small_envs:Length-v0` and others can be imported."""
+    """An empty working directory; `small_envs:Length-v0` and others can be imported.
+
+    So can `small_places:Places-v0`, which needs the suite.
+    """
     modules = tmp_path / "modules"
     modules.mkdir()
     (modules / "small_envs.py").write_text(ENVIRONMENTS)
+    (modules / "small_places.py").write_text(PLACES)
     monkeypatch.syspath_prepend(str(modules))
     working = tmp_path / "working"
     working.mkdir()

@@ -295,13 +295,6 @@ def test_feudal_networks_see_parts():
     task.close()
 
 
-def test_policies_that_act_alone_have_one_part():
-    config = learner.LearnerConfig("Told-v0", 1)
-    agent = learner.make_agent(config, make.describe("Told-v0"), seed=0)
-    with pytest.raises(ValueError, match=r"act alone.*experiments\.evaluate"):
-        portable.describe(agent, config)
-
-
 @pytest.mark.parametrize("agent", ["a3c", "feudal"])
 def test_policies_that_act_alone_keep_to_a_mask(agent):
     config = learner.LearnerConfig(TAXI, 1, agent=agent)
@@ -317,6 +310,28 @@ def test_policies_that_act_alone_keep_to_a_mask(agent):
         obs, _, terminated, _, info = env.step(legal[0])
         assert not terminated
     assert illegal
+    env.close()
+
+
+def test_policies_that_act_alone_say_what_they_see():
+    config = learner.LearnerConfig("Tally-v0", 1)
+    made = learner.make_agent(config, make.describe("Tally-v0"), seed=0)
+    alone = policy.Policy(portable.describe(made, config), portable.step_of(made))
+    env = make.make_single("Tally-v0")
+    (screen, clock), info = env.reset(seed=0)
+    for wrong, words in (
+        ((screen, clock[:2]), r"part 1 of .* has the shape \(2,\).* learned from \(10,\)"),
+        ((screen, "noon"), r"part 1 of .* is no array of float64: use an environment"),
+        ((screen,), "part 1 of the observation is missing"),
+        ({"screen": screen}, "part 0 of the observation is missing"),
+        (0.0, "part 0 of the observation is missing"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            alone.act(wrong)
+    with pytest.raises(ValueError, match=r"mask has the shape \(3,\).*9 in all"):
+        alone.act((screen, clock), action_mask=info["action_mask"][:3])
+    action = alone.act((screen, clock), action_mask=info["action_mask"])
+    assert env.action_space.contains(action)
     env.close()
 
 

@@ -1,6 +1,8 @@
 """Runs from Python: their tables, their agents, and policies without this suite."""
 
+import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import safetensors.torch
 import torch
 
 import experiments
+from agents import spatial
 from envs import make
 from experiments import export, gym, toy
 from experiments.members import actor, episodes, learner, policy, portable
@@ -177,8 +180,8 @@ with torch.no_grad():
         parameters, value, state = loaded.step(*one, state)
         outputs.append((parameters, value))
 torch.save(outputs, "outputs.pt")
-shape = loaded.description["observation_shape"]
-print(type(loaded.act(torch.zeros(shape).numpy())).__name__)
+(obs,) = loaded.description["observation"]
+print(type(loaded.act(torch.zeros(obs["shape"]).numpy())).__name__)
 """
 
 
@@ -192,12 +195,13 @@ def test_an_exported_policy_needs_nothing_of_the_suite(trained, command):
     assert (described["run"], described["member"], described["agent_steps"]) == ("run", 0, 800)
     loaded = experiments.load_agent(run_dir, 0)
     rng = np.random.default_rng(0)
+    (obs,) = described["observation"]
     steps, expected = [], []
     state = loaded.agent.initial_state(3)
     given = {"state": state, "steps": steps}
     for at in range(4):
         one = (
-            torch.tensor(rng.normal(size=(3, *described["observation_shape"])).astype(np.float32)),
+            torch.tensor(rng.normal(size=(3, *obs["shape"])).astype(np.float32)),
             torch.eye(described["action_size"])[rng.integers(described["action_size"], size=3)],
             torch.tensor(rng.normal(size=3).astype(np.float32)),
             torch.tensor([at == 0, at == 2, False]),
@@ -219,6 +223,86 @@ def test_an_exported_policy_needs_nothing_of_the_suite(trained, command):
         torch.testing.assert_close(value, wanted_value, rtol=0, atol=1e-6)
     state_dict = safetensors.torch.load_file(out / "policy.safetensors")
     assert loaded.step.load_state_dict(state_dict) is not None
+
+
+def play(agent, env):
+    """Return 60 actions of an agent, its last state, and what it was given."""
+    reward, done, actions, given = 0.0, True, [], []
+    for _ in range(60):
+        if first := done:
+            obs, info = env.reset(seed=len(given))
+        given.append((obs, reward, first, info["action_mask"]))
+        action = agent.act(obs, reward, first=first, action_mask=info["action_mask"])
+        actions.append(action.tolist())
+        obs, reward, terminated, truncated, info = env.step(action)
+        done = terminated or truncated
+    return actions, [part.tolist() for part in agent._state], given
+
+
+LOADS = """
+import json
+import sys
+for name in ("agents", "envs", "pbt", "experiments"):
+    sys.modules[name] = None  # importing it fails
+import torch
+import policy
+loaded = policy.load(".", seed=8)
+"""
+PLAYS = f"""{LOADS}
+import environment
+import gymnasium
+import small_envs
+{inspect.getsource(play)}
+actions, state, _ = play(loaded, environment.Normalised(gymnasium.make("Parts-v0")))
+print(json.dumps([actions, state]))
+"""
+ACTS = f"""{LOADS}
+actions = []
+for obs, reward, first, mask in torch.load("given.pt", weights_only=False):
+    actions.append(loaded.act(obs, reward, first=first, action_mask=mask).tolist())
+print(json.dumps([actions, [part.tolist() for part in loaded._state]]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("env_id", "agent", "sizes", "used", "program"),
+    [
+        ("small_envs:Parts-v0", "a3c", [2, 3, 2], [], PLAYS),
+        ("small_places:Places-v0", "ppo", [3, 144, 2], [[1, 0], [1, 1], [0, 1]], ACTS),
+    ],
+)
+def test_an_exported_policy_of_several_parts_acts_as_its_member(
+    trained, command, env_id, agent, sizes, used, program
+):
+    run_dir = trained("--env", env_id, "--agent", agent)
+    result = command(export, run_dir, "--to", "torch", "--member", "0", "--trust")
+    assert result.code is None, result
+    out = run_dir / "export" / "policy"
+    assert {path.name for path in out.iterdir()} == {*portable.FILES, "environment.py"}
+    described = json.loads((out / "policy.json").read_text())
+    assert [one["key"] for one in described["observation"]] == [0, 1]
+    assert (described["action_parts"], described["action_used"]) == (sizes, used)
+    loaded = experiments.load_agent(run_dir, 0, trust=True, seed=7)  # its actions have seed 8
+    points = isinstance(loaded.agent.network, spatial.SpatialActorCritic)
+    assert points == (144 in sizes)
+    env = loaded.make_env()
+    actions, state, given = play(loaded, env)
+    env.close()
+    torch.save(given, out / "given.pt")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=out,
+        env={**os.environ, "PYTHONPATH": str(run_dir.resolve().parents[1] / "modules")},
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    assert done.returncode == 0, done.stderr
+    its_actions, its_state = json.loads(done.stdout)
+    assert its_actions == actions
+    for mine, its in zip(state, its_state, strict=True):
+        np.testing.assert_allclose(mine, its, rtol=0, atol=1e-5)
+    assert len({tuple(action) for action in actions}) > 3
 
 
 @pytest.mark.parametrize(

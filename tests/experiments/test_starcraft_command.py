@@ -1,18 +1,24 @@
-"""`python -m experiments.starcraft`: its messages, and what must be there before it begins."""
+"""`python -m experiments.starcraft`: its messages, what it needs, and a run from end to end."""
 
 import dataclasses
 import functools
+import json
 import re
 
 import pytest
 
+import experiments
 import starcraft_stand_in
 from agents import spatial
 from envs import make, starcraft, starcraft_import
-from experiments import presets
+from experiments import evaluate, export, presets, replay, report, resume
 from experiments import starcraft as starcraft_command
-from experiments.members import learner
+from experiments.members import episodes, learner, policy
+from experiments.pages import run_report
 from experiments.studies import defaults
+from pbt import store
+
+WRITE_REPORT = run_report.write_report
 
 
 @pytest.fixture
@@ -109,3 +115,65 @@ def test_studies_know_the_mini_games():
         16,
         "ppo",
     )
+
+
+@pytest.mark.usefixtures("installed")
+def test_no_more_games_are_played_at_once_than_in_training():
+    config = presets.STARCRAFT["default"]["a3c"].learner_config()
+    assert config.num_envs == 8
+    assert episodes._shares(config, 30) == (8, 4)
+    assert episodes._shares(dataclasses.replace(config, env_id="Catch"), 30) == (30, 1)
+
+
+@pytest.mark.skipif(bool(starcraft_import.missing()), reason="the extra starcraft is not installed")
+def test_a_population_is_trained_resumed_scored_replayed_and_exported(
+    command, here, one_process, monkeypatch, tmp_path, started
+):
+    starcraft_stand_in.install(tmp_path / "game", seconds=2)  # 4 agent steps an episode
+    monkeypatch.setenv("SC2PATH", str(tmp_path / "game"))
+    trained = command(
+        starcraft_command,
+        *("--resolution", "8", "--population", "2", "--workers", "1", "--num-envs", "1"),
+        *("--total-steps", "60", "--report-interval", "60", "--ready-interval", "60"),
+        *("--run-dir", "run"),
+    )
+    assert trained.code == 0, trained
+    assert "30 episodes in each of 1 environment; raw" in trained.out
+    resumed = command(resume, "run", "--total-steps", "80", "--workers", "1")
+    assert resumed.code == 0, resumed
+    replayed = command(
+        replay, "run", "--total-steps", "20", "--workers", "1", "--run-dir", "replayed"
+    )
+    assert replayed.code == 0, replayed
+    for run_dir, steps in (("run", [80, 80]), ("replayed", [20])):
+        with store.Store.open(run_dir) as run_store:
+            assert [member.agent_steps for member in run_store.members()] == steps
+
+    scored = command(evaluate, "run", "--member", "0", "--episodes", "2")
+    assert scored.code is None, scored
+    assert "2 episodes in each of 1 environment" in scored.out
+    monkeypatch.setattr(run_report, "write_report", WRITE_REPORT)
+    reported = command(report, "run")
+    assert reported.code is None, reported
+    assert "StarCraft/MoveToBeacon-8" in (here / "run/report/index.html").read_text()
+
+    exported = command(export, "run", "--to", "torch", "--member", "0")
+    assert exported.code is None, exported
+    out = here / "run/export/policy"
+    assert not (out / "environment.py").exists()
+    described = json.loads((out / "policy.json").read_text())
+    keys = ["available_actions", "minimap", "player", "screen"]
+    assert [part["key"] for part in described["observation"]] == keys
+    member, alone = experiments.load_agent("run", 0, seed=7), policy.load(out, seed=8)
+    assert isinstance(member.agent.network, spatial.SpatialActorCritic)
+    env = member.make_env()
+    obs, info = env.reset(seed=0)
+    reward, done = 0.0, False
+    while not done:
+        action = member.act(obs, reward, action_mask=info["action_mask"])
+        its = alone.act(obs, reward, action_mask=info["action_mask"])
+        assert action.tolist() == its.tolist()
+        obs, reward, terminated, truncated, info = env.step(action)
+        done = terminated or truncated
+    env.close()
+    assert started() == []
