@@ -19,6 +19,7 @@ spaces that the policy knows: several parts become images and one vector, and nu
 
 import itertools
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -91,13 +92,25 @@ class Policy:
             the policy's parameters, values and the next state. The parameters are log-probabilities
             [B, A] of discrete actions, or mean and log-std [B, 2, A] of continuous ones. Those of
             an action of several parts lie side by side.
-        seed: Seed of the actions, which are sampled as in training.
+        seed: Seed of the actions, if they are sampled as in training.
+        deterministic: Whether to take the most likely action, and not a sample.
     """
 
-    def __init__(self, description: Mapping[str, Any], step: Step, seed: int = 0) -> None:
+    def __init__(
+        self,
+        description: Mapping[str, Any],
+        step: Step,
+        seed: int = 0,
+        deterministic: bool = False,
+    ) -> None:
         self.description = description
         self.step = step
         self.generator = torch.Generator().manual_seed(seed)
+        self.deterministic = deterministic
+        # Bounds of each dimension of a continuous action; None where there is none.
+        low, high = description["action_low"], description["action_high"]
+        self._low = [-math.inf if bound is None else bound for bound in low]  # [A]
+        self._high = [math.inf if bound is None else bound for bound in high]  # [A]
         # Sizes of the parts of an action, [P]; of none, if it is in one piece.
         self._sizes: list[int] = description["action_parts"]
         self._used = torch.tensor(description["action_used"])  # bool [functions, P - 1], or [0]
@@ -171,8 +184,8 @@ class Policy:
             return numbers
         if not action.is_floating_point():
             return int(action)
-        low, high = self.description["action_low"], self.description["action_high"]
-        bounded: NDArray[np.float32] = np.clip(action[0].numpy(), low, high).astype(np.float32)
+        clipped = np.clip(action[0].numpy(), self._low, self._high)
+        bounded: NDArray[np.float32] = clipped.astype(np.float32)
         return bounded
 
     def _seen(self, observation: Any) -> Obs:
@@ -213,6 +226,8 @@ class Policy:
         parameters, _, state = self.step(*inputs, self._state)
         if self.description["continuous"]:
             mean, log_std = parameters.unbind(-2)  # [1, A] each
+            if self.deterministic:
+                return mean, state
             noise = torch.randn(mean.shape, generator=self.generator)
             return mean + log_std.exp() * noise, state
         if mask is not None:
@@ -221,20 +236,24 @@ class Policy:
         for part in torch.split(parameters, self._sizes or parameters.shape[-1], dim=-1):
             # The network's softmax; under a mask, over what is legal.
             probs = (part if mask is None else part.log_softmax(-1)).exp()  # [1, size]
-            numbers.append(torch.multinomial(probs, 1, generator=self.generator))
+            if self.deterministic:
+                numbers.append(probs.argmax(-1, keepdim=True))
+            else:
+                numbers.append(torch.multinomial(probs, 1, generator=self.generator))
         action = torch.cat(numbers, dim=-1)  # [1, P]
         if len(self._used):  # arguments that the function does not use are 0
             action[:, 1:] *= self._used[action[:, 0]]
         return action if self._sizes else action.squeeze(-1), state
 
 
-def load(directory: str | Path, seed: int = 0) -> Policy:
+def load(directory: str | Path, seed: int = 0, deterministic: bool = False) -> Policy:
     """Load an exported policy. Its `step` is a `torch.nn.Module` with the trained weights.
 
     Args:
         directory: The directory of the exported files.
-        seed: Seed of the actions.
+        seed: Seed of the actions, if they are sampled.
+        deterministic: Whether to take the most likely action, and not a sample.
     """
     program = torch.export.load(Path(directory) / PROGRAM)
     description = json.loads((Path(directory) / DESCRIPTION).read_text())
-    return Policy(description, program.module(), seed)
+    return Policy(description, program.module(), seed, deterministic)

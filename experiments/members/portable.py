@@ -10,7 +10,8 @@
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,22 +73,19 @@ def describe(agent: actor.Agent, config: learner.LearnerConfig) -> dict[str, Any
     spec = make.describe(config.env_id, preset=config.preset)
     action, size = spec.single_action_space, actor.action_size(spec)
     parts = size if isinstance(size, rollout.ActionParts) else None
-    continuous = isinstance(action, gymnasium.spaces.Box)
-    bounds: tuple[Any, Any] = (None, None)
-    if isinstance(action, gymnasium.spaces.Box):
-        bounds = (_finite(action.low), _finite(action.high))
+    box = action if isinstance(action, gymnasium.spaces.Box) else None
     return {
         "environment": make.protocol(config.env_id, preset=config.preset),
         "observation": [
             {"key": key, "shape": list(part.shape or ()), "dtype": str(part.dtype)}
             for key, part in _keys(spec.single_observation_space)
         ],
-        "continuous": continuous,
+        "continuous": box is not None,
         "action_size": rollout.action_width(size),
         "action_parts": [] if parts is None else list(parts.sizes),
         "action_used": [] if parts is None else [list(row) for row in parts.used],
-        "action_low": bounds[0],
-        "action_high": bounds[1],
+        "action_low": [] if box is None else _bounds(box.low),
+        "action_high": [] if box is None else _bounds(box.high),
         "reward_scale": config.reward_scale,
         "clip_rewards": config.clip_rewards,
         "state": [
@@ -168,6 +166,6 @@ def _keys(
     return [(None, space)]
 
 
-def _finite(bounds: Any) -> list[float] | None:
-    """Return bounds as JSON; None if one of them is infinite, so that nothing is clipped."""
-    return bounds.tolist() if np.isfinite(bounds).all() else None
+def _bounds(values: Iterable[float]) -> list[float | None]:
+    """Return bounds of a continuous action as JSON, [A]; None where there is none."""
+    return [float(value) if math.isfinite(value) else None for value in values]

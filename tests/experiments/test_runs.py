@@ -14,11 +14,12 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
+from gymnasium import spaces
 
 import experiments
 from agents import spatial
 from envs import make
-from experiments import export, gym, toy
+from experiments import export, gym, runs, toy
 from experiments.members import actor, episodes, learner, policy, portable
 from pbt import create, store
 
@@ -303,6 +304,39 @@ def test_an_exported_policy_of_several_parts_acts_as_its_member(
     for mine, its in zip(state, its_state, strict=True):
         np.testing.assert_allclose(mine, its, rtol=0, atol=1e-5)
     assert len({tuple(action) for action in actions}) > 3
+
+
+@pytest.mark.parametrize(("agent", "env_id"), [("feudal", "Catch"), ("ppo", "Pendulum-v1")])
+def test_a_deterministic_policy_acts_as_its_deterministic_agent(agent, env_id):
+    config = learner.LearnerConfig(env_id, 1, agent=agent)
+    made = learner.make_agent(config, make.describe(env_id), seed=0)
+    made.deterministic = True
+    described = portable.describe(made, config)
+    alone = policy.Policy(described, portable.step_of(made), deterministic=True)
+    member = runs.Agent(made, config)
+    env = member.make_env()
+    obs, _ = env.reset(seed=0)
+    for t in range(8):  # Catch ends after 9
+        action = alone.act(obs, reward=t / 10)
+        np.testing.assert_array_equal(action, member.act(obs, reward=t / 10))
+        obs, *_ = env.step(action)
+    env.close()
+
+
+def test_each_dimension_of_a_continuous_action_has_its_own_bounds():
+    space = spaces.Box(np.float32([-1, -np.inf]), np.float32([np.inf, 2]))
+    described = {
+        "action_low": portable._bounds(space.low),
+        "action_high": portable._bounds(space.high),
+        "observation": [{"key": None, "shape": [1], "dtype": "float32"}],
+        **{"continuous": True, "action_size": 2, "action_parts": [], "action_used": []},
+        **{"state": [], "reward_scale": 1.0, "clip_rewards": False},
+    }
+    assert json.loads(json.dumps(described["action_low"])) == [-1.0, None]
+    for mean, bounded in (([-9.0, -9.0], [-1.0, -9.0]), ([9.0, 9.0], [9.0, 2.0])):
+        parameters = torch.tensor([[mean, [0.0, 0.0]]])
+        alone = policy.Policy(described, lambda *_, p=parameters: (p, None, ()), deterministic=True)
+        assert alone.act([0.0]).tolist() == bounded
 
 
 @pytest.mark.parametrize(
