@@ -45,14 +45,6 @@ class A3C(actor_critic.FlatAgent):
             self.network.parameters(), learning_rate, self.package.decay, self.package.epsilon
         )
 
-    def rollout_length(self, unroll_length: int, most: int) -> int:
-        """Return the unroll length, or `most` if that is less."""
-        return min(unroll_length, most)
-
-    def keeps_graph(self, unroll_length: int, num_envs: int) -> bool:
-        """Return whether acting keeps the graph in an unroll of this size."""
-        return unroll_length * num_envs <= self.config.graph_steps
-
     def update(
         self,
         batch: rollout.Rollout,

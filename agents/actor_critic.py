@@ -164,18 +164,18 @@ class Agent(abc.ABC):
         """Return the core's zero state for `batch` environments."""
         return self.network.initial_state(batch)
 
-    @abc.abstractmethod
     def rollout_length(self, unroll_length: int, most: int) -> int:
-        """Return the steps of each environment to the next update.
+        """Return the steps of each environment to the next update: one unroll, or what is left.
 
         Args:
             unroll_length: Steps through which gradients flow.
             most: Steps that must not be exceeded, at least 1.
         """
+        return min(unroll_length, most)
 
-    @abc.abstractmethod
     def keeps_graph(self, length: int, num_envs: int) -> bool:
         """Return whether acting keeps the graph in a rollout of this size."""
+        return length * num_envs <= self.config.graph_steps
 
     @abc.abstractmethod
     def act(

@@ -210,10 +210,9 @@ class DCGAN:
             initialise(network, draws)
             # The format in which convolutions are fastest here. It changes no number's meaning.
             network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            adam = optimiser.Adam(network.parameters(), learning_rate, EPSILON)
-            for group in adam.param_groups:
-                group["betas"] = BETAS
-            self._optimisers[part] = adam
+            self._optimisers[part] = optimiser.Adam(
+                network.parameters(), learning_rate, EPSILON, BETAS
+            )
 
     def update(self, real: torch.Tensor, noise: torch.Tensor) -> dict[str, float]:
         """Take K Adam steps of the discriminator, then one of the generator.

@@ -203,14 +203,6 @@ class Feudal(actor_critic.Agent):
             dtype,
         )
 
-    def rollout_length(self, unroll_length: int, most: int) -> int:
-        """Return the unroll length, or `most` if that is less."""
-        return min(unroll_length, most)
-
-    def keeps_graph(self, length: int, num_envs: int) -> bool:
-        """Return whether acting keeps the torso's graph in an unroll of this size."""
-        return length * num_envs <= self.config.graph_steps
-
     def act(
         self, inputs: rollout.Inputs, state: rollout.CoreState, keep_graph: bool = False
     ) -> rollout.Step:

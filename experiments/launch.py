@@ -122,15 +122,7 @@ def run_and_exit(
     sys.exit(exit_code)
 
 
-def run_experiment(
-    run_dir: Path,
-    run_config: run.RunConfig,
-    workers: int,
-    fork: Path | None = None,
-    url: str | None = None,
-    checkpoints: str | None = None,
-    where: cluster.Cluster = cluster.THIS_MACHINE,
-) -> Result:
+def run_experiment(run_dir: Path, run_config: run.RunConfig, workers: int) -> Result:
     """Run a population until it is finished or interrupted, and return what it came to.
 
     | exit code | meaning |
@@ -145,18 +137,13 @@ def run_experiment(
     Args:
         run_dir: The run's directory; a run that is there already is resumed.
         run_config: The run as stored.
-        workers: Number of worker processes.
-        fork: Directory of another run to start from.
-        url: The PostgreSQL database that holds the run's store; None for SQLite, or for where the
-            run is.
-        checkpoints: Folder or URL of the run's checkpoints; None for its directory, or for where
-            they are.
-        where: Where the workers run; on this machine by default.
+        workers: Number of worker processes, on this machine.
 
     Raises:
         Refused: The run cannot begin, with the exit code 1, 2 or 74.
     """
-    return _result(run_dir, _train(run_dir, run_config, workers, fork, url, checkpoints, where))
+    exit_code = _train(run_dir, run_config, workers, None, None, None, cluster.THIS_MACHINE)
+    return _result(run_dir, exit_code)
 
 
 def _train(
