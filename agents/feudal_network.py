@@ -15,7 +15,7 @@ The paper's dilated LSTM has r cores, of which step t advances core t mod r. Tha
 advanced at step t - r. So the state is a queue of the last r steps: each step takes the oldest core
 and puts it in front again, and there is no index to keep. Goals and latent states of the last c
 steps are such queues too. All of them and the age of the episode are data, one row per environment.
-What is older than the episode is masked by the age where it would be used.
+Entries from before the current episode are masked by its age wherever they are read.
 
 The paper has c = r = 10. Here both are `horizon`. Both LSTMs have d units. The last action and
 reward among the Worker's inputs are those of the suite's other cores.

@@ -66,7 +66,7 @@ def _shapes(obs_shape: rollout.ObsShape) -> tuple[tuple[int, ...], ...]:
 
 
 def _places(obs_shape: rollout.ObsShape, parts: rollout.ActionParts) -> list[bool]:
-    """Return which parts of an action have one value per pixel; a function is none of them."""
+    """Return which parts of an action, functions apart, have one value per pixel."""
     pixels = {math.prod(shape[1:]) for shape in _shapes(obs_shape) if len(shape) == 3}
     return [size in pixels and not (parts.used and at == 0) for at, size in enumerate(parts.sizes)]
 

@@ -67,7 +67,7 @@ class Bank:
         """
         index = rng.integers(len(self.labels), size=count)
         shift = rng.integers(-self.shifts[index], self.shifts[index], endpoint=True)  # [B, 2]
-        # What leaves the image on one side and comes back on the other is always ground.
+        # Only ground leaves the image on one side and comes back on the other.
         place = (np.arange(SIZE) - shift[:, :, None]) % SIZE  # [B, 2, 32]
         rows, columns = place[:, 0, :, None], place[:, 1, None, :]
         images = self.glyphs[index[:, None, None], rows, columns]  # [B, 32, 32]

@@ -16,7 +16,7 @@ from 100 on. So a score says whether a learner composes numbers that it has neve
 "sechs", "hundert", "und", "zwan", "zig". Adjacent morphemes are joined into one word. Both
 languages share one table of ids.
 
-What it is not: natural language. Its grammar has no ambiguity, no rare words and no noise, its
+It is no natural language. Its grammar has no ambiguity, no rare words and no noise, its
 vocabulary is closed, and nearly all that a learner can get wrong is a number. It stands in for
 real text where a network must be trained in seconds and nothing can be downloaded. Scores say
 nothing of WMT.

@@ -285,8 +285,8 @@ def collect(
     """Delete checkpoints that no row names, and remains of interrupted writes and deletions.
 
     Several collectors may run at once. The next one completes what a killed one began. Links are
-    never followed, and anything that does not look like a checkpoint is left alone. What a killed
-    writer left goes at once, because its lock ended with it. What a living one writes stays.
+    never followed, and anything that does not look like a checkpoint is left alone. Files of a
+    killed writer are deleted at once, since its lock ended with it. A living writer's stay.
 
     Args:
         root: The run's checkpoint directory.

@@ -222,7 +222,7 @@ class Objects:
         """Delete old blobs that no manifest names.
 
         A child that appears meanwhile has the blobs of a donor that is pinned, whose manifest is in
-        the listing. What else is being published has young blobs.
+        the listing. Any other checkpoint that is being published has young blobs.
         """
         found = list(self._bucket.list())
         try:

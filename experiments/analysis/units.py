@@ -56,7 +56,7 @@ NAME = "units"
 
 
 def of(config: run.RunConfig) -> Units:
-    """Return the words for the learners of a run. What has an environment is an agent.
+    """Return the words for the learners of a run. Learners with an environment are agents.
 
     Learners of which the suite knows nothing may name their own: `{"units": {"score": "accuracy",
     "step": "epoch"}}` in their `task_config`.

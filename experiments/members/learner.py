@@ -64,8 +64,8 @@ class LearnerConfig:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON mapping that `from_json` takes back.
 
-        What came later than the first runs is left out where it has no effect, so that a run of
-        before is the same run as one with these settings.
+        Settings that were added later are left out at their default, so that older runs with the
+        same settings compare equal.
         """
         values = dataclasses.asdict(self)
         if self.agent not in ("ppo", "unreal-ppo"):

@@ -41,7 +41,7 @@ class NotARun(StoreError):
 
 
 class RunExists(StoreError):
-    """The place for a new run is taken. What is there was left as it is."""
+    """The place for a new run is taken. The existing run is unchanged."""
 
 
 class StoreBusy(StoreError):
