@@ -60,11 +60,11 @@ class GANConfig:
     """Images of each step of either network."""
     discriminator_steps: int = 5
     """Steps of the discriminator before each one of the generator."""
-    evaluation_interval: int = 20
+    evaluation_interval: int = 40
     """Agent steps between two evaluations."""
-    samples: int = 1_000
+    samples: int = 2_000
     """Images of one evaluation."""
-    splits: int = 5
+    splits: int = 10
     """Parts of these images. Each gives one score."""
     copied: Copied = "both"
     """Networks that a member takes from a donor, with their statistics: figure 5e of the paper."""

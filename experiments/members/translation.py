@@ -111,28 +111,6 @@ class TranslationConfig:
         return cls(**{**config, **parts})
 
 
-def paper(data: str, languages: tuple[str, str] = ("en", "de")) -> TranslationConfig:
-    """Return the paper's settings: `transformer_base_single_gpu` of Tensor2Tensor, November 2017.
-
-    Members are ready every 2,000 steps, so they are evaluated as often, on about as many sentences
-    as newstest2012 has. Decoding may add 50 tokens: Vaswani et al. 2017, section 6.1.
-
-    Args:
-        data: Directory of parallel text; see `envs.parallel_text`.
-        languages: Endings of the file names, source first.
-    """
-    return TranslationConfig(
-        data=data,
-        languages=languages,
-        model=transformer.PAPER,
-        batch_tokens=2_048,
-        extra_length=50,
-        evaluation_interval_steps=2_000,
-        evaluation_sentences=300,
-        device="cuda",
-    )
-
-
 def describe(config: TranslationConfig) -> str:
     """Return in words what is translated, for people."""
     if config.data is None:

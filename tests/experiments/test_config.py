@@ -6,6 +6,7 @@ import pytest
 
 from agents import actor_critic, feudal, ppo, unreal
 from experiments import atari, cli, gym, lab, presets
+from experiments.members import gan, translation
 from pbt import local
 
 AGENT_FLAGS = {
@@ -315,3 +316,8 @@ def test_rewards_are_scaled_where_a_scale_is_known_unless_told():
     assert presets.GYM["quick"]["a3c"].learned_scale() == presets.REWARD_SCALES["CartPole-v1"] < 1
     assert parse("--env", "Acrobot-v1").learned_scale() == 1.0
     assert parse("--reward-scale", "0.5").learned_scale() == 0.5
+
+
+def test_a_population_and_its_learners_have_the_same_defaults():
+    assert presets.GANPopulation().task()[1] == gan.GANConfig().to_json()
+    assert presets.TranslationPopulation().task()[1] == translation.TranslationConfig().to_json()

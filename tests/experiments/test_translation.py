@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from agents import transformer
 from envs import number_words, sentence_pairs
+from experiments import presets
 from experiments.members import translation
 from pbt import checkpoint, slices, space, task
 
@@ -420,18 +422,25 @@ def test_pairs_that_are_left_out_are_counted_aloud(tmp_path, caplog):
 # Settings.
 
 
+def paper():
+    preset = dataclasses.replace(presets.TRANSLATION["paper"]["translator"], data=Path("wmt"))
+    return translation.TranslationConfig.from_json(preset.task()[1])
+
+
 def test_config_round_trips_through_json():
-    for config in (TINY, translation.TranslationConfig(), translation.paper("wmt", ("de", "en"))):
+    german = dataclasses.replace(paper(), languages=("de", "en"))
+    for config in (TINY, translation.TranslationConfig(), german):
         stored = json.loads(json.dumps(config.to_json()))
         assert translation.TranslationConfig.from_json(stored) == config
 
 
 def test_the_papers_settings_are_those_of_tensor2tensor():
-    config = translation.paper("wmt")
+    config = paper()
     assert (config.data, config.languages, config.subwords) == ("wmt", ("en", "de"), 32_768)
     assert dataclasses.astuple(config.model) == (6, 512, 2_048, 8)
     assert (config.batch_tokens, config.max_length, config.label_smoothing) == (2_048, 256, 0.1)
     assert config.evaluation_interval_steps == 2_000
+    assert config.extra_length == 50
     assert config.evaluation_batches * config.evaluation_sentences <= 3_003  # newstest2012
 
 
