@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pbt import checkpoint, disk, process, storage
+from pbt import checkpoint, disk, owner, process, storage
 from pbt.records import Event, Lease, Member, Report, Version, VersionKind
 from pbt.store import LostLease, Store
 
@@ -104,9 +104,17 @@ class Context:
             time.sleep(min(self.checkpoints.longest_pause_s, max(_PAUSE_S, waited_s / 4)))
 
     def collect_if_due(self) -> None:
-        """Delete checkpoints that nobody needs any more, as often as their place allows."""
+        """Delete checkpoints that nobody needs any more, as often as their place allows.
+
+        One worker of each machine does it for all. A collection looks at everything, so those of N
+        workers would cost N x N.
+        """
         every_s = min(self.checkpoints.collect_every_s, self.grace_s / 4)
-        if time.monotonic() - self._collected_s >= every_s:
+        if time.monotonic() - self._collected_s < every_s:
+            return
+        self._collected_s = time.monotonic()
+        own = owner.current()
+        if self.store.acquire(f"collector of {owner.machine(own)}", own, every_s):
             self.collect()
 
     def collect(self) -> None:

@@ -23,6 +23,11 @@ def current() -> str:
     return "/".join((socket.gethostname(), _boot_id(), _namespace(), str(pid), _look(pid)[1]))
 
 
+def machine(owner: str) -> str:
+    """Return which machine, boot and process namespace an owner belongs to."""
+    return owner.rpartition("/")[0].rpartition("/")[0]
+
+
 def gone(owners: Iterable[str | None]) -> set[str]:
     """Return those of the owners whose processes have certainly ended."""
     return {name for name in set(owners) if name is not None and _state(name) == "gone"}

@@ -419,17 +419,24 @@ class Store(Reader):
         Returns:
             Whether the owner has the lease now.
         """
-        with self._database.transaction(writing=True) as connection:
-            now = self._database.now(connection)
-            named = named_lease_table.c.name == name
+        named = named_lease_table.c.name == name
+
+        def is_taken(connection: sa.Connection, now: float) -> bool:
             row = connection.execute(sa.select(named_lease_table).where(named)).first()
             # An expiry farther ahead than the lease lasts means that the clock was set back.
-            if (
+            return (
                 row is not None
                 and row.owner not in (owner, *dead_owners)
                 and isinstance(row.expires_s, float)  # unless a bit flipped
                 and now < row.expires_s <= now + seconds + leases.CLOCK_SLACK_S
-            ):
+            )
+
+        with self._database.transaction() as connection:  # so many may ask without the write lock
+            if is_taken(connection, self._database.now(connection)):
+                return False
+        with self._database.transaction(writing=True) as connection:
+            now = self._database.now(connection)
+            if is_taken(connection, now):
                 return False
             connection.execute(named_lease_table.delete().where(named))
             connection.execute(

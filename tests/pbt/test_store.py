@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from pbt import run, space, store
+from pbt import owner, run, space, storage, store
+from pbt.claim import Context
 from pbt.records import Event, Lease, Member, Report, mean
 from pbt.store import schema, statements
 from pbt.task import Episode
@@ -973,6 +974,27 @@ def test_a_named_lease_is_one_owners_at_a_time(new, clock):
     assert run_store.acquire("projector", "one", 30, dead_owners={"two"})
     run_store.give_up("projector", "one")
     assert run_store.acquire("projector", "two", 30)
+
+
+def test_one_worker_of_each_machine_collects_checkpoints(new, clock, tmp_path):
+    run_store, seen = new(), []
+    place = storage.Directory(tmp_path / "checkpoints")
+    place.mark(run_store.identity())
+    own = owner.machine(owner.current())
+
+    def look():  # as a worker that has never collected does
+        Context(run_store, tmp_path, place, seen.append, 40.0).collect_if_due()
+
+    another, elsewhere = f"{own}/1/0", "other/boot/namespace/1/0"
+    assert owner.machine(another) == own
+    assert run_store.acquire(f"collector of {own}", another, 10)
+    assert run_store.acquire(f"collector of {owner.machine(elsewhere)}", elsewhere, 10)
+    look()
+    assert seen == []
+    clock.seconds += 11  # a quarter of the 40 seconds of grace
+    look()
+    assert seen == ["collecting"]
+    assert not run_store.acquire(f"collector of {own}", another, 10)
 
 
 def test_a_finished_run_can_be_extended(new):
