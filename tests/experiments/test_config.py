@@ -308,10 +308,6 @@ def test_an_id_of_ale_asks_for_its_protocol(args, protocol):
     assert (made.env_id, made.preset) == ("Pong", protocol)
 
 
-def test_an_id_of_ale_means_the_same_to_the_command_for_any_environment():
-    assert parse("--env", "ALE/Pong-v5").learner_config().preset == "ale-v5"
-
-
 def test_rewards_are_scaled_where_a_scale_is_known_unless_told():
     assert presets.GYM["quick"]["a3c"].learned_scale() == presets.REWARD_SCALES["CartPole-v1"] < 1
     assert parse("--env", "Acrobot-v1").learned_scale() == 1.0

@@ -40,6 +40,7 @@ def config(run_dir):
         discriminator_steps=2,
         evaluation_interval=4,
         samples=50,
+        splits=5,
     )
 
 

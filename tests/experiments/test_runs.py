@@ -268,7 +268,7 @@ print(json.dumps([actions, [part.tolist() for part in loaded._state]]))
 @pytest.mark.parametrize(
     ("env_id", "agent", "sizes", "used", "program"),
     [
-        ("small_envs:Parts-v0", "a3c", [2, 3, 2], [], PLAYS),
+        pytest.param(*("small_envs:Parts-v0", "a3c", [2, 3, 2], [], PLAYS), marks=pytest.mark.slow),
         ("small_places:Places-v0", "ppo", [3, 144, 2], [[1, 0], [1, 1], [0, 1]], ACTS),
     ],
 )

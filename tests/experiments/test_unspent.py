@@ -36,6 +36,6 @@ def test_a_run_with_unspent_steps_is_evaluated_and_ends_with_code_3(command, hal
 def test_a_study_goes_on_after_a_run_with_unspent_steps(half_dead, here):
     with store.Store.open("run") as run_store:
         run_store.extend(1600)
-    plan.train(here / "run", workers=1)
+    plan.train(here / "run", workers=1, beat=lambda: None)
     with store.Store.open("run") as run_store:
         assert [member.agent_steps for member in run_store.members()] == [1600, 800]
