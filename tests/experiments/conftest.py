@@ -141,7 +141,7 @@ class Slow(Length):
 
     def step(self, action):
         if os.path.exists("slow"):
-            time.sleep(0.03)
+            time.sleep(0.01)
         return super().step(action)
 
 
