@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from agents import actor_critic, transformer, unreal
-from envs import atari, doom, ids, lab, starcraft
+from envs import atari, doom, ids, lab, make, starcraft
 from experiments import config
 from experiments.members import gan, learner, translation
 from pbt import run, space
@@ -71,8 +71,8 @@ class GymConfig(config.PopulationConfig):
     def check(self) -> None:
         """See `PopulationConfig.check`."""
         super().check()
-        ids.split(ids.join(self.env, self.env_kwargs))
-        if own := _own_command(self.env):
+        plain, _ = ids.split(ids.join(self.env, self.env_kwargs))
+        if own := _own_command(plain):
             raise ValueError(f"--env {self.env}: its settings are those of python -m {own}")
         if self.reward_scale is not None:
             check_reward_scale(self.reward_scale)
@@ -530,7 +530,7 @@ def find_level(name: str) -> doom.Level | lab.Level:
     if name in doom.LEVELS:
         return doom.LEVELS[name]
     try:
-        level = doom.find_level(name) or lab.find_level(name)
+        level = make.find_level(name)
     except ValueError as error:
         raise ValueError(f"--level {name}: {error}") from error
     if level is not None:
@@ -548,7 +548,7 @@ def _own_command(env_id: str) -> str | None:
     """Return the command that trains in an environment if it is not `experiments.gym`."""
     if atari.find_game(env_id) is not None:
         return f"experiments.atari --game {env_id}"
-    level = doom.find_level(env_id) or lab.find_level(env_id)
+    level = make.find_level(env_id)
     if level is not None:
         return f"experiments.lab --level {level.env_id}"
     mini_game = starcraft.find_mini_game(env_id)

@@ -119,7 +119,6 @@ class Context:
 
     def collect(self) -> None:
         """Delete checkpoints that nobody needs any more."""
-        self._collected_s = time.monotonic()
         self.probe("collecting")
         with self.stopwatch.on("collect"):
             collect(self.store, self.checkpoints, self.grace_s)

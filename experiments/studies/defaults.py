@@ -13,7 +13,7 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 
-from envs import doom, lab, make, starcraft
+from envs import make, starcraft
 from experiments import config, presets
 from experiments.members import learner
 
@@ -54,7 +54,7 @@ def defaults(env_id: str, agent: str = "a3c") -> config.PopulationConfig:
     settings: config.PopulationConfig
     if spec.is_atari:
         settings = dataclasses.replace(presets.ATARI["default"][agent], game=env_id)
-    elif doom.find_level(spec.name) or lab.find_level(spec.name):
+    elif make.find_level(spec.name):
         settings = dataclasses.replace(presets.LAB["default"][agent], level=spec.name)
     elif mini_game := starcraft.find_mini_game(spec.name):
         settings = dataclasses.replace(
